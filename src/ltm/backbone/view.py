@@ -1,0 +1,168 @@
+"""One uniform view of a decoder-only model's parts, found by structure and not by the model's name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ltm.errors import LtmError
+
+KNOWN_FAMILIES = "Llama, SmolLM, Mistral, Qwen2, Qwen3, Gemma 2, Gemma 3, Phi-3, GPT-NeoX (Pythia), GPT-2, OPT"
+
+# What the projections that write into the residual stream are called, after attention and after the MLP.
+_OUTPUT_NAMES = {"o_proj", "out_proj", "c_proj", "dense", "down_proj", "dense_4h_to_h", "fc2", "wo"}
+_FINAL_NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+
+
+class BackboneView:
+    """The parts of a causal language model under one set of names, whatever its family calls them.
+
+    model: a loaded transformers causal LM. Nothing is copied or changed; the modules are the model's own.
+    Raises LtmError where the parts cannot be found or the attention interface does not reach the model.
+
+    Attributes: decoder, layers, num_layers, hidden_size, num_heads, num_kv_heads, head_dim, vocab_size,
+    max_positions (None: no limit), final_norm (None: the model has none), embeddings, head,
+    rotary (None: positions are not rotary), project_out (None: the norm's output goes to the head as it is).
+
+    >>> view = BackboneView(build_tiny("tiny-gpt2")[0])
+    >>> view.num_layers, view.num_heads, view.head_dim
+    (6, 4, 16)
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model
+        self.config: Any = model.config.get_text_config()
+        self.decoder = self._find_decoder()
+        self.layers = self._find_layers()
+        self._check_reachable()
+        self.num_layers = len(self.layers)
+        self.hidden_size = int(self.config.hidden_size)
+        self.vocab_size = int(self.config.vocab_size)
+        self.num_heads = int(self.config.num_attention_heads)
+        self.num_kv_heads = self._find_num_kv_heads()
+        self.head_dim = int(getattr(self.config, "head_dim", None) or self.hidden_size // self.num_heads)
+        self.max_positions: int | None = getattr(self.config, "max_position_embeddings", None)
+        self.embeddings: nn.Module = model.get_input_embeddings()
+        self.head: nn.Module = model.get_output_embeddings()
+        self.rotary: nn.Module | None = getattr(self.decoder, "rotary_emb", None)
+        self.final_norm = self._find_final_norm()
+        self.project_out: nn.Module | None = getattr(self.decoder, "project_out", None)
+
+    @property
+    def has_rotary(self) -> bool:
+        """Whether queries and keys are rotated by their position."""
+        return self.rotary is not None
+
+    @property
+    def pre_norm(self) -> bool:
+        """Whether each layer adds to an un-normalised residual stream, so that residuals telescope.
+
+        False for the layout of OPT-350m, which normalises the sum itself after every block.
+        """
+        return bool(getattr(self.config, "do_layer_norm_before", True))
+
+    def attention(self, layer: int) -> nn.Module:
+        """The attention module of backbone layer `layer` (zero-based)."""
+        return _attention_of(self.layers[layer])[1]
+
+    def output_projections(self, layer: nn.Module) -> list[nn.Module]:
+        """The two modules of a layer that write into the residual stream: after attention, and after the MLP.
+
+        layer: an element of `layers`, or a copy of one. With weight and bias of both at zero, and `pre_norm`,
+        the layer returns its input. They are Linear, or GPT-2's Conv1D (whose weight is transposed).
+        Raises LtmError where there are not exactly these two (mixtures of experts).
+        """
+        attention_name, _ = _attention_of(layer)
+        found = [
+            (name, module)
+            for name, module in layer.named_modules()
+            if name.rpartition(".")[2] in _OUTPUT_NAMES and self._is_projection(module)
+        ]
+        inside = [module for name, module in found if name.startswith(attention_name + ".")]
+        outside = [module for name, module in found if not name.startswith(attention_name + ".")]
+        if len(inside) != 1 or len(outside) != 1:
+            raise LtmError(
+                f"a layer of {type(self.model).__name__} has {len(inside)} attention and {len(outside)} MLP "
+                f"output projections that are known, not one of each; known to work: {KNOWN_FAMILIES}."
+            )
+        return [inside[0], outside[0]]
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """Score the vocabulary from normalised hidden states as the model does, with its scale and soft cap.
+
+        hidden_states: [batch, tokens, hidden_size], after a final norm. Returns [batch, tokens, vocab_size].
+        """
+        if self.project_out is not None:
+            hidden_states = self.project_out(hidden_states)
+        logits = self.head(hidden_states)
+        logits = logits * (getattr(self.config, "logit_scale", None) or 1.0)  # Cohere
+        logits = logits / (getattr(self.config, "logits_scaling", None) or 1.0)  # Granite
+        cap = getattr(self.config, "final_logit_softcapping", None)  # Gemma 2
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _is_projection(self, module: nn.Module) -> bool:
+        width = module.nf if isinstance(module, Conv1D) else getattr(module, "out_features", None)
+        return width == self.hidden_size
+
+    def _find_decoder(self) -> nn.Module:
+        decoder = self.model.get_decoder() if hasattr(self.model, "get_decoder") else None
+        if decoder is None or decoder is self.model or getattr(self.config, "is_encoder_decoder", False):
+            raise LtmError(
+                f"{type(self.model).__name__} is not a decoder-only causal language model; "
+                f"known to work: {KNOWN_FAMILIES}."
+            )
+        return decoder
+
+    def _find_layers(self) -> nn.ModuleList:
+        """The decoder's module list whose every element holds a module that knows its layer number."""
+        for child in self.decoder.children():
+            if isinstance(child, nn.ModuleList) and len(child) and all(_numbered_children(layer) for layer in child):
+                return child
+        raise self._unreachable()
+
+    def _check_reachable(self) -> None:
+        if not all(_uses_attention_interface(_attention_of(layer)[1]) for layer in self.layers):
+            raise self._unreachable()
+
+    def _unreachable(self) -> LtmError:
+        return LtmError(
+            f"{type(self.model).__name__} computes attention in its own way, out of reach of transformers' "
+            f"attention interface, so memory cannot be attached; known to work: {KNOWN_FAMILIES}."
+        )
+
+    def _find_num_kv_heads(self) -> int:
+        if getattr(self.config, "multi_query", False):
+            return 1
+        return int(getattr(self.config, "num_key_value_heads", None) or self.num_heads)
+
+    def _find_final_norm(self) -> nn.Module | None:
+        found = (getattr(self.decoder, name, None) for name in _FINAL_NORM_NAMES)
+        return next((module for module in found if module is not None), None)
+
+
+def _numbered_children(layer: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Direct children that carry an integer `layer_idx`: the attention, or what a layer has in its place."""
+    return [
+        (name, child) for name, child in layer.named_children() if isinstance(getattr(child, "layer_idx", None), int)
+    ]
+
+
+def _attention_of(layer: nn.Module) -> tuple[str, nn.Module]:
+    """Name and module of a decoder layer's self-attention."""
+    numbered = _numbered_children(layer)
+    return next((pair for pair in numbered if _uses_attention_interface(pair[1])), numbered[0])
+
+
+def _uses_attention_interface(attention: nn.Module) -> bool:
+    """Whether the module's forward looks its attention function up in transformers' table of them.
+
+    The class attribute `_supports_attention_backend` does not decide: StableLM leaves it False and works, and
+    a hybrid with linear-attention layers may set it.
+    """
+    code = getattr(inspect.unwrap(type(attention).forward), "__code__", None)
+    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
