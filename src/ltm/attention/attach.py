@@ -1,0 +1,115 @@
+"""attach(): put plugins on a model for the length of a `with` block, and take them off without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ltm.attention.function import ATTENTION_NAME, Site, open_site
+from ltm.attention.views import View
+from ltm.compat import get_attention_name, set_attention_name
+
+if TYPE_CHECKING:
+    from ltm.backbone import BackboneView
+
+
+class StopForward(Exception):
+    """Raised by a plugin that has what it came for: the rest of the forward pass is not needed."""
+
+
+class Plugin:
+    """Something that watches or changes a model at its public hooks while attached.
+
+    Name the layers in `observed_layers`, `viewed_layers` and `entered_layers`, and override what they lead to.
+    Layers are zero-based backbone layers. Plugins of one `attach` are called in the order given.
+
+    >>> class CountKeys(Plugin):
+    ...     observed_layers = (0,)
+    ...     def observe(self, layer, keys, values): print(keys.shape)
+    """
+
+    observed_layers: Collection[int] = ()
+    """Layers whose new keys and values `observe` is given."""
+    viewed_layers: Collection[int] = ()
+    """Layers whose attention also looks at what `views` returns."""
+    entered_layers: Collection[int] = ()
+    """Layers for which `enter_layer` is called."""
+
+    def observe(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """New position-free keys and values of a call, [batch, kv_heads, tokens, head_dim]. May raise StopForward."""
+
+    def views(self, layer: int, query: Tensor) -> Sequence[View]:
+        """Extra views for the position-free query [batch, heads, tokens, head_dim]."""
+        return ()
+
+    def used(self, layer: int, view: View, weights: Tensor) -> None:
+        """The softmax weights [batch, heads, tokens, slots] that one of this plugin's views received."""
+
+    def enter_layer(self, layer: int, hidden: Tensor, args: tuple, kwargs: dict[str, Any]) -> None:
+        """A decoder layer is called with hidden states [batch, tokens, hidden_size] and these further arguments."""
+
+    def finish(self, hidden: Tensor) -> Tensor | None:
+        """The final norm was given `hidden` [batch, tokens, hidden_size]; a tensor returned replaces its output."""
+        return None
+
+
+@contextmanager
+def attach(view: BackboneView, *plugins: Plugin) -> Iterator[None]:
+    """Run the model of `view` with plugins attached; afterwards it is bit for bit what it was.
+
+    Keys and values reach plugins through the registered attention function, so the model's attention
+    implementation is 'ltm' inside the block. Nothing is attached twice: a second `attach` inside the block
+    on the same layer raises RuntimeError.
+
+    >>> with attach(backbone.view, plugin):  # doctest: +SKIP
+    ...     backbone.model(input_ids)
+    """
+    with ExitStack() as stack:
+        sites = _sites(view.num_layers, plugins)
+        if sites:
+            stack.enter_context(_attention_name(view.model, ATTENTION_NAME))
+        for index, site in sites.items():
+            stack.enter_context(open_site(view.attention(index), site))
+        for plugin in plugins:
+            _hook_layers(stack, view, plugin)
+        yield
+
+
+def _sites(num_layers: int, plugins: Sequence[Plugin]) -> dict[int, Site]:
+    sites = {}
+    for index in range(num_layers):
+        observers = [plugin for plugin in plugins if index in plugin.observed_layers]
+        viewers = [plugin for plugin in plugins if index in plugin.viewed_layers]
+        if observers or viewers:
+            sites[index] = Site(index, observers, viewers)
+    return sites
+
+
+def _hook_layers(stack: ExitStack, view: BackboneView, plugin: Plugin) -> None:
+    for index in plugin.entered_layers:
+
+        def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any], index: int = index) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            plugin.enter_layer(index, hidden, args[1:], kwargs)
+
+        stack.callback(view.layers[index].register_forward_pre_hook(enter, with_kwargs=True).remove)
+    if type(plugin).finish is not Plugin.finish:
+        assert view.final_norm is not None
+
+        def finish(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+            return plugin.finish(args[0])
+
+        stack.callback(view.final_norm.register_forward_hook(finish).remove)
+
+
+@contextmanager
+def _attention_name(model: nn.Module, name: str) -> Iterator[None]:
+    before = get_attention_name(model)
+    set_attention_name(model, name)
+    try:
+        yield
+    finally:
+        set_attention_name(model, before)

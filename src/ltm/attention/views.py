@@ -1,0 +1,117 @@
+"""Views: the sets of keys and values that one attention call looks at, and how their results become one.
+
+A view is attended on its own, which gives an output and the log-sum-exp of its logits; two or more are merged
+either by one shared softmax (exact: a weighted mean with weights exp(lse_i - lse_total), the rule of
+RelayAttention and FlashDecoding) or by a learned gate per head (LongMem, Memorizing Transformers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Partial(NamedTuple):
+    """What one view contributes: output [batch, heads, tokens, head_dim], lse [batch, heads, tokens] (-inf where the
+    view offers nothing), weights [batch, heads, tokens, slots] (the view's own softmax)."""
+
+    output: Tensor
+    lse: Tensor
+    weights: Tensor
+
+
+@dataclass
+class View:
+    """Extra keys and values for one attention call, beside the local ones.
+
+    keys, values: [batch, kv_heads, slots, head_dim], the same for every query token, or
+        [batch, heads, tokens, slots, head_dim], chosen for each query token (retrieval).
+    mask: bool [batch, 1 or heads, tokens or 1, slots], False where a slot holds nothing; None: all hold something.
+    position_free: whether the keys carry no position, so that the un-rotated query meets them.
+    gate: None for one softmax shared with the local view, else [heads] weights of the *local* side in 0..1.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None = None
+    position_free: bool = True
+    gate: Tensor | None = None
+
+
+def attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    softcap: float | None = None,
+) -> Partial:
+    """Softmax attention of each query over one view, with its log-sum-exp.
+
+    query: [batch, heads, tokens, head_dim]; keys, values and mask as in `View`; `scaling` multiplies the logits;
+    `softcap` bounds them by softcap * tanh(logits / softcap) (Gemma 2). A query that may see nothing gets a zero
+    output and lse -inf. Logits and softmax are in float32 at least.
+
+    >>> q = torch.randn(1, 2, 3, 4)
+    >>> attend(q, torch.randn(1, 1, 5, 4), torch.randn(1, 1, 5, 4), None, 0.5).output.shape
+    torch.Size([1, 2, 3, 4])
+    """
+    logits = _logits(query, keys, scaling)  # [batch, heads, tokens, slots]
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf"))
+    lse = torch.logsumexp(logits, dim=-1)  # [batch, heads, tokens]
+    weights = torch.exp(logits - lse.clamp(min=torch.finfo(lse.dtype).min)[..., None])
+    return Partial(_weighted_values(weights.to(values.dtype), values, query), lse, weights)
+
+
+def merge_softmax(partials: Sequence[Partial]) -> Tensor:
+    """One softmax over several views: [batch, heads, tokens, head_dim]; zero where no view offers anything."""
+    lse = torch.stack([partial.lse for partial in partials])  # [views, batch, heads, tokens]
+    total = torch.logsumexp(lse, dim=0).clamp(min=torch.finfo(lse.dtype).min)
+    shares = torch.exp(lse - total)[..., None]
+    outputs = torch.stack([partial.output.to(shares.dtype) for partial in partials])
+    return (shares * outputs).sum(dim=0).to(partials[0].output.dtype)
+
+
+def merge_gate(local: Tensor, memory: Partial, gate: Tensor) -> Tensor:
+    """gate * local + (1 - gate) * memory per head; all local where memory offers nothing.
+
+    local: [batch, heads, tokens, head_dim]; gate: [heads], the local side's weight (Wang et al., 2023, eq. 5 has
+    the sigmoid on the local side, the released code on the memory side: one is the other's sign).
+    """
+    weight = gate.view(1, -1, 1).expand(memory.lse.shape)
+    weight = torch.where(torch.isneginf(memory.lse), torch.ones_like(weight), weight)[..., None].to(local.dtype)
+    return weight * local + (1 - weight) * memory.output.to(local.dtype)
+
+
+def _logits(query: Tensor, keys: Tensor, scaling: float) -> Tensor:
+    """[batch, heads, tokens, slots] in float32 at least."""
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    if keys.dim() == 5:  # own keys for every query token: a matrix-vector product each
+        products = torch.matmul(keys, query.to(keys.dtype).unsqueeze(-1)).squeeze(-1)
+        return products.to(dtype) * scaling
+    grouped = _group_heads(query.to(keys.dtype), keys.shape[1])  # [batch, kv_heads, group * tokens, head_dim]
+    products = torch.matmul(grouped, keys.transpose(-1, -2))
+    return products.view(*query.shape[:3], keys.shape[2]).to(dtype) * scaling
+
+
+def _weighted_values(weights: Tensor, values: Tensor, query: Tensor) -> Tensor:
+    """[batch, heads, tokens, head_dim] in the query's dtype."""
+    if values.dim() == 5:
+        return torch.matmul(weights.unsqueeze(-2), values).squeeze(-2).to(query.dtype)
+    grouped = _group_heads(weights, values.shape[1])
+    return torch.matmul(grouped, values).view(query.shape[:3] + values.shape[-1:]).to(query.dtype)
+
+
+def _group_heads(states: Tensor, kv_heads: int) -> Tensor:
+    """[batch, heads, tokens, n] -> [batch, kv_heads, group * tokens, n]: query heads that share one key head."""
+    batch, heads, tokens, width = states.shape
+    if heads % kv_heads:
+        raise ValueError(f"{heads} query heads cannot share {kv_heads} key heads")
+    return states.reshape(batch, kv_heads, heads // kv_heads * tokens, width)
