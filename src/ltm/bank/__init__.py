@@ -1,0 +1,23 @@
+"""The bank: write, search, gather, evict, delete, save, load. See `Bank`."""
+
+from ltm.bank.bank import Bank
+from ltm.bank.chunks import ChunkLayout
+from ltm.bank.config import BankConfig
+from ltm.bank.hits import ChunkSource, DocumentInfo, Hits, Retrieved
+from ltm.bank.index import INDEXES
+from ltm.bank.manifest import Manifest
+from ltm.bank.search import exact_search, naive_search
+
+__all__ = [
+    "INDEXES",
+    "Bank",
+    "BankConfig",
+    "ChunkLayout",
+    "ChunkSource",
+    "DocumentInfo",
+    "Hits",
+    "Manifest",
+    "Retrieved",
+    "exact_search",
+    "naive_search",
+]

@@ -1,0 +1,351 @@
+"""Bank: where the past lives. Position-free keys, values, token ids and their sources; token-to-chunk retrieval."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import torch
+from torch import Tensor
+
+from ltm.bank.checks import check_layer, check_search, check_write, row_numbers
+from ltm.bank.chunks import ChunkLayout
+from ltm.bank.config import BankConfig
+from ltm.bank.documents import Documents
+from ltm.bank.hits import ChunkSource, DocumentInfo, Hits, Retrieved
+from ltm.bank.loading import check_files, load_bank
+from ltm.bank.manifest import Manifest, has_bank, read_manifest
+from ltm.bank.retrieval import Group, find_slots, gather_groups, group_rows, name_slots, search_groups
+from ltm.bank.rows import Row, budget_of
+from ltm.bank.saving import save_bank
+from ltm.errors import BankError, ConfigError
+
+if TYPE_CHECKING:
+    from ltm.backbone.fingerprint import Fingerprint
+
+Rows = Sequence[int] | Tensor
+"""The memory row of each batch row: int64 [batch] or a list."""
+
+
+class Bank:
+    """Memory for `num_rows` pasts that never see each other, each first in first out within the config's budget.
+
+    num_kv_heads, head_dim: of the backbone; layers: backbone layers whose keys and values are kept; dtype, device: of
+    keys and values (token ids and spans stay on the host). fingerprint: the backbone's identity (or its plain values),
+    stored and checked by `load`; backbone: the name it was loaded by. `extra` is a dict of plain JSON values that is
+    saved as well.
+    Raises ConfigError where the byte budget holds no chunk or a size is less than 1.
+
+    >>> bank = Bank(BankConfig(), num_rows=1, num_kv_heads=3, head_dim=64, layers=(23,))  # doctest: +SKIP
+    >>> bank.write(keys, values, token_ids)  # doctest: +SKIP
+    >>> keys, values, mask, hits = bank.retrieve(queries, top_k=16)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        config: BankConfig | None = None,
+        *,
+        num_rows: int,
+        num_kv_heads: int,
+        head_dim: int,
+        layers: Sequence[int] = (0,),
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        fingerprint: Fingerprint | Mapping[str, Any] | None = None,
+        backbone: str | None = None,
+    ):
+        sizes = {"num_rows": num_rows, "num_kv_heads": num_kv_heads, "head_dim": head_dim, "layers": len(layers)}
+        problems = [f"{name}={size}; use 1 or more" for name, size in sizes.items() if size < 1]
+        if problems:
+            raise ConfigError(problems)
+        self.config = config if config is not None else BankConfig()
+        self.layers, self.dtype, self.device = tuple(layers), dtype, torch.device(device)
+        self.num_kv_heads, self.head_dim = num_kv_heads, head_dim
+        self.backbone, self.extra = backbone, dict[str, Any]()
+        self._fingerprint = fingerprint
+        self.uuid = uuid4().hex
+        self.layout = ChunkLayout(len(layers), num_kv_heads, self.config.chunk_size, head_dim, dtype, self.device)
+        budget = budget_of(self.config, self.layout)
+        self.rows = [Row(self.layout, budget, self.config.index) for _ in range(num_rows)]
+        self.document_registry = Documents()
+        self.saved_revisions: dict[Path, str] = {}  # of the manifest that this bank last wrote or read, by directory
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """The identity of the backbone that made the bank."""
+        if isinstance(self._fingerprint, Mapping):
+            from ltm.backbone.fingerprint import Fingerprint  # imports transformers: only where it is asked for
+
+            self._fingerprint = Fingerprint.from_dict(dict(self._fingerprint))
+        return self._fingerprint
+
+    @property
+    def fingerprint_values(self) -> dict[str, Any] | None:
+        """The fingerprint as plain values."""
+        known = self._fingerprint
+        return None if known is None else dict(known) if isinstance(known, Mapping) else known.to_dict()
+
+    # documents
+
+    def add_document(self, name: str, *, row: int = 0, text: str | None = None) -> int:
+        """Announce a document that is about to be written to a row; returns its id.
+
+        text: its whole text, kept (and saved) so that a passage can be shown; the spans given to `write` are ranges
+        of its characters. The document counts as incomplete until `finish_document`.
+        """
+        row_numbers([row], 1, self.num_rows)
+        return self.document_registry.add(name, row, text)
+
+    def finish_document(self, document: int) -> None:
+        """Note that a document was written to its end; one that was not (a killed read) shows as incomplete."""
+        self.document_registry[document].complete = True
+
+    @property
+    def documents(self) -> list[DocumentInfo]:
+        """All documents in the order they were added, with what is held of them now."""
+        held: dict[int, tuple[int, int]] = {}
+        for row in self._unique_rows():
+            for document, (tokens, chunks) in row.tokens_by_document().items():
+                before = held.get(document, (0, 0))
+                held[document] = (before[0] + tokens, before[1] + chunks)
+        return [
+            DocumentInfo(d.id, d.name, d.row, *held.get(d.id, (0, 0)), len(d.text or ""), d.complete)
+            for d in self.document_registry
+        ]
+
+    def document_text(self, document: int) -> str | None:
+        """The text of a document; None if it was added without. Raises BankError for an unknown id."""
+        return self.document_registry[document].text
+
+    def passage(self, source: ChunkSource) -> str | None:
+        """The text that a chunk was made from, as far as it is known."""
+        if source.document is None or source.document not in self.document_registry or source.end <= source.start:
+            return None
+        text = self.document_text(source.document)
+        return None if text is None else text[source.start : source.end]
+
+    def delete_document(self, document: int) -> None:
+        """Remove a document from memory: entries, search keys, token ids, text; from disk at the next save.
+
+        The slots of other chunks stay as they are.
+        """
+        self.document_registry[document]
+        for number, row in enumerate(self.rows):
+            if document in row.tokens_by_document():
+                self._writable(number).delete_document(document)
+        self.document_registry.remove([document])
+
+    # writing
+
+    @torch.no_grad()
+    def write(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        token_ids: Tensor,
+        *,
+        mask: Tensor | None = None,
+        rows: Rows | None = None,
+        documents: Sequence[int | None] | None = None,
+        spans: Tensor | None = None,
+    ) -> None:
+        """Add tokens to the rows' ends as detached copies, and evict what is over the budget, oldest chunks first.
+
+        keys, values: [batch, kv_heads, tokens, head_dim], or [layers, batch, ...] where the bank keeps several
+        layers; keys without positions. token_ids: int64 [batch, tokens]; mask: bool [batch, tokens], False = padding,
+        passed over. rows: the memory row of each batch row (None: 0, 1, ...); several may share one, and are then
+        written one after another. documents: a document id for each batch row, or None. spans: int64 [batch, tokens,
+        2], character ranges in the document's text.
+        The tokens of one write are cut into chunks of chunk_size; the last may be short and stays so. Raises
+        BankError for shapes, rows or documents that do not fit.
+        """
+        if keys.dim() == 4:
+            keys, values = keys[None], values[None]
+        check_write(self.layout, keys, values, token_ids, mask, spans, documents)
+        numbers = row_numbers(rows, token_ids.shape[0], self.num_rows)
+        for document in documents or ():
+            if document is not None:
+                self.document_registry[document]
+        for batch, number in enumerate(numbers):
+            chosen = slice(None) if mask is None else mask[batch].nonzero().squeeze(1)
+            ids = token_ids[batch][chosen]
+            if not len(ids):
+                continue
+            chunks = self.layout.cut(
+                keys[:, batch][:, :, chosen],
+                values[:, batch][:, :, chosen],
+                ids,
+                None if spans is None else spans[batch][chosen],
+                None if documents is None else documents[batch],
+            )
+            self._writable(number).append(chunks, len(ids))
+
+    def reset(self, rows: Rows | None = None) -> None:
+        """Forget all rows or some, with the documents of which nothing is left in other rows."""
+        numbers = range(self.num_rows) if rows is None else row_numbers(rows, len(rows), self.num_rows)
+        for number in set(numbers):
+            self.rows[number].sharers -= 1
+            self.rows[number] = self.rows[number].successor()
+        left = {document for row in self._unique_rows() for document in row.tokens_by_document()}
+        gone = [d.id for d in self.document_registry if d.row in numbers and d.id not in left]
+        self.document_registry.remove(gone)
+
+    def select(self, rows: Rows) -> Bank:
+        """A bank whose row i is a copy of this one's row rows[i]: what beams need when they are reordered.
+
+        Rows share memory until one of them is written to. Document ids stay; saved, it is another bank.
+        """
+        numbers = row_numbers(rows, len(rows), self.num_rows)
+        other = copy.copy(self)
+        other.uuid, other.extra, other.saved_revisions = uuid4().hex, copy.deepcopy(self.extra), {}
+        other.rows = [self.rows[number] for number in numbers]
+        for row in other.rows:
+            row.sharers += 1
+        other.document_registry = self.document_registry.select(
+            numbers, [row.tokens_by_document() for row in other.rows]
+        )
+        return other
+
+    # reading
+
+    @torch.no_grad()
+    def search(self, queries: Tensor, top_k: int, *, rows: Rows | None = None, layer: int = 0) -> Hits:
+        """The chunks whose mean key has the largest inner product with each query.
+
+        queries: [batch, heads, tokens, head_dim], without positions; heads a multiple of the bank's kv heads, query
+        head h searches kv head h // (heads / kv_heads). top_k: chunks for each query token and head; more finds more
+        and costs more to fetch. rows: the memory row of each batch row. layer: place in `layers` (0: the first kept).
+        Exact up to the rounding of the scores in the bank's dtype. Nothing is differentiated.
+        """
+        check_search(self.layout, queries, top_k, layer)
+        groups = self._groups(rows, queries.shape[0])
+        return name_slots(groups, search_groups(groups, queries, top_k, layer, self.layout))
+
+    @torch.no_grad()
+    def gather(self, hits: Hits, *, rows: Rows | None = None, layer: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """All tokens of the chunks found: keys and values [batch, heads, tokens, top_k * chunk_size, head_dim], and
+        mask [batch, heads, tokens, top_k * chunk_size], False where a hit is not valid, has left the memory since, or
+        its chunk is short. What is masked is finite. Takes hits of any earlier search of these rows.
+        """
+        check_layer(self.layout, layer)
+        groups = self._groups(rows, hits.slots.shape[0])
+        return gather_groups(groups, find_slots(groups, hits), layer, self.layout)
+
+    @torch.no_grad()
+    def retrieve(self, queries: Tensor, top_k: int, rows: Rows | None = None, layer: int = 0) -> Retrieved:
+        """`search` and `gather` in one.
+
+        >>> found = bank.retrieve(queries, top_k=16)  # doctest: +SKIP
+        >>> found.keys.shape  # doctest: +SKIP
+        torch.Size([1, 9, 1024, 64, 64])
+        """
+        check_search(self.layout, queries, top_k, layer)
+        groups = self._groups(rows, queries.shape[0])
+        found = search_groups(groups, queries, top_k, layer, self.layout)
+        return Retrieved(*gather_groups(groups, found, layer, self.layout), name_slots(groups, found))
+
+    def sources(self, slots: Iterable[int] | Tensor, row: int = 0) -> list[ChunkSource]:
+        """Where chunks of a row came from, one source for each slot. Raises BankError for slots never written."""
+        (number,) = row_numbers([row], 1, self.num_rows)
+        held = self.rows[number]
+        wanted = torch.as_tensor(slots if isinstance(slots, Tensor) else list(slots), dtype=torch.int64).flatten()
+        for slot in wanted.tolist():
+            if not 0 <= slot < held.next_number:
+                raise BankError(f"slot {slot} was never written to row {row}; its slots are below {held.next_number}")
+        orders, present = held.locate(wanted.to(self.device))
+        places = zip(wanted.tolist(), orders.tolist(), present.tolist(), strict=True)
+        return [held.source(slot, order if there else None) for slot, order, there in places]
+
+    # sizes
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.rows)
+
+    def num_tokens(self, row: int = 0) -> int:
+        """Tokens that a row holds."""
+        return self.rows[row_numbers([row], 1, self.num_rows)[0]].num_tokens
+
+    def num_chunks(self, row: int = 0) -> int:
+        """Chunks that a row holds."""
+        return self.rows[row_numbers([row], 1, self.num_rows)[0]].num_chunks
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, room to grow (at most a quarter, never beyond the budget) included.
+
+        Entries that a loaded bank still has in its files are not counted: `mapped_nbytes`.
+        """
+        return sum(row.nbytes for row in self._unique_rows())
+
+    @property
+    def mapped_nbytes(self) -> int:
+        """Bytes of keys and values that stay in the files they were loaded from."""
+        return sum(row.mapped.nbytes for row in self._unique_rows() if row.mapped is not None)
+
+    # on disk
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the bank to a directory; saved there before, only what is new is written, as a new shard.
+
+        Whatever happens on the way (killed, disk full), the directory holds the state of the last save that was
+        complete. What was deleted or evicted is gone from the disk when this returns; a shard of which a part is
+        evicted stays until all of it is. overwrite: replace another bank, or one that was changed by another process.
+        Raises BankError where something else is there or the disk refuses.
+        """
+        save_bank(self, Path(path), overwrite)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        fingerprint: Fingerprint | None = None,
+        device: torch.device | str | None = None,
+        mmap: bool = True,
+        verify: bool | None = None,
+    ) -> Bank:
+        """Open a saved bank.
+
+        fingerprint: of the backbone it is for; BankMismatchError says what differs. device: where keys and values go
+        (None: the CPU). mmap: leave keys and values in their files until they are used (CPU only); a row's come into
+        memory when it is first written to. verify: compare checksums too (a second for each GB); None: for banks up to
+        512 MB. Sizes are always checked; BankCorruptError names the file that is damaged.
+        """
+        return load_bank(cls, Path(path), fingerprint, device, mmap, verify)
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether there is a bank at a path, damaged or not."""
+        return has_bank(path)
+
+    @staticmethod
+    def read_manifest(path: str | Path) -> Manifest:
+        """What a saved bank holds (documents, sizes, backbone), without opening it."""
+        return read_manifest(path)
+
+    @staticmethod
+    def verify(path: str | Path) -> Manifest:
+        """Compare every file of a saved bank with its checksum; BankCorruptError names the one that is damaged."""
+        manifest = read_manifest(path)
+        check_files(Path(path), manifest, checksums=True)
+        return manifest
+
+    # helpers
+
+    def _groups(self, rows: Rows | None, batch: int) -> list[Group]:
+        return group_rows(self.rows, row_numbers(rows, batch, self.num_rows))
+
+    def _unique_rows(self) -> list[Row]:
+        return list({id(row): row for row in self.rows}.values())
+
+    def _writable(self, number: int) -> Row:
+        """A row to be changed: a copy of its own where others share it."""
+        row = self.rows[number]
+        if row.sharers > 1:
+            row.sharers -= 1
+            row = self.rows[number] = row.copy()
+        return row

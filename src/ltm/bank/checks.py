@@ -1,0 +1,72 @@
+"""What comes to a bank is checked here, so that a mistake is told in one line instead of a tensor's complaint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ltm.bank.chunks import ChunkLayout
+from ltm.errors import BankError
+
+
+def row_numbers(rows: Sequence[int] | Tensor | None, batch: int, num_rows: int) -> list[int]:
+    """The memory row of each batch row as a list; None: 0, 1, ... Raises BankError where they do not fit."""
+    if rows is None:
+        if batch > num_rows:
+            raise BankError(f"{batch} batch rows came, but the bank has {num_rows}; say with rows= which row each uses")
+        return list(range(batch))
+    numbers = [int(row) for row in (rows.tolist() if isinstance(rows, Tensor) else rows)]
+    if len(numbers) != batch:
+        raise BankError(f"rows names {len(numbers)} memory rows for {batch} batch rows; give one for each")
+    wrong = [row for row in numbers if not 0 <= row < num_rows]
+    if wrong:
+        raise BankError(f"row {wrong[0]} is not in this bank; its rows are 0 to {num_rows - 1}")
+    return numbers
+
+
+def check_write(
+    layout: ChunkLayout,
+    keys: Tensor,
+    values: Tensor,
+    token_ids: Tensor,
+    mask: Tensor | None,
+    spans: Tensor | None,
+    documents: Sequence[int | None] | None,
+) -> None:
+    """keys and values [layers, batch, kv_heads, tokens, head_dim] and what goes with them."""
+    if token_ids.dim() != 2:
+        raise BankError(f"token_ids has shape {tuple(token_ids.shape)}; give [batch, tokens]")
+    batch, tokens = token_ids.shape
+    expected = (layout.num_layers, batch, layout.num_kv_heads, tokens, layout.head_dim)
+    for name, tensor in (("keys", keys), ("values", values)):
+        if tuple(tensor.shape) != expected:
+            raise BankError(
+                f"{name} has shape {tuple(tensor.shape)}; this bank takes {expected}: layers, batch, kv heads, tokens, "
+                f"head_dim (layers may be left out where there is one)"
+            )
+    for name, extra, shape in (("mask", mask, (batch, tokens)), ("spans", spans, (batch, tokens, 2))):
+        if extra is not None and tuple(extra.shape) != shape:
+            raise BankError(f"{name} has shape {tuple(extra.shape)}; give {shape}, as token_ids has it")
+    if documents is not None and len(documents) != batch:
+        raise BankError(f"{len(documents)} documents for {batch} batch rows; give one for each, or None")
+
+
+def check_search(layout: ChunkLayout, queries: Tensor, top_k: int, layer: int) -> None:
+    """queries [batch, heads, tokens, head_dim]."""
+    fits = queries.dim() == 4 and queries.shape[3] == layout.head_dim
+    if not fits or queries.shape[1] == 0 or queries.shape[1] % layout.num_kv_heads:
+        raise BankError(
+            f"queries has shape {tuple(queries.shape)}; give [batch, heads, tokens, {layout.head_dim}], "
+            f"heads a multiple of {layout.num_kv_heads}"
+        )
+    if top_k < 1:
+        raise BankError(f"top_k={top_k}; ask for 1 chunk or more")
+    check_layer(layout, layer)
+
+
+def check_layer(layout: ChunkLayout, layer: int) -> None:
+    """layer counts the layers that the bank keeps, from 0."""
+    if not 0 <= layer < layout.num_layers:
+        last = layout.num_layers - 1
+        raise BankError(f"layer={layer} is not a place among the {last + 1} layers of this bank; give 0 to {last}")

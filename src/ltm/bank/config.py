@@ -1,0 +1,63 @@
+"""How a bank remembers: chunk size, budgets, index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ltm.bank.index import INDEXES
+from ltm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """Sizes and budgets of a bank, the same for each of its rows.
+
+    Raises ConfigError with every problem of the values together.
+
+    >>> BankConfig(chunk_size=4, memory_size=65_536).memory_size
+    65536
+    """
+
+    chunk_size: int = 4
+    """Consecutive tokens that share one search key (their mean); larger is faster to search and coarser."""
+    memory_size: int | None = 65_536
+    """Most tokens a row remembers, the oldest chunks leave first; None: no limit."""
+    memory_bytes: int | None = None
+    """Most bytes the tensors of a row take, search keys, token ids and spans included; None: no limit."""
+    index: str = "exact"
+    """Search over chunk keys: 'exact' in torch, or 'faiss' (needs the faiss extra)."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name}={value!r}; use a whole number of {least} or more{'' if name == 'chunk_size' else ', or None'}"
+            for name, least in (("chunk_size", 1), ("memory_size", 1), ("memory_bytes", 1))
+            if not _is_count(value := getattr(self, name), least) and not (value is None and name != "chunk_size")
+        ]
+        if self.index not in INDEXES:
+            problems.append(f"index={self.index!r}; use one of {', '.join(sorted(INDEXES))}")
+        if not problems and self.memory_size is not None and self.memory_size < self.chunk_size:
+            problems.append(
+                f"memory_size={self.memory_size} is less than chunk_size={self.chunk_size}; "
+                f"use a memory of at least one chunk"
+            )
+        if problems:
+            raise ConfigError(problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BankConfig:
+        """Read what `to_dict` gave; raises ConfigError for keys that are not known."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigError(f"unknown bank options {', '.join(unknown)}; known are {', '.join(known)}")
+        return cls(**values)
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

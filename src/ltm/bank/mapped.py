@@ -1,0 +1,50 @@
+"""Keys and values that stay in the files they were saved in, mapped into memory and fetched from there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from ltm.bank.chunks import Chunks
+
+
+class MappedEntries:
+    """keys and values of a row's chunks, spread in order over blocks: one for each file.
+
+    blocks: "keys" and "values" [layers, kv_heads, chunks of the block, chunk_size, head_dim] each. They are only read.
+    """
+
+    def __init__(self, blocks: Sequence[Chunks]):
+        self.blocks = list(blocks)
+        self.ends = list(accumulate(block["keys"].shape[2] for block in self.blocks))
+        self.bounds = torch.tensor(self.ends)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes mapped; only those that were looked at are in memory, and the system may drop them again."""
+        return sum(tensor.numel() * tensor.element_size() for block in self.blocks for tensor in block.values())
+
+    def ordered(self, name: str, first: int, count: int) -> Tensor:
+        """A copy of `count` chunks from the first-th on, in order: [layers, kv_heads, count, chunk_size, head_dim]."""
+        parts = []
+        for block, end in zip(self.blocks, self.ends, strict=True):
+            size = block[name].shape[2]
+            low, high = max(first - (end - size), 0), min(first + count - (end - size), size)
+            if high > low:
+                parts.append(block[name][:, :, low:high])
+        return torch.cat(parts, dim=2) if parts else self.blocks[0][name][:, :, :0].clone()
+
+    def gather(self, name: str, layer: int, head: int, places: Tensor, out: Tensor) -> None:
+        """Chunks at these places in order (int64 [n]) into out [n, chunk_size * head_dim]."""
+        if len(self.blocks) == 1:
+            torch.index_select(self.blocks[0][name][layer, head].flatten(1), 0, places, out=out)
+            return
+        owner = torch.bucketize(places, self.bounds, right=True)
+        for number in owner.unique().tolist():
+            chosen = (owner == number).nonzero().squeeze(1)
+            begin = self.ends[number - 1] if number else 0
+            entries = self.blocks[number][name][layer, head].flatten(1)
+            out.index_copy_(0, chosen, entries.index_select(0, places[chosen] - begin))

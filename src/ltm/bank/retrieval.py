@@ -1,0 +1,100 @@
+"""Searching and fetching for a batch: rows that look at the same memory are searched together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ltm.bank.chunks import ChunkLayout
+from ltm.bank.hits import Hits
+from ltm.bank.rows import Row
+
+
+class Group(NamedTuple):
+    """A memory row and the batch rows that read it."""
+
+    row: Row
+    batch: list[int]
+
+
+class Found(NamedTuple):
+    """As `Hits`, with places in order (0 the oldest chunk of the row) for slots."""
+
+    order: Tensor
+    scores: Tensor
+    valid: Tensor
+
+
+def group_rows(rows: Sequence[Row], numbers: Sequence[int]) -> list[Group]:
+    """Groups for batch rows that read the memory rows `numbers`."""
+    groups: dict[int, Group] = {}
+    for batch, number in enumerate(numbers):
+        row = rows[number]
+        groups.setdefault(id(row), Group(row, [])).batch.append(batch)
+    return list(groups.values())
+
+
+def search_groups(groups: Sequence[Group], queries: Tensor, top_k: int, layer: int, layout: ChunkLayout) -> Found:
+    """The best chunks for queries [batch, heads, tokens, head_dim]; see `Bank.search`."""
+    batch, heads, tokens, _ = queries.shape
+    queries = queries.to(device=layout.device, dtype=layout.dtype)
+    shape = (batch, heads, tokens, top_k)
+    order = torch.zeros(shape, dtype=torch.int64, device=layout.device)
+    scores = torch.full(shape, float("-inf"), dtype=layout.dtype, device=layout.device)
+    valid = torch.zeros(shape, dtype=torch.bool, device=layout.device)
+    for row, members in groups:
+        found = min(top_k, row.num_chunks)
+        if not found or not tokens:
+            continue
+        by_head = queries[members].unflatten(1, (layout.num_kv_heads, -1)).transpose(0, 1)
+        # [kv_heads, members, group, tokens, head_dim]: all queries of a kv head in one product
+        best = row.search(layer, by_head.flatten(1, 3), found)
+        for whole, part in zip((scores, order), best, strict=True):
+            part = part.unflatten(1, by_head.shape[1:4]).transpose(0, 1).flatten(1, 2)
+            whole[members, ..., :found] = part  # [members, heads, tokens, found]
+        valid[members, ..., :found] = True
+    return Found(order, scores, valid)
+
+
+def name_slots(groups: Sequence[Group], found: Found) -> Hits:
+    """Places in order to slots, which stay good after later writes."""
+    slots = torch.zeros_like(found.order)
+    for row, members in groups:
+        if row.num_chunks:
+            slots[members] = row.at("numbers", found.order[members])
+    return Hits(slots.masked_fill_(~found.valid, 0), found.scores, found.valid)
+
+
+def find_slots(groups: Sequence[Group], hits: Hits) -> Found:
+    """Slots to places in order; what is not there any more becomes invalid."""
+    order, valid = torch.zeros_like(hits.slots), hits.valid.clone()
+    for row, members in groups:
+        order[members], present = row.locate(hits.slots[members])
+        valid[members] &= present
+    return Found(order, hits.scores, valid)
+
+
+def gather_groups(
+    groups: Sequence[Group], found: Found, layer: int, layout: ChunkLayout
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All tokens of the chunks found: keys and values [batch, heads, tokens, top_k * chunk_size, head_dim], mask."""
+    batch, heads, tokens, top_k = found.order.shape
+    group = heads // layout.num_kv_heads
+    by_head = (batch, layout.num_kv_heads, group * tokens * top_k, layout.chunk_size * layout.head_dim)
+    keys, values = (torch.empty(by_head, dtype=layout.dtype, device=layout.device) for _ in range(2))
+    mask = torch.zeros(batch, heads, tokens, top_k, layout.chunk_size, dtype=torch.bool, device=layout.device)
+    places = torch.arange(layout.chunk_size, device=layout.device)
+    for row, members in groups:
+        if not row.num_chunks:
+            keys[members], values[members] = 0, 0
+            continue
+        for member in members:
+            for head, order in enumerate(found.order[member].view(layout.num_kv_heads, -1)):
+                row.gather(layer, head, order, keys[member, head], values[member, head])
+        present = places < row.at("counts", found.order[members])[..., None]
+        mask[members] = present & found.valid[members][..., None]
+    shape = (batch, heads, tokens, top_k * layout.chunk_size)
+    return keys.view(*shape, layout.head_dim), values.view(*shape, layout.head_dim), mask.view(shape)

@@ -1,0 +1,94 @@
+"""Chunks in order of writing, in buffers that wrap around: dropping the oldest moves nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ltm.bank.chunks import ChunkLayout, Chunks, Field
+
+
+class Ring:
+    """A queue of chunks. The chunk that is i-th in order lies at position (start + i) % capacity of every buffer.
+
+    >>> ring = Ring(layout)  # doctest: +SKIP
+    >>> ring.reserve(16); ring.append(chunks); ring.drop(2)  # doctest: +SKIP
+    """
+
+    def __init__(self, layout: ChunkLayout):
+        self.fields: dict[str, Field] = dict(layout.fields)
+        self.buffers: Chunks = {name: field.empty(0) for name, field in self.fields.items()}
+        self.capacity = self.start = self.length = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers, room that is not used yet included."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers.values())
+
+    def append(self, chunks: Chunks) -> None:
+        """Add chunks at the end; there must be room."""
+        added = chunks["counts"].shape[0]
+        done = 0
+        for low, high in self._ranges(self.length, added):
+            for name, buffer in self.buffers.items():
+                axis = self.fields[name].axis
+                buffer.narrow(axis, low, high - low).copy_(chunks[name].narrow(axis, done, high - low))
+            done += high - low
+        self.length += added
+
+    def drop(self, count: int) -> None:
+        """Remove the oldest chunks."""
+        self.length -= count
+        self.start = (self.start + count) % self.capacity if self.length else 0
+
+    def reserve(self, capacity: int) -> None:
+        """Buffers for so many chunks, what is there kept; one buffer after another, to need less at a time."""
+        for name in self.buffers:
+            fresh = self.fields[name].empty(capacity)
+            axis = self.fields[name].axis
+            fresh.narrow(axis, 0, self.length).copy_(self.ordered(name))
+            self.buffers[name] = fresh
+        self.capacity, self.start = capacity, 0
+
+    def keep(self, order: Tensor) -> None:
+        """Keep only the chunks at these places (int64, ascending, 0 the oldest), in buffers that just hold them."""
+        for name in self.buffers:
+            axis = self.fields[name].axis
+            self.buffers[name] = self.ordered(name).index_select(axis, order.to(self.fields[name].device))
+        self.capacity = self.length = order.shape[0]
+        self.start = 0
+
+    def ordered(self, name: str, first: int = 0, count: int | None = None) -> Tensor:
+        """A field of `count` chunks from the first-th oldest on, in order: a view, or a copy where they wrap around."""
+        axis = self.fields[name].axis
+        ranges = self._ranges(first, self.length - first if count is None else count)
+        parts = [self.buffers[name].narrow(axis, low, high - low) for low, high in ranges]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
+
+    def position(self, order: Tensor) -> Tensor:
+        """Positions in the buffers of chunks by their place in order."""
+        return (order + self.start) % self.capacity if self.start else order
+
+    @property
+    def live(self) -> tuple[int, int, tuple[int, int]]:
+        """Positions low to high cover all chunks, and between them lies a dead range (relative to low; empty if not
+        wrapped around)."""
+        end = self.start + self.length
+        if end <= self.capacity:
+            return self.start, end, (0, 0)
+        return 0, self.capacity, (end - self.capacity, self.start)
+
+    def copy(self, layout: ChunkLayout) -> Ring:
+        """The same chunks in buffers of their own."""
+        other = Ring(layout)
+        other.buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        other.capacity, other.start, other.length = self.capacity, self.start, self.length
+        return other
+
+    def _ranges(self, first: int, count: int) -> list[tuple[int, int]]:
+        """At most two ranges of positions that hold places first to first + count."""
+        if count <= 0:
+            return [(0, 0)]
+        low = (self.start + first) % self.capacity
+        high = low + count
+        return [(low, high)] if high <= self.capacity else [(low, self.capacity), (0, high - self.capacity)]

@@ -1,0 +1,235 @@
+"""One memory row: its chunks, its budget, what to evict, and how to fetch entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ltm.bank.chunks import HEAVY, NO_DOCUMENT, ChunkLayout, Chunks
+from ltm.bank.config import BankConfig
+from ltm.bank.hits import ChunkSource
+from ltm.bank.index import create_index
+from ltm.bank.mapped import MappedEntries
+from ltm.bank.ring import Ring
+from ltm.errors import ConfigError
+
+FIRST_CHUNKS = 16
+"""Room that the first write makes; from there it grows by a quarter at a time."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a row may hold: so many tokens, and so many chunks (from a budget in bytes); None: no limit."""
+
+    tokens: int | None
+    chunks: int | None
+    chunk_size: int
+
+    def capacity_for(self, needed: int, capacity: int) -> int:
+        """Room to make for `needed` chunks: a quarter more than now, but not beyond the budget unless needed.
+
+        A token budget is left behind where many chunks are short; then what is needed and an eighth.
+        """
+        grown = max(needed, capacity + capacity // 4, FIRST_CHUNKS)
+        if self.tokens is not None:
+            full = -(-self.tokens // self.chunk_size)
+            grown = min(grown, full) if needed <= full else needed + needed // 8
+        return grown if self.chunks is None else min(grown, self.chunks)
+
+
+def budget_of(config: BankConfig, layout: ChunkLayout) -> Budget:
+    """The budget of each row of a bank. Raises ConfigError where not one chunk fits."""
+    chunks = None if config.memory_bytes is None else config.memory_bytes // layout.bytes_per_chunk
+    if chunks == 0:
+        raise ConfigError(
+            f"memory_bytes={config.memory_bytes} holds no chunk; one takes {layout.bytes_per_chunk} bytes in this bank"
+        )
+    return Budget(config.memory_size, chunks, config.chunk_size)
+
+
+class Row:
+    """The past of one row, in order of writing: a queue of chunks within a budget, first in first out.
+
+    index_name: how `search` finds chunks. `sharers` counts the banks (and places in a bank) that hold this row; one
+    that wants to write while others hold it takes a copy first (`Bank.select`).
+    """
+
+    def __init__(self, layout: ChunkLayout, budget: Budget, index_name: str):
+        self.layout, self.budget, self.index_name = layout, budget, index_name
+        self.ring = Ring(layout)
+        self.mapped: MappedEntries | None = None
+        self.num_tokens = 0
+        self.next_number = 0  # the slot of the next chunk written
+        self.num_dropped = 0  # oldest chunks dropped since the index was made
+        self.sharers = 1
+        self.index = create_index(index_name)
+
+    # what is there
+
+    @property
+    def num_chunks(self) -> int:
+        return self.ring.length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for this row, room to grow included; what is mapped from files is not counted."""
+        return self.ring.nbytes
+
+    @property
+    def first_number(self) -> int:
+        """Slot of the oldest chunk; that of the next one where the row is empty."""
+        return int(self.ring.ordered("numbers", 0, 1)[0]) if self.num_chunks else self.next_number
+
+    def numbers(self) -> Tensor:
+        """The slots of all chunks, ascending, on the host."""
+        return self.ring.ordered("numbers").cpu()
+
+    def chunks(self, first: int, count: int) -> Chunks:
+        """All fields of `count` chunks from the first-th oldest on, on the host."""
+        found = {name: self.ring.ordered(name, first, count) for name in self.ring.buffers}
+        if self.mapped is not None:
+            found |= {name: self.mapped.ordered(name, first, count) for name in HEAVY}
+        return {name: tensor.cpu().contiguous() for name, tensor in found.items()}
+
+    def locate(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Places in order (0 the oldest) of chunks by their slots, and which of the slots are (still) there."""
+        numbers = self.ring.ordered("numbers")
+        if not numbers.numel():
+            return torch.zeros_like(slots), torch.zeros_like(slots, dtype=torch.bool)
+        order = torch.searchsorted(numbers, slots.to(numbers.device)).clamp_(max=numbers.numel() - 1)
+        present = numbers[order] == slots
+        return order.masked_fill_(~present, 0), present
+
+    # writing and removing
+
+    def append(self, chunks: Chunks, num_tokens: int) -> None:
+        """Add chunks of `num_tokens` tokens at the end and evict the oldest that do not fit the budget."""
+        self._load()
+        added = chunks["counts"].shape[0]
+        start, end = self.next_number, self.next_number + added
+        chunks = {**chunks, "numbers": torch.arange(start, end, device=self.layout.device)}
+        old = min(self._surplus(chunks["counts"], num_tokens), self.num_chunks)
+        self.evict(old)
+        new = self._surplus(chunks["counts"], num_tokens)  # more came than the whole row may hold
+        if new:
+            num_tokens -= int(chunks["counts"][:new].sum())
+            axes = self.ring.fields
+            chunks = {name: t.narrow(axes[name].axis, new, added - new) for name, t in chunks.items()}
+        needed = self.num_chunks + added - new
+        if needed > self.ring.capacity:
+            self.ring.reserve(self.budget.capacity_for(needed, self.ring.capacity))
+        self.ring.append(chunks)
+        self.num_tokens += num_tokens
+        self.next_number = end
+
+    def evict(self, count: int) -> None:
+        """Drop the oldest chunks."""
+        if count:
+            self._load()
+            self.num_tokens -= int(self.ring.ordered("counts", 0, count).sum())
+            self.ring.drop(count)
+            self.num_dropped += count
+
+    def delete_document(self, document: int) -> None:
+        """Remove a document's chunks; the others keep their slots."""
+        keep = self.ring.ordered("documents") != document
+        if bool(keep.all()):
+            return
+        self._load()
+        self.ring.keep(keep.nonzero().squeeze(1))
+        self.num_tokens = int(self.ring.ordered("counts").sum())
+        self.index, self.num_dropped = create_index(self.index_name), 0
+
+    def restore(self, chunks: Chunks, blocks: Sequence[Chunks], next_number: int) -> None:
+        """Fill an empty row: `chunks` without keys and values, which stay in the files that `blocks` map, or with
+        them and no blocks."""
+        if blocks:
+            self.mapped = MappedEntries(blocks)
+            for name in HEAVY:
+                del self.ring.buffers[name]
+        self.ring.reserve(chunks["counts"].shape[0])
+        self.ring.append(chunks)
+        self.num_tokens = int(chunks["counts"].sum())
+        self.next_number = next_number
+
+    def successor(self) -> Row:
+        """An empty row whose slots go on where this one's end."""
+        other = Row(self.layout, self.budget, self.index_name)
+        other.next_number = self.next_number
+        return other
+
+    def copy(self) -> Row:
+        """The same chunks in memory of their own; files that are mapped are shared."""
+        other = self.successor()
+        other.ring = self.ring.copy(self.layout)
+        other.mapped, other.num_tokens = self.mapped, self.num_tokens
+        return other
+
+    def _surplus(self, counts: Tensor, num_tokens: int) -> int:
+        """How many chunks from the oldest on, those that come (`counts`) included, are over the budget."""
+        surplus = 0
+        if self.budget.chunks is not None:
+            surplus = max(self.num_chunks + counts.shape[0] - self.budget.chunks, 0)
+        if self.budget.tokens is not None and self.num_tokens + num_tokens > self.budget.tokens:
+            excess = self.num_tokens + num_tokens - self.budget.tokens
+            oldest = torch.cat((self.ring.ordered("counts", 0, min(excess, self.num_chunks)), counts[:excess]))
+            enough = oldest.cumsum(0) >= excess  # every chunk has a token, so `excess` chunks suffice
+            surplus = max(surplus, int(enough.int().argmax()) + 1)
+        return surplus
+
+    def _load(self) -> None:
+        """Bring what is mapped from files into memory: it is about to change."""
+        if self.mapped is not None:
+            for name in HEAVY:
+                self.ring.buffers[name] = self.mapped.ordered(name, 0, self.num_chunks)
+            self.mapped = None
+
+    # reading
+
+    def search(self, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """Scores and places in order of the best chunks [kv_heads, queries, min(top_k, chunks)], best first.
+
+        queries: [kv_heads, queries, head_dim].
+        """
+        return self.index.search(self, layer, queries, min(top_k, self.num_chunks))
+
+    def gather(self, layer: int, head: int, order: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Entries of the chunks at these places in order [n], into keys and values [n, chunk_size * head_dim]."""
+        if self.mapped is not None:
+            self.mapped.gather("keys", layer, head, order, keys)
+            self.mapped.gather("values", layer, head, order, values)
+            return
+        position = self.ring.position(order)
+        for name, out in (("keys", keys), ("values", values)):
+            torch.index_select(self.ring.buffers[name][layer, head].flatten(1), 0, position, out=out)
+
+    def at(self, name: str, order: Tensor) -> Tensor:
+        """A field without leading axes (numbers, counts, ...) of the chunks at these places in order, any shape."""
+        return self.ring.buffers[name][self.ring.position(order)]
+
+    def source(self, slot: int, order: int | None) -> ChunkSource:
+        """Where the chunk at a place in order came from; None: it is not there any more."""
+        if order is None:
+            return ChunkSource(slot, None, 0, 0, [])
+        place = torch.tensor(order)
+        count, document = int(self.at("counts", place)), int(self.at("documents", place))
+        spans = self.at("spans", place)[:count]
+        spans = spans[spans[:, 0] >= 0]
+        start, end = (int(spans[:, 0].min()), int(spans[:, 1].max())) if len(spans) else (0, 0)
+        token_ids = self.at("token_ids", place)[:count].tolist()
+        return ChunkSource(slot, None if document == NO_DOCUMENT else document, start, end, token_ids)
+
+    def tokens_by_document(self) -> dict[int, tuple[int, int]]:
+        """Tokens and chunks held of each document."""
+        documents = self.ring.ordered("documents")
+        if not documents.numel():
+            return {}
+        ids, owner = documents.unique(return_inverse=True)
+        counts = self.ring.ordered("counts").cpu().double()
+        tokens = torch.bincount(owner, weights=counts).long().tolist()
+        chunks = torch.bincount(owner).tolist()
+        held = zip(ids.tolist(), tokens, chunks, strict=True)
+        return {document: (t, c) for document, t, c in held if document != NO_DOCUMENT}
