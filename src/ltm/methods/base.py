@@ -1,0 +1,430 @@
+"""Method: one published way of remembering, as five verbs around a frozen backbone.
+
+`read` takes the past in, `forward` scores present tokens given it, `generate` is transformers' own, `reset` forgets,
+`save_pretrained` / `from_pretrained` keep what was trained. The base owns everything that methods share: the stream of
+windows (see `ltm.cache.MemoryCache`), rows and padding, the loss, generation, saving. A method supplies `encode` (one
+window through the networks) and, if it remembers what leaves the window, `spill`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+import ltm
+from ltm.backbone import Backbone, Fingerprint
+from ltm.cache import MemoryCache
+from ltm.compat import CausalLMOutputWithPast, GenerationMixin
+from ltm.errors import ConfigError, LtmError
+from ltm.methods import storage
+from ltm.methods.loss import next_token_loss
+from ltm.methods.registry import config_from_options, method_class
+from ltm.methods.trace import Trace
+
+if TYPE_CHECKING:
+    from ltm.bank import Bank
+
+Self = TypeVar("Self", bound="Method")
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where a method comes from: what docs/methods.md prints."""
+
+    paper: str
+    claim: str
+    differs: str
+    needs_training: bool
+
+
+class Method(nn.Module, GenerationMixin):
+    """Base of every method.
+
+    backbone: from `load_backbone`; stays frozen and in eval mode. config: the method's frozen dataclass, kept as
+    `method_config` (`config` is the backbone's own, which generate() reads).
+
+    Rows: a batch row reads and asks its own memory row. With `memory_rows` (int64 [batch]) rows can be told which
+    memory they use; without it there must be as many rows as were read, or nothing read at all.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type]
+    card: ClassVar[Card]
+
+    # what transformers' GenerationMixin looks for
+    main_input_name = "input_ids"
+    _is_stateful = False
+    supports_gradient_checkpointing = True
+    base_model_prefix = "model"
+
+    def __init__(self, backbone: Backbone, config: Any):
+        super().__init__()
+        self.backbone = backbone
+        self.model = backbone.model
+        self.method_config = config
+        self.config = backbone.model.config
+        self.generation_config = copy.deepcopy(backbone.model.generation_config)
+        self.bank: Bank | None = None
+        self._trace: Trace | None = None
+        self._slides = getattr(backbone.model.config.get_text_config(), "sliding_window", None) is not None
+
+    # what a method supplies
+
+    def new_cache(self) -> MemoryCache:
+        """An empty stream state with this method's window."""
+        raise LtmError(f"{type(self).__name__} does not say how long its window is")
+
+    def encode(self, ids: Tensor, mask: Tensor, cache: MemoryCache | None, rows: Tensor, keep: int) -> Tensor:
+        """Logits [batch, keep or tokens, vocab] of one window.
+
+        ids [batch, new tokens]; mask bool [batch, held + new tokens], False = padding; keys and values of the held
+        tokens are in cache.caches (cache None: nothing is held or kept); rows [batch]: each row's memory row;
+        keep: only the last `keep` tokens' logits, 0 for all.
+        """
+        positions = window_positions(mask)[:, -ids.shape[1] :]
+        outputs = self.model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=positions,
+            past_key_values=None if cache is None else cache.caches[0],
+            use_cache=cache is not None,
+            logits_to_keep=keep,
+        )
+        return outputs.logits
+
+    def spill(self, row: int, token_ids: Tensor, columns: Tensor, cache: MemoryCache) -> None:
+        """Tokens [stride] that leave a row's window, and the physical columns they had; by default they are gone."""
+
+    def start_stream(self, cache: MemoryCache | None, rows: Tensor) -> MemoryCache:
+        """The stream that a call goes on with: the caller's, or a new one."""
+        return self.new_cache() if cache is None else cache
+
+    # the five verbs
+
+    def read(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        documents: Sequence[int] | None = None,
+        spans: Tensor | None = None,
+        memory_rows: Tensor | None = None,
+    ) -> None:
+        """Take past tokens in: int64 [batch, tokens], any length; mask as transformers has it (0 = padding).
+
+        documents: the bank's document id of each row (`bank.add_document`); spans: [batch, tokens, 2] character
+        ranges in that document's text, so that what is remembered can be named later.
+        """
+        raise LtmError(f"method {self.name} cannot read")
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: MemoryCache | None = None,
+        use_cache: bool | None = None,
+        memory_rows: Tensor | None = None,
+        remember: bool = False,
+        logits_to_keep: int = 0,
+        return_dict: bool = True,
+    ) -> CausalLMOutputWithPast:
+        """Score present tokens given what was read.
+
+        input_ids: int64 [batch, tokens], any length: what does not fit the local window is scored in order, and
+        what left the window is remembered for the rest of this stream. attention_mask: [batch, tokens] or, with
+        past_key_values, [batch, all tokens so far]. labels: [batch, tokens], shifted inside, -100 left out of the
+        mean loss. past_key_values: a cache of `new_cache()`, to go on with a stream. remember: afterwards take the
+        tokens in as `read` would, in the same pass (segments of their own, as in training).
+        """
+        mask = new_columns(attention_mask, input_ids)
+        rows = self.rows_of(len(input_ids), memory_rows)
+        if remember and past_key_values is not None:
+            raise ConfigError("remember=True starts a window of its own; call it without past_key_values")
+        cache = None
+        if remember:
+            logits = self.score_and_read(input_ids, mask, rows)
+        else:
+            cache = self.start_stream(past_key_values, rows)
+            logits = self._stream(input_ids, mask, cache, rows, logits_to_keep)
+        loss = None if labels is None else next_token_loss(logits, labels, mask)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache if use_cache else None)
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """transformers' generate(): sampling, beams, streaming, batches; its arguments and results.
+
+        `memory_rows` says which memory each prompt uses; beams follow their prompt.
+        """
+        prompt = inputs if inputs is not None else kwargs.get("input_ids")
+        if prompt is None:
+            raise LtmError("generate needs input_ids: int64 [batch, tokens], at least one token")
+        kwargs["memory_rows"] = self.rows_of(len(prompt), kwargs.get("memory_rows"))
+        if kwargs.get("past_key_values") is None:
+            kwargs["past_key_values"] = self.new_cache()
+        was_training = self.training
+        self.eval()
+        try:
+            return super().generate(inputs, **kwargs)  # type: ignore[misc]
+        finally:
+            self.train(was_training)
+
+    def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
+        """Forget what was read: all rows, or those named."""
+        if self.bank is not None:
+            self.bank.reset(None if rows is None else [int(row) for row in rows])
+
+    def save_pretrained(self, path: str | Path, dtype: str | None = None) -> None:
+        """Write what was trained, its config and the backbone's identity to a directory; the bank is saved apart.
+
+        dtype: 'float32' (default), 'bfloat16' or 'int8' (see `ltm.methods.storage`).
+        """
+        dtype = dtype or "float32"
+        config = {
+            "method": self.name,
+            "ltm_version": ltm.__version__,
+            "method_config": asdict(self.method_config),
+            "backbone": self.backbone.name,
+            "fingerprint": self.backbone.fingerprint.to_dict(),
+            "dtype": dtype,
+        }
+        storage.write_directory(path, config, storage.pack(self.trained_state(), dtype))
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Self], backbone: Backbone, path: str | Path, *, trainable: bool = False, **overrides: Any
+    ) -> Self:
+        """A saved method on the backbone it was trained for.
+
+        trainable: keep the weights in float32 and let them be trained on; else they are frozen in the backbone's
+        dtype. overrides: fields of the config to change (memory_size=..., local_window=...). Raises LtmError where
+        the directory holds another method, its files are damaged, or the backbone is another one (says what differs).
+        """
+        saved = storage.read_config(path)
+        chosen = method_class(saved["method"]) if cls is Method else cls
+        if saved["method"] != chosen.name:
+            raise LtmError(f"{path} holds a {saved['method']}, not a {chosen.name}; load it with ltm.load_method")
+        _check_backbone(backbone, saved, path)
+        config = config_from_options(chosen.config_class, {**saved["method_config"], **overrides}, chosen.name)
+        method: Any = chosen(backbone, config)
+        method.load_trained_state(storage.read_tensors(path), str(path))
+        if not trainable:
+            method.to(backbone.dtype).requires_grad_(False).eval()
+        return method
+
+    @contextmanager
+    def trace(self) -> Iterator[Trace]:
+        """Record inside the block which remembered chunks each scored token used; see `ltm.methods.trace`."""
+        before, self._trace = self._trace, Trace()
+        try:
+            yield self._trace
+        finally:
+            self._trace = before
+
+    # what training and evaluation use
+
+    def score_and_read(self, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        """Score tokens given what was read, then read them; logits [batch, tokens, vocab]."""
+        logits = self._stream(ids, mask, self.start_stream(None, rows), rows, 0)
+        self.read(ids, mask, memory_rows=rows)
+        return logits
+
+    @contextmanager
+    def memory_off(self) -> Iterator[None]:
+        """Inside the block the method answers without its memory, as its own baseline."""
+        yield
+
+    def gate_summary(self) -> dict[str, float]:
+        """Figures about how much memory is used, for the training log."""
+        return {}
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """What training changes; everything else is frozen."""
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    @property
+    def num_trainable(self) -> int:
+        return sum(parameter.numel() for parameter in self.trainable_parameters())
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The tensors that `save_pretrained` writes, by name."""
+        return {}
+
+    def load_trained_state(self, state: dict[str, Tensor], source: str) -> None:
+        """Take in what `trained_state` gave."""
+        if state:
+            raise LtmError(f"{source} holds weights, but {self.name} has none")
+
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Recompute activations in the backward pass instead of keeping them; nothing to do by default."""
+
+    # rows
+
+    @property
+    def num_rows(self) -> int:
+        """Memory rows that hold something; 0 before the first read."""
+        return 0 if self.bank is None else self.bank.num_rows
+
+    def rows_of(self, batch: int, memory_rows: Tensor | Sequence[int] | None) -> Tensor:
+        """Which memory row each batch row uses, int64 [batch]."""
+        if memory_rows is None:
+            if self.num_rows not in (0, batch):
+                raise LtmError(
+                    f"{batch} rows came but {self.num_rows} were read; give memory_rows=[...], the memory row of each"
+                )
+            return torch.arange(batch, device=self.device)
+        rows = torch.as_tensor(memory_rows, dtype=torch.long, device=self.device)
+        if rows.shape != (batch,):
+            raise LtmError(
+                f"memory_rows has shape {list(rows.shape)}; it needs one row number for each of {batch} rows"
+            )
+        if self.num_rows and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_rows:
+            raise LtmError(f"memory_rows={rows.tolist()} but the memory has rows 0 to {self.num_rows - 1}")
+        return rows
+
+    # the stream of windows
+
+    def _stream(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor, keep: int) -> Tensor:
+        """Logits of new tokens, piece by piece: as many columns as fit, then full rows spill, and on."""
+        if ids.shape[1] == 0:
+            raise LtmError("no tokens came; give at least one")
+        cache.begin(len(ids), ids.device)
+        pieces, start = [], 0
+        while start < ids.shape[1]:
+            columns = cache.columns_that_fit(mask[:, start:])
+            if columns == 0:
+                self._make_room(mask[:, start], cache)
+                continue
+            piece = slice(start, start + columns)
+            last = start + columns == ids.shape[1]
+            pieces.append(self._advance(ids[:, piece], mask[:, piece], cache, rows, keep if last else 0))
+            start += columns
+        logits = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+        return logits[:, -keep:] if keep else logits
+
+    def _make_room(self, incoming: Tensor, cache: MemoryCache) -> None:
+        """Let every full row that gets another token spill its oldest tokens."""
+        for row in cache.full_rows(incoming):
+            columns = cache.columns_of(row)[cache.num_sinks : cache.num_sinks + cache.stride]
+            self.spill(row, cache.drop_oldest(row), columns, cache)
+
+    def _advance(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor, keep: int) -> Tensor:
+        """Run new columns after the window's; a stale window is encoded anew in the same pass."""
+        if self._slides and cache.holds_tokens and not bool(mask.all()):
+            return self._advance_packed(ids, mask, cache, rows)
+        new = ids.shape[1]
+        cache_ids, cache_mask = ids, torch.cat((cache.valid, mask), dim=1)
+        if cache.stale:
+            context_ids, context_mask = cache.context()
+            cache.clear_keys()
+            cache_ids, cache_mask = (
+                torch.cat((context_ids, ids), dim=1),
+                torch.cat((context_mask, mask), dim=1),
+            )
+        noted = 0 if self._trace is None else len(self._trace.steps)
+        logits = self.encode(cache_ids, cache_mask, cache, rows, keep or (new if cache_ids is not ids else 0))
+        if self._trace is not None:
+            self._trace.keep_last(new, since=noted)
+        cache.valid = cache_mask
+        cache.append(ids, mask)
+        cache.stale = self._slides and not bool(mask[:, -1].all())
+        return logits
+
+    def _advance_packed(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor) -> Tensor:
+        """The same where padding would end up between tokens of a row: each row is packed and encoded anew.
+
+        transformers counts sliding windows in columns, so that such padding would eat into them.
+        """
+        cache.append(ids, mask)
+        packed_ids, packed_mask = cache.context()
+        cache.clear_keys()
+        longest = int(mask.sum(dim=1).max())
+        packed = self.encode(packed_ids, packed_mask, cache, rows, max(longest, 1))
+        cache.valid = packed_mask
+        logits = packed.new_zeros(*ids.shape, packed.shape[-1])
+        for row, valid in enumerate(mask):
+            logits[row, valid] = packed[row, packed.shape[1] - int(valid.sum()) :]
+        return logits
+
+    # what transformers' generate() asks
+
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: Tensor, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The tokens the cache has not seen yet, and what forward needs beside them."""
+        cache = kwargs["past_key_values"]
+        return {
+            "input_ids": input_ids[:, cache.get_seq_length() :],
+            "attention_mask": kwargs.get("attention_mask"),
+            "past_key_values": cache,
+            "use_cache": True,
+            "memory_rows": kwargs.get("memory_rows"),
+            "logits_to_keep": 1,
+        }
+
+    def can_generate(self) -> bool:
+        return True
+
+    def get_experts_implementation(self) -> Any:
+        """generate() asks this of every model, to speed up mixtures of experts while decoding."""
+        return self.model.get_experts_implementation()
+
+    def set_experts_implementation(self, implementation: Any) -> None:
+        self.model.set_experts_implementation(implementation)
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    @property
+    def max_stream_tokens(self) -> int | None:
+        """Most tokens that one stream can hold, what was read included; None: no end."""
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.backbone.dtype
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """Training mode for what is trained; the backbone stays in eval mode."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+
+def window_positions(mask: Tensor) -> Tensor:
+    """Positions within the window from a mask bool [batch, tokens]: valid tokens count from 0, padding sits at 0."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def new_columns(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
+    """bool [batch, new tokens] from what the caller gave (maybe the mask of the whole stream)."""
+    if input_ids.dim() != 2:
+        raise LtmError(f"input_ids has shape {list(input_ids.shape)}; it needs [batch, tokens]")
+    if attention_mask is None:
+        return torch.ones_like(input_ids, dtype=torch.bool)
+    if attention_mask.dim() != 2 or attention_mask.shape[1] < input_ids.shape[1]:
+        raise LtmError(f"attention_mask {list(attention_mask.shape)} does not cover input_ids {list(input_ids.shape)}")
+    return attention_mask[:, -input_ids.shape[1] :].bool()
+
+
+def _check_backbone(backbone: Backbone, saved: dict[str, Any], path: str | Path) -> None:
+    """Refuse a backbone that the weights were not trained for; another dtype of the same weights is fine."""
+    trained_for = Fingerprint.from_dict({**saved["fingerprint"], "dtype": backbone.fingerprint.dtype})
+    differences = trained_for.differences(backbone.fingerprint)
+    if differences:
+        raise LtmError(
+            f"{path} was trained for {saved.get('backbone', 'another backbone')}: {'; '.join(differences)}; "
+            "load that backbone, or train for this one with `ltm train`"
+        )

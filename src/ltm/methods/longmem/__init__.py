@@ -1,0 +1,9 @@
+"""LongMem (Wang et al., 2023): frozen backbone, bank of keys and values, SideNet that retrieves and fuses."""
+
+from __future__ import annotations
+
+from ltm.methods.longmem.config import LongMemConfig
+from ltm.methods.longmem.model import LongMem
+from ltm.methods.longmem.sidenet import SideNet
+
+__all__ = ["LongMem", "LongMemConfig", "SideNet"]

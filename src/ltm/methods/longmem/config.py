@@ -1,0 +1,133 @@
+"""LongMem's choices, with what the paper and its released code use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ltm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LongMemConfig:
+    """Wang et al., 2023, "Augmenting Language Models with Long-Term Memory" (arXiv:2306.07174).
+
+    Defaults are ours for a backbone of 30 layers; the paper's values are named where they differ. Raises ConfigError
+    with every problem of the values together; what depends on the backbone is checked by `check_layers`.
+    """
+
+    reduction_factor: int = 5
+    """Backbone layers for each SideNet layer (paper: 2); larger is smaller and faster."""
+    memory_layer: int | None = None
+    """Zero-based backbone layer whose keys and values are remembered (released code: 17 of 24); None: near 3/4 of them."""
+    copied_layer: Literal["first", "last"] = "first"
+    """Which layer of each group of r backbone layers a SideNet layer starts from: 'last' (as released), or 'first',
+    made for what the SideNet layer sees at the identity start, so that its queries meet the bank's keys at once."""
+    chunk_size: int = 4
+    """Consecutive tokens that share one search key, their mean (paper: 4; 2 for in-context learning)."""
+    memory_size: int = 65536
+    """Most tokens remembered in each row; the oldest leave first."""
+    retrieved_tokens: int = 64
+    """Tokens that each query token of each head gets from memory; a multiple of chunk_size."""
+    fusion: Literal["gate", "softmax"] = "gate"
+    """'gate': two softmaxes mixed by a learned gate a head (paper); 'softmax': one softmax over both."""
+    start: Literal["identity", "paper"] = "identity"
+    """'identity': output projections at zero, the model starts as the backbone; 'paper': copied as they are."""
+    shared_memory: bool = False
+    """All rows of a batch read and write one memory, as the released code does; off: each row its own."""
+    use_memory: bool = True
+    """Off: the same SideNet without memory, the baseline that shows memory's own share."""
+    segment_size: int = 256
+    """Tokens encoded together when reading and training (paper: 1,024)."""
+    local_window: int = 1024
+    """Most tokens of the present that attention sees beside memory (paper: 1,024)."""
+    stride: int | None = None
+    """Tokens that go to memory when the window is full; None: half of the window."""
+    index: Literal["exact", "faiss"] = "exact"
+    """Search over chunk keys: 'exact' in torch, or 'faiss' (needs the faiss extra)."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name}={getattr(self, name)}; use {least} or more"
+            for name, least in _LEAST.items()
+            if getattr(self, name) < least
+        ]
+        problems += [
+            f"{name}={getattr(self, name)!r}; use one of {', '.join(choices)}"
+            for name, choices in _CHOICES.items()
+            if getattr(self, name) not in choices
+        ]
+        if not problems:
+            problems = self._relations()
+        if problems:
+            raise ConfigError(problems)
+
+    def _relations(self) -> list[str]:
+        """Values that do not go together."""
+        problems = []
+        if self.chunk_size > self.memory_size:
+            problems.append(f"chunk_size={self.chunk_size} is larger than memory_size={self.memory_size}; use less")
+        if self.retrieved_tokens % self.chunk_size:
+            problems.append(
+                f"retrieved_tokens={self.retrieved_tokens} is no multiple of chunk_size={self.chunk_size}; "
+                f"use {max(self.retrieved_tokens // self.chunk_size, 1) * self.chunk_size}"
+            )
+        if self.stride is not None and not 0 < self.stride <= self.local_window:
+            problems.append(f"stride={self.stride}; use 1 to local_window={self.local_window}")
+        return problems
+
+    def check_layers(self, num_layers: int) -> None:
+        """Raise ConfigError where reduction_factor or memory_layer do not fit a backbone of `num_layers`."""
+        problems, factor = [], self.reduction_factor
+        if num_layers % factor:
+            fitting = [str(n) for n in range(1, num_layers + 1) if num_layers % n == 0]
+            problems.append(
+                f"reduction_factor={factor} does not divide the backbone's {num_layers} layers; use {', '.join(fitting)}"
+            )
+        elif self.memory_layer not in (None, *(allowed := self.copied_layers(num_layers))):
+            problems.append(
+                f"memory_layer={self.memory_layer} is no layer that a SideNet layer starts from; "
+                f"use one of {', '.join(map(str, allowed))}"
+            )
+        if problems:
+            raise ConfigError(problems)
+
+    def copied_layers(self, num_layers: int) -> range:
+        """Zero-based backbone layers that the SideNet's layers start from, and any of which can be the memory layer."""
+        first = 0 if self.copied_layer == "first" else self.reduction_factor - 1
+        return range(first, num_layers, self.reduction_factor)
+
+    def resolved_memory_layer(self, num_layers: int) -> int:
+        """memory_layer, or the copied layer nearest to three quarters of the depth (released: 17 of 24)."""
+        if self.memory_layer is not None:
+            return self.memory_layer
+        return min(self.copied_layers(num_layers), key=lambda layer: abs(layer - 0.75 * num_layers))
+
+    @classmethod
+    def tiny(cls) -> LongMemConfig:
+        """Small enough that a few dozen tokens fill windows and memory, for the contract tests."""
+        return cls(
+            reduction_factor=2,
+            chunk_size=2,
+            memory_size=40,
+            retrieved_tokens=6,
+            segment_size=8,
+            local_window=12,
+            start="paper",
+        )
+
+
+_LEAST = {
+    "reduction_factor": 1,
+    "chunk_size": 1,
+    "memory_size": 1,
+    "retrieved_tokens": 1,
+    "segment_size": 2,
+    "local_window": 2,
+}
+_CHOICES = {
+    "copied_layer": ("first", "last"),
+    "fusion": ("gate", "softmax"),
+    "start": ("identity", "paper"),
+    "index": ("exact", "faiss"),
+}

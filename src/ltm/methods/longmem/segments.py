@@ -1,0 +1,58 @@
+"""Padded batches of past tokens, cut into segments that are encoded on their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class Segment:
+    """Consecutive tokens of one row: token_ids [tokens], memory row, document id, spans [tokens, 2] in its text."""
+
+    token_ids: Tensor
+    row: int
+    document: int | None
+    spans: Tensor | None
+
+
+def cut_into_segments(
+    ids: Tensor,
+    mask: Tensor,
+    rows: Tensor,
+    segment_size: int,
+    documents: Sequence[int] | None = None,
+    spans: Tensor | None = None,
+) -> Iterator[Segment]:
+    """Segments of at most `segment_size` valid tokens, row after row; padding is left out wherever it stands.
+
+    ids [batch, tokens], mask bool [batch, tokens], rows [batch], documents one id a row, spans [batch, tokens, 2].
+    """
+    for index, row in enumerate(rows.tolist()):
+        valid = mask[index]
+        tokens = ids[index][valid]
+        own_spans = None if spans is None else spans[index][valid]
+        for start in range(0, len(tokens), segment_size):
+            part = slice(start, start + segment_size)
+            yield Segment(
+                tokens[part],
+                row,
+                None if documents is None else documents[index],
+                None if own_spans is None else own_spans[part],
+            )
+
+
+def batches_of(segments: Iterator[Segment], most_tokens: int) -> Iterator[list[Segment]]:
+    """Consecutive segments whose padded batch has at most `most_tokens` tokens (one segment at least)."""
+    batch: list[Segment] = []
+    longest = 0
+    for segment in segments:
+        longest = max(longest, len(segment.token_ids))
+        if batch and longest * (len(batch) + 1) > most_tokens:
+            yield batch
+            batch, longest = [], len(segment.token_ids)
+        batch.append(segment)
+    if batch:
+        yield batch

@@ -1,0 +1,71 @@
+"""Methods by name. A registry holds classes, never instances; every module of this package registers its own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ltm.errors import ConfigError, LtmError
+
+if TYPE_CHECKING:
+    from ltm.backbone import Backbone
+    from ltm.methods.base import Method
+
+METHODS: dict[str, type[Method]] = {}
+"""Name -> class, filled when `ltm.methods` is imported."""
+
+AnyMethod = TypeVar("AnyMethod", bound="type[Method]")
+
+
+def register(name: str) -> Callable[[AnyMethod], AnyMethod]:
+    """Class decorator: make a method known by name to the command line, the contract tests and the docs."""
+
+    def note(method: AnyMethod) -> AnyMethod:
+        if name in METHODS:
+            raise RuntimeError(f"two methods are called {name}")
+        method.name = name
+        METHODS[name] = method
+        return method
+
+    return note
+
+
+def scan() -> None:
+    """Import every module of this package, so that each registers what it holds."""
+    import ltm.methods as package
+
+    for module in iter_modules(package.__path__):
+        import_module(f"ltm.methods.{module.name}")
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method; LtmError with the known names for an unknown one."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise LtmError(f"unknown method {name!r}{hint} known: {', '.join(sorted(METHODS))}")
+    return METHODS[name]
+
+
+def create_method(name: str, backbone: Backbone, **options: Any) -> Method:
+    """Build a method on a backbone from its config's fields.
+
+    Raises LtmError for an unknown method, ConfigError for an unknown option or a value that cannot be.
+
+    >>> create_method("window", load_backbone("tiny-llama"), local_window=64)  # doctest: +SKIP
+    """
+    method = method_class(name)
+    return method(backbone, config_from_options(method.config_class, options, name))
+
+
+def config_from_options(config_class: type, options: dict[str, Any], name: str) -> Any:
+    """A config from keyword options; unknown ones are refused with the known ones listed."""
+    known = [field.name for field in fields(config_class)]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ConfigError(f"method {name} has no option {', '.join(unknown)}; it has: {', '.join(known) or 'none'}")
+    return config_class(**options)

@@ -1,0 +1,99 @@
+"""What a method saves: its trained tensors as safetensors beside a JSON config. Never the backbone, never a pickle.
+
+Weights can be stored in float32, bfloat16 or int8. Int8 is symmetric with one float32 scale for each row of a matrix
+(|error| at most half a step, a step being 1/127 of the row's largest weight); vectors stay float32.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ltm.errors import LtmError
+
+CONFIG_FILE = "ltm_method.json"
+WEIGHTS_FILE = "ltm_method.safetensors"
+STORAGE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+SCALE_SUFFIX = ".row_scale"
+
+
+def pack(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Tensors as they are stored under one of STORAGE_DTYPES; int8 adds a scale beside each matrix."""
+    if dtype not in STORAGE_DTYPES:
+        raise LtmError(f"cannot store weights as {dtype!r}; use one of {', '.join(STORAGE_DTYPES)}")
+    packed = {}
+    for name, tensor in state.items():
+        tensor = tensor.detach().float().cpu()
+        if dtype == "int8" and tensor.dim() == 2:
+            scale = tensor.abs().amax(dim=1).clamp(min=1e-12) / 127  # [rows]
+            packed[name] = (tensor / scale[:, None]).round().to(torch.int8)
+            packed[name + SCALE_SUFFIX] = scale
+        else:
+            packed[name] = tensor.to(torch.bfloat16 if dtype == "bfloat16" else torch.float32).contiguous()
+    return packed
+
+
+def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """float32 tensors from what `pack` made."""
+    scales = {name: tensor for name, tensor in packed.items() if name.endswith(SCALE_SUFFIX)}
+    state = {}
+    for name, tensor in packed.items():
+        if name in scales:
+            continue
+        scale = scales.get(name + SCALE_SUFFIX)
+        state[name] = tensor.float() if scale is None else tensor.float() * scale[:, None]
+    return state
+
+
+def write_directory(path: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write config and weights into a directory; each file is written beside and renamed, the config last."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=path, prefix=".saving-"))
+    try:
+        save_file(tensors, scratch / WEIGHTS_FILE, metadata={"format": "pt"})
+        (scratch / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            os.replace(scratch / name, path / name)
+    except OSError as error:
+        raise LtmError(
+            f"could not save to {path}: {error.strerror or error}; what was there before is unchanged"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The JSON config of a saved method; LtmError where there is none or it is damaged."""
+    file = Path(path) / CONFIG_FILE
+    if not file.is_file():
+        raise LtmError(
+            f"{path} holds no saved method ({CONFIG_FILE} is missing); give a directory made by save_pretrained"
+        )
+    try:
+        config = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LtmError(f"{file} is damaged ({error}); restore it or train again") from error
+    if not isinstance(config, dict) or "method" not in config:
+        raise LtmError(f"{file} does not name its method; restore it or train again")
+    return config
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The stored tensors, as float32; LtmError where the file is missing or damaged."""
+    file = Path(path) / WEIGHTS_FILE
+    if not file.is_file():
+        raise LtmError(f"{file} is missing; restore it or train again")
+    try:
+        return unpack(load_file(file))
+    except (SafetensorError, OSError) as error:
+        raise LtmError(f"{file} is damaged ({error}); restore it or train again") from error
