@@ -1,0 +1,24 @@
+"""Training: documents to segment-ordered batches, and the loop that trains any method on them."""
+
+from __future__ import annotations
+
+from .config import TrainConfig
+from .corpus import Corpus
+from .log import read_log
+from .loop import Trainer
+from .plot import plot_loss
+from .state import TrainResult
+from .stream import Batch, SegmentStream
+from .validation import Validation
+
+__all__ = [
+    "Batch",
+    "Corpus",
+    "SegmentStream",
+    "TrainConfig",
+    "TrainResult",
+    "Trainer",
+    "Validation",
+    "plot_loss",
+    "read_log",
+]
