@@ -28,7 +28,7 @@ from ltm.backbone.view import BackboneView
 from ltm.compat import cpu_has_fast_bf16
 from ltm.errors import LtmError
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DTYPES |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _ACCEPTED = "a hub id, a directory saved by transformers, a .gguf file, or a loaded transformers model"
 
@@ -245,7 +245,7 @@ def _choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
         return torch.bfloat16 if _has_fast_bf16(device) else torch.float32
     if isinstance(dtype, str) and dtype in _DTYPES:
         return _DTYPES[dtype]
-    raise LtmError(f"dtype={dtype!r} is not known; use 'auto', 'float32', 'bfloat16' or 'float16'.")
+    raise LtmError(f"dtype={dtype!r} is not known; use 'auto', 'float64', 'float32', 'bfloat16' or 'float16'.")
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

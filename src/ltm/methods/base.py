@@ -9,6 +9,7 @@ window through the networks) and, if it remembers what leaves the window, `spill
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 import ltm
 from ltm.backbone import Backbone, Fingerprint
+from ltm.backbone.builtin import BUILTIN_MODELS
 from ltm.cache import MemoryCache
 from ltm.compat import CausalLMOutputWithPast, GenerationMixin
 from ltm.errors import ConfigError, LtmError
@@ -423,6 +425,11 @@ def _check_backbone(backbone: Backbone, saved: dict[str, Any], path: str | Path)
     """Refuse a backbone that the weights were not trained for; another dtype of the same weights is fine."""
     trained_for = Fingerprint.from_dict({**saved["fingerprint"], "dtype": backbone.fingerprint.dtype})
     differences = trained_for.differences(backbone.fingerprint)
+    built_in = backbone.name == saved.get("backbone") and backbone.name in BUILTIN_MODELS
+    if built_in and all(line.startswith("weights") for line in differences):
+        if differences:  # a built-in name whose weights came from the hub instead of the package: rounded otherwise
+            warnings.warn(f"{path} was trained for other copies of these weights: {differences[0]}", stacklevel=3)
+        return
     if differences:
         raise LtmError(
             f"{path} was trained for {saved.get('backbone', 'another backbone')}: {'; '.join(differences)}; "

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ltm.errors import LtmError
@@ -60,7 +60,8 @@ def write_directory(path: str | Path, config: dict[str, Any], tensors: dict[str,
     path.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=path, prefix=".saving-"))
     try:
-        save_file(tensors, scratch / WEIGHTS_FILE, metadata={"format": "pt"})
+        # bytes through Path, because save_file makes the file readable for its owner only
+        (scratch / WEIGHTS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
         (scratch / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             os.replace(scratch / name, path / name)

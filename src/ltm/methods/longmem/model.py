@@ -239,6 +239,7 @@ class LongMem(Method):
         share = self.sidenet.local_share()
         if share is None:
             return {}
+        share = share.detach()
         return {
             "gate_mean": float(share.mean()),
             "gate_min": float(share.min()),

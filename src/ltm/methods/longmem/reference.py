@@ -1,0 +1,135 @@
+"""LongMem written out naively: float64, one segment, one query, one head at a time; for backbones built like Llama.
+
+Nothing here calls the attention function, the bank, the cache or a decoder layer's forward: it is the paper's text in
+loops, and the fast path must give the same logits, the same memory and the same gradients (tests/methods).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ltm.attention.reference import naive_attention, naive_token_to_chunk
+
+
+@dataclass
+class NaiveMemory:
+    """One row's past: position-free keys and values [kv_heads, tokens, head_dim], and where each chunk begins and ends."""
+
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+
+    def write(self, keys: Tensor, values: Tensor, chunk_size: int, memory_size: int) -> None:
+        """Append a segment cut into chunks, each [kv_heads, up to chunk_size, head_dim]; the oldest chunks leave."""
+        self.keys += list(keys.split(chunk_size, dim=1))
+        self.values += list(values.split(chunk_size, dim=1))
+        while len(self.keys) > memory_size // chunk_size:
+            del self.keys[0], self.values[0]
+
+
+class NaiveLongMem:
+    """The forward pass of a `LongMem` on a Llama-like backbone, sharing its weights.
+
+    method: in float64. `score_and_read` is training's pass over whole segments of a batch without padding.
+    """
+
+    def __init__(self, method: Any):
+        self.method, self.config = method, method.method_config
+        self.view = method.backbone.view
+        self.memories: list[NaiveMemory] = []
+
+    def score_and_read(self, ids: Tensor) -> Tensor:
+        """Logits [batch, tokens, vocab]; each segment is scored on its own and then remembered."""
+        self.memories = self.memories or [NaiveMemory() for _ in ids]
+        rows = []
+        for row, memory in zip(ids, self.memories, strict=True):
+            pieces = [self._segment(segment, memory) for segment in row.split(self.config.segment_size)]
+            rows.append(torch.cat(pieces))
+        return torch.stack(rows)
+
+    def _segment(self, ids: Tensor, memory: NaiveMemory) -> Tensor:
+        """Logits [tokens, vocab] of one segment of one row."""
+        sidenet, factor = self.method.sidenet, self.config.reduction_factor
+        hidden = self.view.embeddings(ids)  # [tokens, hidden_size]
+        states, remembered = [hidden], None
+        for index, layer in enumerate(self.view.layers):
+            if index == self.method.memory_layer:
+                remembered = self._keys_values(layer, hidden)
+            hidden = self._layer(layer, hidden, None)
+            states.append(hidden)
+        side = states[0]
+        for index, layer in enumerate(sidenet.layers):
+            past = memory if index == sidenet.memory_layer and memory.keys else None
+            side = self._layer(layer, side, past) + states[factor * (index + 1)] - states[factor * index]
+        assert remembered is not None
+        memory.write(*remembered, self.config.chunk_size, self.config.memory_size)
+        return self.view.head(sidenet.norm(side))
+
+    def _layer(self, layer: nn.Module, hidden: Tensor, memory: NaiveMemory | None) -> Tensor:
+        """A Llama layer: attention and feed-forward, each after a norm, each added to what came in."""
+        attended = self._attention(layer, hidden, memory)
+        hidden = hidden + layer.self_attn.o_proj(attended)
+        return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+    def _keys_values(self, layer: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys before rotation, and values, [kv_heads, tokens, head_dim]."""
+        normed = layer.input_layernorm(hidden)
+        keys, values = layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)
+        return self._split(keys, self.view.num_kv_heads), self._split(values, self.view.num_kv_heads)
+
+    def _split(self, states: Tensor, heads: int) -> Tensor:
+        return states.view(len(states), heads, self.view.head_dim).transpose(0, 1)
+
+    def _attention(self, layer: nn.Module, hidden: Tensor, memory: NaiveMemory | None) -> Tensor:
+        """[tokens, heads * head_dim]: local causal attention, and where there is a memory the two fused."""
+        normed = layer.input_layernorm(hidden)
+        free_query = self._split(layer.self_attn.q_proj(normed), self.view.num_heads)  # [heads, tokens, head_dim]
+        free_keys, values = self._keys_values(layer, hidden)
+        query, keys = self._rotate(free_query), self._rotate(free_keys)
+        group, scaling = self.view.num_heads // self.view.num_kv_heads, self.view.head_dim**-0.5
+        heads, tokens = range(self.view.num_heads), range(len(hidden))
+        local_keys = [[[keys[h // group, : t + 1] for t in tokens] for h in heads]]
+        local_values = [[[values[h // group, : t + 1] for t in tokens] for h in heads]]
+        output, lse = naive_attention(query[None], local_keys, local_values, scaling)
+        if memory is not None:
+            output = self._fuse(output, lse, free_query, memory, scaling)
+        return output[0].transpose(0, 1).reshape(len(hidden), -1)
+
+    def _fuse(self, local: Tensor, local_lse: Tensor, query: Tensor, memory: NaiveMemory, scaling: float) -> Tensor:
+        """Equation 5 of the paper, or one softmax over both: [1, heads, tokens, head_dim]."""
+        num_chunks = self.config.retrieved_tokens // self.config.chunk_size
+        group = self.view.num_heads // self.view.num_kv_heads
+        keys: list[list[list[Tensor]]] = [[]]
+        values: list[list[list[Tensor]]] = [[]]
+        for h, head in enumerate(query):
+            own_keys = [chunk[h // group] for chunk in memory.keys]
+            own_values = [chunk[h // group] for chunk in memory.values]
+            means = torch.stack([chunk.mean(dim=0) for chunk in own_keys])
+            best = [naive_token_to_chunk(q.detach(), means, 1, num_chunks) for q in head]
+            keys[0].append([torch.cat([own_keys[c] for c in chosen]) for chosen in best])
+            values[0].append([torch.cat([own_values[c] for c in chosen]) for chosen in best])
+        remembered, lse = naive_attention(query[None], keys, values, scaling)
+        gate = self.method.sidenet.local_share()
+        if gate is None:
+            weight = torch.sigmoid(local_lse - lse)[..., None]  # exp(a) / (exp(a) + exp(b))
+        else:
+            weight = gate.double().view(1, -1, 1, 1)
+        return weight * local + (1 - weight) * remembered
+
+    def _rotate(self, states: Tensor) -> Tensor:
+        """Rotary embedding at positions 0, 1, ...: channel pairs (i, i + half) turn by position * theta^(-2i / dim)."""
+        dim = states.shape[-1]
+        theta = self.view.config.rope_parameters["rope_theta"]
+        turned = torch.empty_like(states)
+        for position in range(states.shape[1]):
+            for i in range(dim // 2):
+                angle = torch.tensor(position / theta ** (2 * i / dim), dtype=torch.float32)
+                cosine, sine = math.cos(angle), math.sin(angle)
+                first, second = states[:, position, i], states[:, position, i + dim // 2]
+                turned[:, position, i] = first * cosine - second * sine
+                turned[:, position, i + dim // 2] = second * cosine + first * sine
+        return turned

@@ -1,0 +1,238 @@
+"""LongMem against its naive reference, its starts, its gate, its bank, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ltm.bank import Bank, BankConfig
+from ltm.errors import BankMismatchError, ConfigError, LtmError
+from ltm.methods.longmem import LongMem, LongMemConfig
+from ltm.methods.longmem.reference import NaiveLongMem
+
+SMALL = {
+    "reduction_factor": 2,
+    "chunk_size": 3,
+    "memory_size": 30,
+    "retrieved_tokens": 6,
+    "segment_size": 8,
+    "local_window": 8,
+    "stride": 8,
+    "start": "paper",
+}
+
+
+def build(tiny_backbone, name="tiny-llama", dtype="float64", **options):
+    backbone = tiny_backbone(name, dtype)
+    torch.manual_seed(0)
+    return LongMem(backbone, LongMemConfig(**{**SMALL, **options})).to(backbone.dtype).eval()
+
+
+def tokens(rows, length, seed=0):
+    return torch.randint(5, 90, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("fusion", ["gate", "softmax"])
+@pytest.mark.parametrize("copied_layer", ["first", "last"])
+@pytest.mark.parametrize("length", [1, 20, 45])
+def test_fast_path_equals_the_naive_reference(tiny_backbone, fusion, copied_layer, length):
+    """Outputs, memory contents and gradients; grouped heads, short chunks, eviction, two rows."""
+    method = build(tiny_backbone, fusion=fusion, copied_layer=copied_layer)
+    if method.sidenet.memory_gate is not None:
+        method.sidenet.memory_gate.data = torch.linspace(-2, 2, method.backbone.view.num_heads).double()
+    naive, ids = NaiveLongMem(method), tokens(2, length)
+    outputs, gradients = [], []
+    for path in ("fast", "naive"):
+        method.zero_grad()
+        logits = method(ids, remember=True).logits if path == "fast" else naive.score_and_read(ids)
+        (logits**2).mean().backward()
+        outputs.append(logits.detach())
+        gradients.append({n: p.grad.clone() for n, p in method.sidenet.named_parameters() if p.grad is not None})
+    # transformers computes norms and angles in float32
+    torch.testing.assert_close(outputs[0], outputs[1], atol=2e-6, rtol=1e-5)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(
+            gradient, gradients[1][name], atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    for row, memory in enumerate(naive.memories):
+        assert method.bank.num_chunks(row) == len(memory.keys)
+        assert method.bank.num_tokens(row) == sum(chunk.shape[1] for chunk in memory.keys)
+
+
+def test_memory_contents_equal_the_reference(tiny_backbone):
+    """A chunk's own mean key as the query finds that chunk first, with the reference's keys and values in it."""
+    method = build(tiny_backbone)
+    ids = tokens(1, 16)
+    naive = NaiveLongMem(method)
+    naive.score_and_read(ids)
+    method.read(ids)
+    view = method.backbone.view
+    for number, (keys, values) in enumerate(zip(naive.memories[0].keys, naive.memories[0].values, strict=True)):
+        group = view.num_heads // view.num_kv_heads
+        query = (keys.mean(dim=1) * 1e3).repeat_interleave(group, dim=0)[None, :, None]  # [1, heads, 1, head_dim]
+        found = method.bank.retrieve(query, method.bank.num_chunks(0))
+        place = (found.hits.slots[0, 0, 0] == number).nonzero().item()
+        length, size = keys.shape[1], method.method_config.chunk_size
+        at = slice(place * size, place * size + length)
+        torch.testing.assert_close(found.keys[0, 0, 0, at], keys[0], atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(found.values[0, 0, 0, at], values[0], atol=2e-6, rtol=1e-5)
+        assert int(found.mask[0, 0, 0, place * size : (place + 1) * size].sum()) == length
+
+
+def test_reading_equals_what_scoring_remembers(tiny_backbone):
+    read, scored = build(tiny_backbone), build(tiny_backbone)
+    ids = tokens(2, 21)
+    read.read(ids)
+    scored(ids, remember=True)
+    question = tokens(2, 5, seed=3)
+    torch.testing.assert_close(read(question).logits, scored(question).logits, atol=1e-6, rtol=1e-5)
+
+
+def test_a_stream_of_whole_windows_equals_training_segments(tiny_backbone):
+    """What leaves the window in a stream is remembered as training remembers it: perplexity is measured as trained."""
+    trained, streamed = build(tiny_backbone), build(tiny_backbone)
+    ids = tokens(2, 29)
+    torch.testing.assert_close(streamed(ids).logits, trained(ids, remember=True).logits, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("read_first", [False, True])
+def test_identity_start_equals_the_backbone(tiny_backbone, read_first):
+    method = build(tiny_backbone, dtype="float32", start="identity", local_window=64, stride=None)
+    ids = tokens(2, 40)
+    if read_first:
+        method.read(tokens(2, 50, seed=1))
+    torch.testing.assert_close(method(ids).logits, method.model(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_empty_bank_or_closed_gate_is_the_sidenet_alone(tiny_backbone):
+    method, without = build(tiny_backbone), build(tiny_backbone, use_memory=False)
+    ids = tokens(2, 7)
+    torch.testing.assert_close(method(ids).logits, without(ids).logits)
+    method.read(tokens(2, 30, seed=1))
+    assert not torch.allclose(method(ids).logits, without(ids).logits, atol=1e-4)
+    method.sidenet.memory_gate.data.fill_(40.0)  # sigmoid(40) = 1: all local
+    torch.testing.assert_close(method(ids).logits, without(ids).logits, atol=1e-6, rtol=1e-5)
+
+
+def test_shared_memory_lets_rows_read_each_other(tiny_backbone):
+    apart, shared = build(tiny_backbone), build(tiny_backbone, shared_memory=True)
+    one, other = tokens(2, 16, seed=1), tokens(2, 16, seed=1)
+    other[1] = (other[1] + 7) % 80 + 5
+    question, answers = tokens(2, 5), {}
+    for method in (apart, shared):
+        for label, past in (("one", one), ("other", other)):
+            method.reset()
+            method.read(past)
+            answers[method is shared, label] = method(question).logits[0]
+    torch.testing.assert_close(answers[False, "one"], answers[False, "other"])
+    assert not torch.allclose(answers[True, "one"], answers[True, "other"], atol=1e-5)
+
+
+def test_the_trace_names_the_chunk_that_was_used(tiny_backbone):
+    method = build(tiny_backbone)
+    method.read(tokens(1, 30))
+    with method.trace() as trace, torch.no_grad():
+        method(tokens(1, 5, seed=2))
+    used = trace.tokens(0)
+    assert len(used) == 5
+    shares = 1 - torch.sigmoid(method.sidenet.memory_gate.detach())
+    for chunks in used:
+        assert sum(chunk.weight for chunk in chunks) == pytest.approx(float(shares.mean()), abs=1e-5)
+        assert [c.weight for c in chunks] == sorted((c.weight for c in chunks), reverse=True)
+    source = method.bank.sources([used[0][0].slot], 0)[0]
+    assert len(source.token_ids) == method.method_config.chunk_size
+
+
+def test_reading_runs_no_layer_above_the_memory_layer(tiny_backbone):
+    method = build(tiny_backbone)
+    ran = []
+    hooks = [
+        layer.register_forward_hook(lambda *_, index=index: ran.append(index))
+        for index, layer in enumerate(method.backbone.view.layers)
+    ]
+    hooks.append(method.backbone.view.head.register_forward_hook(lambda *_: ran.append("head")))
+    method.read(tokens(1, 20))
+    for hook in hooks:
+        hook.remove()
+    assert ran and max(ran) < method.memory_layer
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reduction_factor": 4}, "reduction_factor=4 does not divide the backbone's 6 layers; use 1, 2, 3, 6"),
+        ({"memory_layer": 17}, "memory_layer=17 is no layer that a SideNet layer starts from; use one of 0, 2, 4"),
+        ({"chunk_size": 31, "retrieved_tokens": 31}, "chunk_size=31 is larger than memory_size=30"),
+        ({"retrieved_tokens": 7}, "retrieved_tokens=7 is no multiple of chunk_size=3; use 6"),
+        ({"fusion": "sum", "segment_size": 0}, "segment_size=0; use 2 or more; fusion='sum'; use one of gate, softmax"),
+        ({"stride": 9}, "stride=9; use 1 to local_window=8"),
+    ],
+)
+def test_configs_that_cannot_be_are_refused(tiny_backbone, options, words):
+    with pytest.raises(ConfigError) as caught:
+        build(tiny_backbone, dtype="float32", **options)
+    assert words in str(caught.value)
+
+
+def test_a_bank_of_another_model_is_refused(tiny_backbone):
+    method = build(tiny_backbone, dtype="float32")
+    other = build(tiny_backbone, name="tiny-qwen3", dtype="float32")
+    other.read(tokens(1, 9))
+    with pytest.raises(BankMismatchError, match="architecture"):
+        method.use_bank(other.bank)
+    foreign = Bank(BankConfig(chunk_size=5), num_rows=1, num_kv_heads=2, head_dim=16, layers=(1,))
+    with pytest.raises(BankMismatchError, match="memory layer.*chunk_size"):
+        method.use_bank(foreign)
+
+
+def test_saved_weights_in_each_dtype_stay_close(tiny_backbone, tmp_path):
+    method = build(tiny_backbone, dtype="float32")
+    ids = tokens(1, 7)
+    expected = method(ids).logits
+    for dtype, tolerance in (("float32", 1e-6), ("bfloat16", 2e-2), ("int8", 3e-2)):
+        method.save_pretrained(tmp_path / dtype, dtype)
+        loaded = LongMem.from_pretrained(method.backbone, tmp_path / dtype)
+        assert loaded.num_trainable == 0
+        assert float((loaded(ids).logits - expected).abs().max()) < tolerance
+    sizes = {d: (tmp_path / d / "ltm_method.safetensors").stat().st_size for d in ("float32", "bfloat16", "int8")}
+    assert sizes["bfloat16"] < 0.55 * sizes["float32"] and sizes["int8"] < 0.35 * sizes["float32"]
+
+
+def test_saved_weights_of_another_backbone_or_damaged_are_refused(tiny_backbone, tmp_path):
+    method = build(tiny_backbone, dtype="float32")
+    method.save_pretrained(tmp_path)
+    with pytest.raises(LtmError, match=r"trained for tiny-llama: .*architecture"):
+        LongMem.from_pretrained(tiny_backbone("tiny-qwen3"), tmp_path)
+    weights = tmp_path / "ltm_method.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(LtmError, match="damaged"):
+        LongMem.from_pretrained(method.backbone, tmp_path)
+    (tmp_path / "ltm_method.json").write_text("{")
+    with pytest.raises(LtmError, match="damaged"):
+        LongMem.from_pretrained(method.backbone, tmp_path)
+    with pytest.raises(LtmError, match="no saved method"):
+        LongMem.from_pretrained(method.backbone, tmp_path / "nowhere")
+
+
+def test_rows_that_do_not_match_the_memory_are_refused(tiny_backbone):
+    method = build(tiny_backbone, dtype="float32")
+    method.read(tokens(2, 9))
+    with pytest.raises(LtmError, match="3 rows came but 2 were read; give memory_rows"):
+        method(tokens(3, 5))
+    with pytest.raises(LtmError, match="rows 0 to 1"):
+        method(tokens(1, 5), memory_rows=[2])
+    assert method(tokens(3, 5), memory_rows=[0, 0, 1]).logits.shape[0] == 3
+
+
+def test_a_post_norm_backbone_is_refused():
+    from transformers import OPTConfig, OPTForCausalLM
+
+    from ltm.backbone import load_backbone
+
+    config = OPTConfig(
+        hidden_size=16, num_hidden_layers=2, ffn_dim=16, num_attention_heads=2, vocab_size=64,
+        max_position_embeddings=32, do_layer_norm_before=False, word_embed_proj_dim=16,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="pre-norm"):
+        LongMem(load_backbone(OPTForCausalLM(config)), LongMemConfig(reduction_factor=1))
