@@ -1,0 +1,258 @@
+"""The commands of `ltm` and their options. Whatever needs torch is imported inside, so that help comes at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="ltm",
+    help="Long-term memory for language models: read documents into a memory, then use it.",
+    epilog="Try: ltm read moby.txt -o moby.bank",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+bank_app = typer.Typer(help="What is in a saved memory; remove a document from it.", no_args_is_help=True)
+eval_app = typer.Typer(help="Measure methods.", no_args_is_help=True)
+app.add_typer(bank_app, name="bank", epilog="Try: ltm bank list moby.bank")
+app.add_typer(eval_app, name="eval", epilog="Try: ltm eval perplexity --method window,longmem --data moby.txt")
+
+BankPath = Annotated[Path, typer.Argument(metavar="BANK", help="The directory of a memory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON to stdout.")]
+BackboneName = Annotated[
+    str | None,
+    typer.Option(
+        help="A built-in name, hub id, directory or .gguf file; default: the memory's own, else smollm2-135m."
+    ),
+]
+SideNetPath = Annotated[
+    Path | None, typer.Option("--sidenet", help="What `ltm train` wrote; default: the one shipped.")
+]
+MethodName = Annotated[str, typer.Option("--method", help="A name that `ltm methods` lists.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Most tokens of an answer.")]
+Temperature = Annotated[float, typer.Option(help="0: the likeliest token each time; 1: sample as the model believes.")]
+Penalty = Annotated[
+    float, typer.Option("--repetition-penalty", help="Above 1, what occurred already gets less likely.")
+]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.")]
+Trace = Annotated[bool, typer.Option("--trace", help="Show the passages of memory that the answer used.")]
+More = Annotated[list[Path] | None, typer.Argument(metavar="[DATA]...", help="More data, so that --data *.txt works.")]
+Data = Annotated[
+    list[Path],
+    typer.Option("--data", help="A file or folder of .txt, .md, .jsonl, .jsonl.gz (field text); repeatable."),
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import ltm
+
+        print(f"ltm {ltm.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Try: ltm read moby.txt -o moby.bank")
+def read(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILES...", help="Files or folders of .txt, .md, .jsonl, .jsonl.gz."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="BANK", help="The memory: made, or added to.")],
+    backbone: BackboneName = None,
+    sidenet: SideNetPath = None,
+    method: MethodName = "longmem",
+    memory_size: Annotated[
+        int | None, typer.Option(help="Most tokens a new memory holds; the oldest leave first.")
+    ] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read documents into a memory on disk.
+
+    A read that is killed leaves what was complete; the same command goes on from there. Documents that the memory
+    holds already are passed over.
+    """
+    from ltm.cli.read import run_read
+
+    run_read(files, output, backbone, sidenet, method, memory_size, device, as_json)
+
+
+@app.command(epilog='Try: ltm ask moby.bank "Who is Queequeg?" --trace')
+def ask(
+    bank: BankPath,
+    question: Annotated[str, typer.Argument(help="What to ask; with --continue, a text to go on from.")],
+    trace: Trace = False,
+    plain: Annotated[
+        bool, typer.Option("--continue", help="Go on from the text as it stands, without a chat template.")
+    ] = False,
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = 0.0,
+    repetition_penalty: Penalty = 1.1,
+    seed: Seed = None,
+    backbone: BackboneName = None,
+    sidenet: SideNetPath = None,
+    method: MethodName = "longmem",
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question with a memory."""
+    from ltm.cli.ask import run_ask
+
+    sampling = _sampling(max_tokens, temperature, repetition_penalty, seed)
+    run_ask(
+        bank,
+        question,
+        trace,
+        plain,
+        sampling,
+        as_json,
+        backbone=backbone,
+        sidenet=sidenet,
+        method=method,
+        device=device,
+    )
+
+
+@app.command(epilog="Try: ltm chat moby.bank")
+def chat(
+    bank: BankPath,
+    trace: Trace = False,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    repetition_penalty: Penalty = 1.1,
+    seed: Seed = None,
+    backbone: BackboneName = None,
+    sidenet: SideNetPath = None,
+    method: MethodName = "longmem",
+    device: Device = None,
+) -> None:
+    """Talk with a model that has a memory; an empty line or Ctrl-D ends it."""
+    from ltm.cli.ask import run_chat
+
+    sampling = _sampling(max_tokens, temperature, repetition_penalty, seed)
+    run_chat(bank, trace, sampling, backbone=backbone, sidenet=sidenet, method=method, device=device)
+
+
+def _sampling(max_tokens: int, temperature: float, penalty: float, seed: int | None) -> dict[str, float | int | None]:
+    return {
+        "max_new_tokens": max_tokens,
+        "temperature": temperature,
+        "repetition_penalty": penalty,
+        "seed": seed,
+    }
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    epilog="Try: ltm train --help",
+)
+def train(context: typer.Context) -> None:
+    """Train a method's own weights beside a frozen backbone."""
+    from ltm.cli.train import run_train
+
+    run_train(context.args)
+
+
+@eval_app.command(epilog="Try: ltm eval perplexity --method window,longmem --data moby.txt")
+def perplexity(
+    data: Data,
+    more: More = None,
+    methods: Annotated[
+        str, typer.Option("--method", help="Names that `ltm methods` lists, with commas.")
+    ] = "window,full,longmem",
+    backbone: Annotated[str, typer.Option(help="A built-in name, hub id, directory or .gguf file.")] = "smollm2-135m",
+    sidenet: SideNetPath = None,
+    window: Annotated[int, typer.Option(help="Local window in tokens, the same for every method that has one.")] = 1024,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens that leave a full window; default: all, as in the paper.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Most tokens of each document; default: all.")
+    ] = None,
+    max_documents: Annotated[
+        int | None, typer.Option("--max-documents", help="First documents only; default: all.")
+    ] = None,
+    by_position: Annotated[bool, typer.Option("--by-position", help="Also by place in the document.")] = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Perplexity on long texts, for several methods in one table."""
+    from ltm.cli.evaluate import run_perplexity
+
+    limits = {"max_tokens": max_tokens, "max_documents": max_documents}
+    run_perplexity(
+        [*data, *(more or [])], methods, backbone, sidenet, window, stride, limits, by_position, device, as_json
+    )
+
+
+@bank_app.command("info", epilog="Try: ltm bank info moby.bank")
+def bank_info(bank: BankPath, as_json: AsJson = False) -> None:
+    """What a memory is: its backbone, size and settings."""
+    from ltm.cli.bank import run_info
+
+    run_info(bank, as_json)
+
+
+@bank_app.command("list", epilog="Try: ltm bank list moby.bank")
+def bank_list(bank: BankPath, as_json: AsJson = False) -> None:
+    """The documents in a memory."""
+    from ltm.cli.bank import run_list
+
+    run_list(bank, as_json)
+
+
+@bank_app.command("delete", epilog="Try: ltm bank delete moby.bank moby.txt")
+def bank_delete(
+    bank: BankPath,
+    document: Annotated[str, typer.Argument(metavar="DOCUMENT", help="Name or id, as `ltm bank list` prints it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Remove a document from a memory, its text included."""
+    from ltm.cli.bank import run_delete
+
+    run_delete(bank, document, as_json)
+
+
+@bank_app.command("verify", epilog="Try: ltm bank verify moby.bank")
+def bank_verify(bank: BankPath, as_json: AsJson = False) -> None:
+    """Check every file of a memory against its checksum."""
+    from ltm.cli.bank import run_verify
+
+    run_verify(bank, as_json)
+
+
+@app.command(epilog="Try: ltm methods --json")
+def methods(as_json: AsJson = False) -> None:
+    """The methods there are: name, paper and what each claims."""
+    from ltm.cli.methods import run_methods
+
+    run_methods(as_json)
+
+
+@app.command(epilog="Try: ltm demo")
+def demo(
+    backbone: Annotated[str, typer.Option(help="A built-in name, hub id, directory or .gguf file.")] = "smollm2-135m",
+    sidenet: SideNetPath = None,
+    tokens: Annotated[int, typer.Option(help="Most tokens of the document to read; fewer on a slow machine.")] = 24576,
+    window: Annotated[int, typer.Option(help="Local window in tokens, of window and longmem alike.")] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Read a long document that every Python carries, and show what its memory is good for."""
+    from ltm.cli.demo import run_demo
+
+    run_demo(backbone, sidenet, tokens, window, as_json)

@@ -1,0 +1,78 @@
+"""The entry point: runs a command, turns a user's mistake into one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import typer
+
+from ltm.cli.console import Interrupted
+from ltm.errors import LtmError
+
+MISTAKE, INTERRUPTED = 2, 130
+
+_ClickError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+"""typer 0.26 and later bring their own copy of click."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `ltm` with these arguments (None: the process's own); returns the exit code.
+
+    0: done; 2: a mistake of the user's, or something in the way such as a full disk, told in one line; 130:
+    interrupted. What is a mistake of ours keeps its traceback.
+    """
+    from ltm.cli.app import app
+
+    _quiet_libraries()
+    try:
+        code = app(
+            args=list(sys.argv[1:] if arguments is None else arguments),
+            prog_name="ltm",
+            standalone_mode=False,
+        )
+        sys.stdout.flush()
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C, when it does not raise Abort
+            return _tell("stopped", INTERRUPTED)
+        return code if isinstance(code, int) else 0
+    except Interrupted as error:
+        return _tell(f"stopped; {error}", INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):
+        return _tell("stopped", INTERRUPTED)
+    except BrokenPipeError:  # `ltm bank list | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except _ClickError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # `ltm bank` alone: its message is the help
+            print(error)
+            return 0
+        return _tell(_usage(error), MISTAKE)
+    except LtmError as error:
+        return _tell(str(error), MISTAKE)
+    except MemoryError:
+        return _tell("not enough memory; use a smaller backbone, memory or batch", MISTAKE)
+    except OSError as error:
+        return _tell(f"{error.strerror or error}{': ' + str(error.filename) if error.filename else ''}", MISTAKE)
+
+
+def _usage(error: Exception) -> str:
+    """What was wrong with the command line, and where its help is."""
+    context = getattr(error, "ctx", None)
+    return f"{error.format_message()} See: {context.command_path if context else 'ltm'} --help"  # type: ignore[attr-defined]
+
+
+def _tell(message: str, code: int) -> int:
+    print(f"ltm: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _quiet_libraries() -> None:
+    """Progress bars and advice of other libraries are not ours to print; a setting of the user's wins."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")

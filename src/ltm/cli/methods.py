@@ -1,0 +1,36 @@
+"""ltm methods: what the registry holds."""
+
+from __future__ import annotations
+
+from ltm.cli.console import print_json, print_table
+from ltm.cli.options import config_options
+from ltm.methods import METHODS
+
+
+def run_methods(as_json: bool) -> None:
+    """A table to stdout, or a list with every option of every method as JSON."""
+    if as_json:
+        print_json([_describe(name) for name in sorted(METHODS)])
+        return
+    rows = [
+        (
+            name,
+            METHODS[name].card.paper or "baseline",
+            "yes" if METHODS[name].card.needs_training else "no",
+            METHODS[name].card.claim,
+        )
+        for name in sorted(METHODS)
+    ]
+    print_table(None, ("method", "paper", "trained", "claim"), rows, left=4)
+
+
+def _describe(name: str) -> dict[str, object]:
+    card, options = METHODS[name].card, config_options(METHODS[name].config_class)
+    return {
+        "name": name,
+        "paper": card.paper or None,
+        "claim": card.claim,
+        "differs": card.differs or None,
+        "needs_training": card.needs_training,
+        "options": {option.name: {"default": option.default, "help": option.help} for option in options},
+    }

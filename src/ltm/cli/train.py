@@ -1,0 +1,119 @@
+"""ltm train: its options are the fields of TrainConfig and of the method's config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ltm.cli.console import notice, print_json
+from ltm.cli.options import ConfigOption, config_options, run_with_options
+from ltm.errors import LtmError
+from ltm.methods import create_method, load_method, method_class
+from ltm.session import DEFAULT_BACKBONE, DEFAULT_METHOD
+from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, TrainResult, Validation
+
+EPILOG = "Try: ltm train --data books/ --out sidenet/ --max-minutes 45"
+
+
+def run_train(arguments: Sequence[str]) -> None:
+    """Parse the options of the method that the arguments name, and train."""
+    run_with_options(train, _all_options(_method_name(arguments)), arguments, "ltm train", EPILOG)
+
+
+def train(
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", help="A file or folder of .txt, .md, .jsonl, .jsonl.gz; each is a kind; repeatable."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Where the trained weights, log and checkpoints go.")],
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DATA]...", help="More data, so that --data *.txt works.")
+    ] = None,
+    backbone: Annotated[str, typer.Option(help="A built-in name, hub id, directory or .gguf file.")] = DEFAULT_BACKBONE,
+    method: Annotated[str, typer.Option(help="A method that `ltm methods` lists as trained.")] = DEFAULT_METHOD,
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="Held-out data to evaluate on meanwhile; repeatable.")
+    ] = None,
+    start_from: Annotated[Path | None, typer.Option(help="Go on from trained weights, with their config.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON to stdout.")] = False,
+    **options: Any,
+) -> None:
+    """Train a method's own weights beside a frozen backbone.
+
+    The run ends at the first of --max-steps, --max-tokens and --max-minutes; Ctrl-C saves a checkpoint, and the same
+    command with --resume goes on from it. For several processes: torchrun --nproc-per-node 2 -m ltm.cli train ...
+    """
+    from ltm.backbone import load_backbone
+
+    fields = {option.name for option in config_options(TrainConfig)}
+    config = TrainConfig(**{name: value for name, value in options.items() if name in fields})
+    own = {option.name for option in config_options(method_class(method).config_class)}
+    method_options = {name: value for name, value in options.items() if name in own}
+    method_class(method).config_class(**method_options)
+    corpus = Corpus.from_paths([*data, *(more or [])])
+    loaded = load_backbone(backbone, device=device)
+    if start_from is None:
+        trained = create_method(method, loaded, **method_options)
+    else:
+        trained = load_method(loaded, start_from, trainable=True)
+    stream = SegmentStream.from_config(corpus, loaded.tokenizer, config)
+    check = _validation(validation, loaded.tokenizer, config.segment_size)
+    if _is_main():
+        notice(
+            f"training {trained.num_trainable:,} weights on {len(corpus)} documents: {asdict(trained.method_config)}"
+        )
+    result = Trainer(trained, stream, config, out, check).train(resume)
+    if _is_main():
+        _report(result, out, as_json)
+
+
+def _validation(paths: Sequence[Path] | None, tokenizer: Any, segment_size: int) -> Validation | None:
+    if not paths:
+        return None
+    return Validation(Corpus.from_paths(paths), tokenizer, segment_size=segment_size)
+
+
+def _method_name(arguments: Sequence[str]) -> str:
+    """The value of --method, needed before the other options are known."""
+    for index, argument in enumerate(arguments):
+        if argument.startswith("--method="):
+            return argument.partition("=")[2]
+        if argument == "--method" and index + 1 < len(arguments):
+            return arguments[index + 1]
+    return DEFAULT_METHOD
+
+
+def _all_options(method: str) -> list[ConfigOption]:
+    """The method's options, then those of training; one that both have is given once and set in both."""
+    chosen = method_class(method)
+    if not chosen.card.needs_training:
+        raise LtmError(f"method {method} has nothing to train; use one of: {', '.join(_trained_methods())}")
+    own = config_options(chosen.config_class)
+    names = {option.name for option in own}
+    return [*own, *(option for option in config_options(TrainConfig) if option.name not in names)]
+
+
+def _trained_methods() -> list[str]:
+    from ltm.methods import METHODS
+
+    return sorted(name for name, method in METHODS.items() if method.card.needs_training)
+
+
+def _is_main() -> bool:
+    """Whether this is the process that speaks, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _report(result: TrainResult, out: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({**asdict(result), "checkpoint": str(result.checkpoint), "out": str(out)})
+    elif result.stopped is None:
+        notice(f"trained {result.step} steps, {result.tokens:,} tokens in {result.seconds / 60:.1f} min: {out}")
+        notice(f"next: ltm read FILE -o BANK --sidenet {out}", style="dim")

@@ -1,0 +1,131 @@
+"""Passages: the remembered chunks that an answer used, as stretches of text that a person can read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+CANDIDATES = 64
+"""Chunks, most used first, from which passages are grown; the rest only adds its weight to a passage it lies in."""
+REACH = 200
+"""Characters that a passage grows to each side in search of the end of a sentence."""
+LONGEST = 600
+"""Characters above which neighbouring passages are not joined."""
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])['\"”’)\]]*\s+|\n\s*\n")
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True)
+class UsedSpan:
+    """A chunk that was used: document id (None: none), character range in its text (empty: not known), its tokens as
+    text, and the weight it got."""
+
+    document: int | None
+    start: int
+    end: int
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class SourceText:
+    """A document that passages are cut from."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A stretch of a document that an answer used.
+
+    document: its name, None for text that was remembered without one. start, end: characters in the document's text,
+    None where they are not known. text: the passage itself. weight: attention that its chunks received from a token
+    of the answer, averaged over tokens and heads; 0..1.
+    """
+
+    document: str | None
+    start: int | None
+    end: int | None
+    text: str
+    weight: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def find_passages(used: Sequence[UsedSpan], sources: Mapping[int, SourceText], most: int = 5) -> list[Passage]:
+    """The `most` passages that were used most, none overlapping another.
+
+    used: chunks, most used first. sources: by document id. A chunk whose place in a text is not known comes back as
+    a passage of its own.
+    """
+    loose = [Passage(None, None, None, c.text, c.weight) for c in used[:CANDIDATES] if not _is_placed(c, sources)]
+    passages = [
+        _passage(document, sources[document], start, end, used)
+        for document in sources
+        for start, end in _grow([c for c in used[:CANDIDATES] if c.document == document], sources[document].text)
+    ]
+    return sorted(passages + loose, key=lambda passage: -passage.weight)[:most]
+
+
+def readable_bounds(text: str, start: int, end: int, reach: int = REACH) -> tuple[int, int]:
+    """start..end widened to the sentence around it, or to whole words where no sentence ends within `reach` characters.
+
+    >>> text = "One is here. Two is there. Three."
+    >>> readable_bounds(text, 17, 19)
+    (13, 26)
+    """
+    return _left(text, start, reach), _right(text, end, reach)
+
+
+def _left(text: str, start: int, reach: int) -> int:
+    low = max(start - reach, 0)
+    ends = [match.end() for match in _SENTENCE_END.finditer(text, low, start)]
+    if ends:
+        return ends[-1]
+    if low == 0:
+        return 0
+    space = _SPACE.search(text, max(start - reach // 2, 0), start)
+    return space.end() if space else start
+
+
+def _right(text: str, end: int, reach: int) -> int:
+    if _SENTENCE_END.match(text, end) or end >= len(text):
+        return min(end, len(text))
+    found = _SENTENCE_END.search(text, max(end - 1, 0), min(end + reach, len(text)))
+    if found:
+        return max(found.start(), end)
+    if end + reach >= len(text):
+        return len(text.rstrip()) if len(text.rstrip()) > end else len(text)
+    spaces = [match.start() for match in _SPACE.finditer(text, end, end + reach // 2)]
+    return spaces[-1] if spaces else end
+
+
+def _is_placed(chunk: UsedSpan, sources: Mapping[int, SourceText]) -> bool:
+    return chunk.document in sources and chunk.end > chunk.start
+
+
+def _grow(chunks: Sequence[UsedSpan], text: str) -> list[tuple[int, int]]:
+    """Readable ranges around chunks of one text, in order; those that touch become one, up to LONGEST characters."""
+    ranges = {readable_bounds(text, chunk.start, chunk.end) for chunk in chunks if chunk.end > chunk.start}
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1] + 1:
+            first, last = merged[-1]
+            if end - first <= LONGEST or end <= last:
+                merged[-1] = (first, max(end, last))
+                continue
+            start = max(start, last)
+        merged.append((start, end))
+    return merged
+
+
+def _passage(document: int, source: SourceText, start: int, end: int, used: Sequence[UsedSpan]) -> Passage:
+    """A range with the weight of every chunk that begins in it."""
+    weight = sum(c.weight for c in used if c.document == document and c.end > c.start and start <= c.start < end)
+    return Passage(source.name, start, end, source.text[start:end], weight)

@@ -1,0 +1,321 @@
+"""Session: text in, text out, with provenance. What the command line, a server and notebooks call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from ltm.backbone import Backbone, load_backbone
+from ltm.bank import Bank, DocumentInfo
+from ltm.errors import LtmError
+from ltm.generation import OnText, Sampling, generate, plain_ids, question_ids
+from ltm.methods import Method, create_method, load_method, method_class
+from ltm.methods.registry import config_from_options
+from ltm.passages import Passage, SourceText, UsedSpan, find_passages
+from ltm.tasks.perplexity import DocumentScore, PerplexityResult, score_stream
+from ltm.tokens import token_blocks, token_ids
+
+if TYPE_CHECKING:
+    from ltm.methods.trace import UsedChunk
+
+DEFAULT_BACKBONE = "smollm2-135m"
+DEFAULT_METHOD = "longmem"
+BLOCK_TOKENS = 4096
+"""Tokens read between two reports of progress, rounded down to whole segments."""
+SAVE_TOKENS = 8192
+"""Tokens read between two saves: at most so many are lost when a read is killed."""
+NUM_PASSAGES = 5
+
+
+@runtime_checkable
+class KeepsBank(Protocol):
+    """What reading into a bank needs of a method."""
+
+    bank: Bank | None
+
+    def new_bank(self, num_rows: int) -> Bank: ...
+    def use_bank(self, bank: Bank) -> None: ...
+
+
+@dataclass(frozen=True)
+class ReadProgress:
+    """How far a read is: tokens read so far, characters done and in all, bytes of the whole bank."""
+
+    document: str
+    tokens: int
+    chars: int
+    total_chars: int
+    bank_bytes: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a session answered.
+
+    text; token_ids without the end token; passages of memory it used, most used first (empty without trace);
+    prompt_tokens; ended: the model ended it itself (False: max_new_tokens did); seconds for prompt and answer.
+    """
+
+    text: str
+    token_ids: list[int]
+    passages: list[Passage]
+    prompt_tokens: int
+    ended: bool
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens by the seconds for prompt and answer together."""
+        return len(self.token_ids) / self.seconds if self.seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "tokens_per_second": self.tokens_per_second}
+
+
+class Session:
+    """A method with its memory, spoken to in text.
+
+    method: any of `ltm.methods`; reading, deleting and saving need one with a bank. tokenizer: None takes the
+    backbone's. path: the directory of the bank, where `read` and `save` write; None keeps the memory in this process.
+    Raises LtmError where there is no tokenizer.
+
+    >>> session = Session.open(backbone="smollm2-135m")  # doctest: +SKIP
+    >>> session.read(open("moby.txt").read(), "moby.txt")  # doctest: +SKIP
+    >>> session.ask("Who is Queequeg?", trace=True).passages[0]  # doctest: +SKIP
+    """
+
+    def __init__(self, method: Method, tokenizer: Any = None, path: str | Path | None = None):
+        self.method = method
+        self.tokenizer: Any = method.backbone.tokenizer if tokenizer is None else tokenizer
+        self.path = None if path is None else Path(path)
+        if self.tokenizer is None:
+            raise LtmError(
+                f"backbone {method.backbone.name} has no tokenizer; give one: Session(method, tokenizer=...)"
+            )
+
+    @classmethod
+    def open(
+        cls,
+        bank_path: str | Path | None = None,
+        backbone: str | None = None,
+        method: str = DEFAULT_METHOD,
+        sidenet: str | Path | None = None,
+        device: str | None = None,
+        **options: Any,
+    ) -> Session:
+        """A session on a saved bank, or on an empty memory.
+
+        bank_path: a directory that `save` wrote, or one that is to be made; the backbone is loaded by the name and in
+        the dtype that the bank was made with. backbone: a name for `load_backbone`; None: the bank's, else
+        smollm2-135m. sidenet: what `ltm train` wrote; None: the SideNet shipped for this backbone. options: fields of
+        the method's config. Raises LtmError for anything that does not fit together.
+
+        >>> Session.open("moby.bank").ask("Who is Queequeg?").text  # doctest: +SKIP
+        """
+        path = None if bank_path is None else Path(bank_path)
+        if path is not None and not hasattr(method_class(method), "use_bank"):
+            raise LtmError(_no_bank(method))
+        if path is None or not Bank.exists(path):
+            loaded = load_backbone(backbone or DEFAULT_BACKBONE, device=device)
+            return cls(open_method(method, loaded, sidenet, **options), path=path)
+        saved = Bank.read_manifest(path)
+        dtype = saved.fingerprint.dtype if saved.fingerprint else "auto"
+        loaded = load_backbone(backbone or saved.backbone or DEFAULT_BACKBONE, dtype=dtype, device=device)
+        bank = Bank.load(path, fingerprint=loaded.fingerprint, device=loaded.device)
+        options = {"chunk_size": saved.config.chunk_size, **options}
+        session = cls(open_method(method, loaded, sidenet, **options), path=path)
+        session._keeper().use_bank(bank)
+        return session
+
+    # the memory
+
+    @property
+    def documents(self) -> list[DocumentInfo]:
+        """What is in the memory, in the order it was read."""
+        return [] if self.method.bank is None else self.method.bank.documents
+
+    def read(
+        self,
+        text: str,
+        name: str,
+        path: str | Path | None = None,
+        progress: Callable[[ReadProgress], None] | None = None,
+    ) -> DocumentInfo:
+        """Take a text in as the document `name`.
+
+        path: bank directory to save to every few thousand tokens, so that a read that is killed leaves what was
+        complete; None: the session's own, if it has one. A document of this name that was read to its end is left
+        as it is if its text is the same, and LtmError otherwise; one that was cut off is read anew. A text shorter
+        than a chunk is remembered as a short chunk; one without any token is refused.
+        """
+        directory = self.path if path is None else Path(path)
+        bank = self._bank()
+        known = self._known(name, text)
+        if known is not None:
+            return known
+        document: int | None = None
+        tokens = unsaved = 0
+        for block in token_blocks(self.tokenizer, text, self._block_tokens()):
+            if document is None:
+                document = bank.add_document(name, text=text)
+            spans = None if block.spans is None else block.spans[None].to(self.method.device)
+            self.method.read(block.ids[None].to(self.method.device), documents=[document], spans=spans)
+            tokens, unsaved = tokens + len(block.ids), unsaved + len(block.ids)
+            if directory is not None and unsaved >= SAVE_TOKENS:
+                bank.save(directory)
+                unsaved = 0
+            if progress is not None:
+                progress(ReadProgress(name, tokens, block.end, len(text), bank.nbytes))
+        if document is None:
+            raise LtmError(f"{name} holds no text; give it at least one word")
+        bank.finish_document(document)
+        if directory is not None:
+            bank.save(directory)
+        return self._info(document)
+
+    def delete(self, document: str | int) -> DocumentInfo:
+        """Remove a document, by name or id, from the memory; `save` removes it from the disk. Returns what it was."""
+        matching = [info for info in self.documents if document in (info.name, info.id)]
+        if not matching:
+            names = ", ".join(sorted({info.name for info in self.documents})) or "nothing"
+            raise LtmError(f"no document {document!r} in this memory; it holds: {names}")
+        if len(matching) > 1:
+            ids = ", ".join(str(info.id) for info in matching)
+            raise LtmError(f"{len(matching)} documents are called {document!r}; give the id of one: {ids}")
+        self._bank().delete_document(matching[0].id)
+        return matching[0]
+
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write the memory to `path` (None: where it was opened from); only what is new is written."""
+        directory = self.path if path is None else Path(path)
+        if directory is None:
+            raise LtmError("this session was opened without a bank; give save() a path")
+        self._bank().save(directory)
+        self.path = directory
+        return directory
+
+    # text in, text out
+
+    def ask(
+        self,
+        question: str,
+        *,
+        history: Sequence[dict[str, str]] = (),
+        trace: bool = False,
+        on_text: OnText | None = None,
+        **sampling: Any,
+    ) -> Answer:
+        """Answer a question with what is remembered.
+
+        history: earlier turns, {"role": "user" or "assistant", "content": ...}, for a model with a chat template;
+        trace: find the passages that the answer used; on_text: gets the text as it comes; sampling: fields of
+        `Sampling` (max_new_tokens, temperature, ...).
+        """
+        return self._answer(question_ids(self.tokenizer, question, history), trace, on_text, sampling)
+
+    def continue_text(
+        self, text: str, *, trace: bool = False, on_text: OnText | None = None, **sampling: Any
+    ) -> Answer:
+        """Go on from a text as it stands, without a chat template; arguments as for `ask`."""
+        return self._answer(plain_ids(self.tokenizer, text), trace, on_text, sampling)
+
+    def perplexity(self, text: str) -> PerplexityResult:
+        """How well the text is foretold, token by token, given what is remembered; the memory stays as it is."""
+        ids = token_ids(self.tokenizer, text)
+        if len(ids) < 2:
+            raise LtmError(f"the text has {len(ids)} tokens; perplexity needs two or more")
+        return PerplexityResult([DocumentScore("text", score_stream(self.method, ids))], 0.0)
+
+    def _answer(self, ids: Any, trace: bool, on_text: OnText | None, sampling: dict[str, Any]) -> Answer:
+        options = config_from_options(Sampling, sampling, "sampling")
+        made = generate(self.method, self.tokenizer, ids, options, trace=trace, on_text=on_text)
+        passages = self._passages(made.used) if trace else []
+        return Answer(made.text, made.token_ids, passages, made.prompt_tokens, made.ended, made.seconds)
+
+    def _passages(self, used: Sequence[UsedChunk]) -> list[Passage]:
+        """The passages behind used chunks, most used first."""
+        bank = self.method.bank
+        if bank is None or not used:
+            return []
+        sources = bank.sources([chunk.slot for chunk in used], 0)
+        spans = [
+            UsedSpan(s.document, s.start, s.end, self.tokenizer.decode(s.token_ids), chunk.weight)
+            for s, chunk in zip(sources, used, strict=True)
+        ]
+        wanted = {span.document for span in spans}
+        known = {info.id: (info.name, bank.document_text(info.id)) for info in bank.documents if info.id in wanted}
+        texts = {number: SourceText(name, text) for number, (name, text) in known.items() if text is not None}
+        return find_passages(spans, texts, NUM_PASSAGES)
+
+    # helpers
+
+    def _bank(self) -> Bank:
+        """The method's bank, made at first use."""
+        method = self._keeper()
+        if method.bank is None:
+            method.use_bank(method.new_bank(1))
+        assert method.bank is not None
+        return method.bank
+
+    def _keeper(self) -> KeepsBank:
+        """The method, if it has a bank."""
+        if not isinstance(self.method, KeepsBank):
+            raise LtmError(_no_bank(self.method.name))
+        return self.method
+
+    def _known(self, name: str, text: str) -> DocumentInfo | None:
+        """A whole document of this name and text; one that was cut off is removed."""
+        bank = self._bank()
+        for info in [info for info in self.documents if info.name == name]:
+            if not info.complete:
+                bank.delete_document(info.id)
+            elif bank.document_text(info.id) == text:
+                return info
+            else:
+                raise LtmError(
+                    f"this memory holds another text called {name}; delete that one first, or rename the new one"
+                )
+        return None
+
+    def _block_tokens(self) -> int:
+        """Whole segments, so that what is remembered does not depend on how a text is cut into blocks."""
+        segment = getattr(self.method.method_config, "segment_size", 1)
+        return max(BLOCK_TOKENS // segment, 1) * segment
+
+    def _info(self, document: int) -> DocumentInfo:
+        return next(info for info in self.documents if info.id == document)
+
+
+def _no_bank(method: str) -> str:
+    return f"method {method} keeps no bank; use one that does, such as {DEFAULT_METHOD}"
+
+
+def open_method(name: str, backbone: Backbone, sidenet: str | Path | None = None, **options: Any) -> Method:
+    """A method ready to use: one that needs training with trained weights, any other as it is.
+
+    sidenet: the directory that training wrote; None: what is shipped for this backbone. options: fields of the
+    method's config. Raises LtmError where there are no weights.
+    """
+    chosen = method_class(name)
+    if not chosen.card.needs_training:
+        return create_method(name, backbone, **options)
+    path = shipped_sidenet(backbone.name) if sidenet is None else Path(sidenet)
+    if path is None:
+        raise LtmError(
+            f"no trained weights are shipped for {backbone.name}; train some with "
+            f"`ltm train --backbone {backbone.name} --data FILES --out sidenet/` and pass --sidenet sidenet/"
+        )
+    method = load_method(backbone, path, **options)
+    if method.name != name:
+        raise LtmError(f"{path} holds weights of {method.name}, not of {name}; give --method {method.name}")
+    return method
+
+
+def shipped_sidenet(backbone_name: str) -> Path | None:
+    """The directory of the weights that come with this package for a backbone; None where there are none."""
+    path = Path(__file__).parent / "weights" / backbone_name
+    is_plain = Path(backbone_name).name == backbone_name
+    return path if is_plain and path.is_dir() else None
