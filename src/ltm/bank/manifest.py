@@ -122,7 +122,7 @@ class Manifest:
     def to_json(self) -> str:
         """The text of the file, with its own checksum."""
         values = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        return json.dumps({**values, "checksum": _checksum(values)}, indent=1, ensure_ascii=True) + "\n"
+        return json.dumps({**values, "checksum": _checksum(values)}, indent=1, ensure_ascii=True)
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

@@ -174,7 +174,8 @@ class Trainer:
         steps, scored = interval.steps, sum(step.scored for step in interval.steps)
         self._loss = sum(step.loss * step.scored for step in steps) / scored
         speed = sum(step.tokens for step in steps) / max(self.state.seconds - interval.since, 1e-9)
-        gates = dict(self.method.gate_summary())
+        with torch.no_grad():
+            gates = dict(self.method.gate_summary())
         self._write(
             "train",
             tokens=self.state.tokens,

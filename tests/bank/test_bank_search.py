@@ -1,0 +1,83 @@
+"""The fast search against the slow one in float64, at awkward sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ltm.bank import exact_search, naive_search
+from ltm.bank import search as search_module
+from ltm.bank.search import DIRECT, GROUP, grouped_top_k
+
+
+@pytest.mark.parametrize("chunks", [1, 63, 100])
+@pytest.mark.parametrize("tokens", [1, 63, 100])
+@pytest.mark.parametrize("heads", [2, 6])
+def test_search_is_the_reference(chunks, tokens, heads):
+    kv_heads, top_k = 2, min(16, chunks)
+    random = torch.Generator().manual_seed(chunks * tokens)
+    queries = torch.randn(heads, tokens, 8, generator=random)
+    keys = torch.randn(kv_heads, chunks, 8, generator=random)
+    expected_scores, expected = naive_search(queries, keys, top_k)
+    assert len(expected.unique()) > 1 or chunks == 1
+    scores, indices = exact_search(queries.view(kv_heads, -1, 8), keys, top_k)
+    assert torch.equal(indices.view(heads, tokens, top_k), expected)
+    torch.testing.assert_close(scores.view(heads, tokens, top_k).double(), expected_scores, atol=1e-5, rtol=1e-5)
+
+
+def test_the_reference_keeps_to_its_head():
+    keys = torch.tensor([[[1.0], [2.0]], [[5.0], [3.0]]])  # [kv_heads, chunks, head_dim]
+    scores, indices = naive_search(torch.tensor([1.0, -1.0, 2.0, -2.0]).view(4, 1, 1), keys, 2)
+    assert indices[:, 0].tolist() == [[1, 0], [0, 1], [0, 1], [1, 0]]
+    assert scores[:, 0].tolist() == [[2, 1], [-1, -2], [10, 6], [-6, -10]]
+
+
+def test_blocks_and_groups_change_nothing(monkeypatch):
+    random = torch.Generator().manual_seed(0)
+    queries, keys = torch.randn(2, 77, 8, generator=random), torch.randn(2, DIRECT * 2 + 5, 8, generator=random)
+    expected = naive_search(queries[:, :3], keys, 5)[1]
+    whole = exact_search(queries, keys, 5)
+    assert torch.equal(whole[1][:, :3], expected)
+    monkeypatch.setattr(search_module, "BLOCK_SCORES", {"cpu": 1, "cuda": 1})
+    in_blocks = exact_search(queries, keys, 5)
+    assert torch.equal(whole[1], in_blocks[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shift", [0.0, -100.0])  # all negative: bf16 cannot be compared as int16
+def test_dead_keys_are_never_found(dtype, shift):
+    random = torch.Generator().manual_seed(1)
+    keys = torch.randn(1, 3 * DIRECT, 4, generator=random)
+    keys[:, :, 0] = shift
+    keys[:, 100:5000] *= 10
+    queries = torch.randn(1, 20, 4, generator=random).abs()
+    alive = torch.cat((keys[:, :100], keys[:, 5000:]), dim=1)
+    scores, indices = exact_search(queries.to(dtype), keys.to(dtype), 9, (100, 5000))
+    assert not ((indices >= 100) & (indices < 5000)).any()
+    expected = torch.bmm(queries.to(dtype), alive.to(dtype).transpose(1, 2)).topk(9, dim=-1).values
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-2 if dtype != torch.float32 else 1e-5)
+    assert bool((scores[:, :, 0] < 0).all()) == (shift < 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(DIRECT + 1, DIRECT * 20),
+    top_k=st.integers(1, 40),
+    levels=st.integers(2, 1000),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 99),
+)
+def test_grouped_top_k_is_top_k(n, top_k, levels, dtype, seed):
+    random = torch.Generator().manual_seed(seed)
+    scores = torch.randint(-levels, levels, (2, n), generator=random).to(dtype)  # many ties
+    best, indices = grouped_top_k(scores, top_k)
+    assert torch.equal(best, scores.topk(top_k, dim=-1).values)
+    assert torch.equal(scores.gather(1, indices), best)
+    assert all(len(set(row)) == top_k for row in indices.tolist())
+
+
+def test_the_groups_are_used():
+    """The sizes above reach the grouped path, and twice in the largest."""
+    assert DIRECT < (DIRECT * 20 // GROUP) and DIRECT // GROUP > 40
