@@ -19,7 +19,7 @@ class LongMemConfig:
     reduction_factor: int = 5
     """Backbone layers for each SideNet layer (paper: 2); larger is smaller and faster."""
     memory_layer: int | None = None
-    """Zero-based backbone layer whose keys and values are remembered (released code: 17 of 24); None: near 3/4 of them."""
+    """Zero-based backbone layer whose keys and values are remembered (released: 17 of 24); None: near 3/4 of them."""
     copied_layer: Literal["first", "last"] = "first"
     """Which layer of each group of r backbone layers a SideNet layer starts from: 'last' (as released), or 'first',
     made for what the SideNet layer sees at the identity start, so that its queries meet the bank's keys at once."""
@@ -82,7 +82,8 @@ class LongMemConfig:
         if num_layers % factor:
             fitting = [str(n) for n in range(1, num_layers + 1) if num_layers % n == 0]
             problems.append(
-                f"reduction_factor={factor} does not divide the backbone's {num_layers} layers; use {', '.join(fitting)}"
+                f"reduction_factor={factor} does not divide the backbone's {num_layers} layers; "
+                f"use {', '.join(fitting)}"
             )
         elif self.memory_layer not in (None, *(allowed := self.copied_layers(num_layers))):
             problems.append(

@@ -36,7 +36,7 @@ class KeyValueTap(Plugin):
 
 
 class SideNetDriver(Plugin):
-    """Collects what the SideNet needs while the backbone runs; the SideNet's output takes the place of the backbone's."""
+    """Collects what the SideNet needs while the backbone runs; its output takes the place of the backbone's."""
 
     def __init__(
         self,

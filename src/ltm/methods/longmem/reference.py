@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ltm.attention.reference import naive_attention, naive_token_to_chunk
 
 
 @dataclass
 class NaiveMemory:
-    """One row's past: position-free keys and values [kv_heads, tokens, head_dim], and where each chunk begins and ends."""
+    """One row's past as chunks of position-free keys and values, each [kv_heads, up to chunk_size, head_dim]."""
 
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
@@ -69,13 +69,13 @@ class NaiveLongMem:
         memory.write(*remembered, self.config.chunk_size, self.config.memory_size)
         return self.view.head(sidenet.norm(side))
 
-    def _layer(self, layer: nn.Module, hidden: Tensor, memory: NaiveMemory | None) -> Tensor:
+    def _layer(self, layer: Any, hidden: Tensor, memory: NaiveMemory | None) -> Tensor:
         """A Llama layer: attention and feed-forward, each after a norm, each added to what came in."""
         attended = self._attention(layer, hidden, memory)
         hidden = hidden + layer.self_attn.o_proj(attended)
         return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
-    def _keys_values(self, layer: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _keys_values(self, layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Keys before rotation, and values, [kv_heads, tokens, head_dim]."""
         normed = layer.input_layernorm(hidden)
         keys, values = layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)
@@ -84,7 +84,7 @@ class NaiveLongMem:
     def _split(self, states: Tensor, heads: int) -> Tensor:
         return states.view(len(states), heads, self.view.head_dim).transpose(0, 1)
 
-    def _attention(self, layer: nn.Module, hidden: Tensor, memory: NaiveMemory | None) -> Tensor:
+    def _attention(self, layer: Any, hidden: Tensor, memory: NaiveMemory | None) -> Tensor:
         """[tokens, heads * head_dim]: local causal attention, and where there is a memory the two fused."""
         normed = layer.input_layernorm(hidden)
         free_query = self._split(layer.self_attn.q_proj(normed), self.view.num_heads)  # [heads, tokens, head_dim]
@@ -114,10 +114,8 @@ class NaiveLongMem:
             values[0].append([torch.cat([own_values[c] for c in chosen]) for chosen in best])
         remembered, lse = naive_attention(query[None], keys, values, scaling)
         gate = self.method.sidenet.local_share()
-        if gate is None:
-            weight = torch.sigmoid(local_lse - lse)[..., None]  # exp(a) / (exp(a) + exp(b))
-        else:
-            weight = gate.double().view(1, -1, 1, 1)
+        shared = torch.sigmoid(local_lse - lse)[..., None]  # exp(a) / (exp(a) + exp(b))
+        weight = shared if gate is None else gate.double().view(1, -1, 1, 1)
         return weight * local + (1 - weight) * remembered
 
     def _rotate(self, states: Tensor) -> Tensor:
