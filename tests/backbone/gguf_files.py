@@ -58,15 +58,15 @@ def write_gguf(path: Path, model: LlamaForCausalLM, *, quantize: bool = False, w
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
-    """Bytes, one merge (GGUF holds no empty list) and the special tokens, of the kind that splits digits."""
+    """Bytes, two merges (transformers reads no shorter list) and the special tokens, of the kind that splits digits."""
     tokenizer = build_tiny("tiny-llama")[1]
     tokens = tokenizer.convert_ids_to_tokens(list(range(256)))
-    tokens[1] = "ĠĠ"  # in place of the byte 1, which no test's text contains
+    tokens[1:3] = ["ĠĠ", "!!"]  # in place of two bytes that no test's text contains
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list([*tokens, "<pad>", "<bos>", "<eos>"])
     writer.add_token_types([gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * 3)
-    writer.add_token_merges(["Ġ Ġ"])
+    writer.add_token_merges(["Ġ Ġ", "! !"])
     writer.add_pad_token_id(256)
     writer.add_bos_token_id(257)
     writer.add_eos_token_id(258)

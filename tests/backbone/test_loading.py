@@ -124,7 +124,7 @@ def test_what_is_no_model(thing):
 
 
 def test_dtypes_and_devices_that_are_none():
-    assert "use 'auto', 'float32', 'bfloat16' or 'float16'" in message_of("tiny-llama", dtype="int3")
+    assert "use 'auto', 'float64', 'float32', 'bfloat16' or 'float16'" in message_of("tiny-llama", dtype="int3")
     assert "dtype=torch.int64" in message_of("tiny-llama", dtype=torch.int64)
     assert "is not a device" in message_of("tiny-llama", device="toaster")
     if not torch.cuda.is_available():

@@ -308,6 +308,26 @@ def test_an_empty_bank_gives_masked_zeros(make_bank):
     assert not found.mask.any() and not found.hits.valid.any()
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_what_the_cpu_gives(make_bank):
+    one, two = make_bank(memory_size=60, num_rows=2), make_bank(memory_size=60, num_rows=2, device="cuda")
+    mask = torch.ones(2, 13, dtype=torch.bool)
+    mask[1, :5] = False
+    for seed in range(8):
+        document = [bank.add_document(str(seed)) for bank in (one, two)][0]
+        keys, values, ids = tokens_of(13, batch=2, seed=seed)
+        one.write(keys, values, ids, mask=mask, documents=[document, None])
+        two.write(keys.cuda(), values.cuda(), ids.cuda(), mask=mask.cuda(), documents=[document, None])
+    for bank in (one, two):
+        bank.delete_document(document)
+    query = torch.randn(2, 4, 3, 8, generator=torch.Generator().manual_seed(0))
+    expected, found = one.retrieve(query, 5), two.retrieve(query.cuda(), 5)
+    assert found.keys.is_cuda and torch.equal(found.hits.slots.cpu(), expected.hits.slots)
+    assert torch.equal(found.keys.cpu(), expected.keys) and torch.equal(found.mask.cpu(), expected.mask)
+    slots = expected.hits.slots[0, 0, 0]
+    assert two.sources(slots.cuda()) == one.sources(slots) and two.documents == one.documents
+
+
 @pytest.mark.parametrize(
     "call, told",
     [

@@ -93,6 +93,14 @@ def test_a_text_shorter_than_a_chunk_is_read_and_said_so(run, sidenet, tmp_path)
     assert result.code == 0 and "shorter than a chunk of 4 tokens" in result.err
 
 
+def test_what_does_not_fit_the_memory_is_said(run, book, sidenet, tmp_path):
+    arguments = ("-o", tmp_path / "a.bank", "--backbone", "tiny-llama", "--sidenet", sidenet, "--memory-size", 100)
+    result = run("read", book, *arguments, "--json")
+    found, size = result.json(), book.stat().st_size
+    assert (found["tokens"], found["bank_tokens"], found["dropped_tokens"]) == (size, 100, size - 100)
+    assert f"oldest {size - 100} were dropped" in result.err and "--memory-size" in result.err
+
+
 def test_ask_streams_to_stdout_and_shows_passages(run, bank, sidenet):
     made = run("ask", bank, "Who?", "--sidenet", sidenet, "--max-tokens", 8, "--trace")
     assert made.code == 0 and "weight" in made.err and "moby.txt [" in made.err

@@ -33,7 +33,7 @@ def test_two_processes_with_one_row_equal_one_process_with_two(bench):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    done = subprocess.run([*command, str(bench.folder)], env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*command, str(bench.folder)], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
 
     method = FakeMethod(dropout=0.0)

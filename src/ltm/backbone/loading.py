@@ -78,7 +78,7 @@ def load_backbone(
     name_or_model: a hub id, a directory saved by transformers, a path ending in .gguf (converted once, then
         cached), a built-in name ('smollm2-135m', 'tiny-llama', ...; see `builtin_names`), or a model already
         loaded, which is frozen in place and otherwise kept as it is unless a dtype or device is given.
-    dtype: 'auto', 'float32', 'bfloat16', 'float16' or a torch.dtype. 'auto' is bfloat16 where the device has
+    dtype: 'auto', 'float64', 'float32', 'bfloat16', 'float16' or a torch.dtype. 'auto' is bfloat16 where the device has
         arithmetic for it (half the memory, more than twice the speed), else float32; tiny models are float32.
     device: None takes the GPU if there is one, for a named model.
     tokenizer: used instead of the model's own. A model passed without one has none, and takes token ids only.
@@ -206,10 +206,14 @@ def _load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside the weights; None, with a notice, where there is none."""
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        if tokenizer.vocab_size > len(tokenizer.all_special_tokens):
+            return tokenizer
+        reason = "no vocabulary"  # some versions of transformers make an empty tokenizer out of nothing
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        notice(f"{source} has no tokenizer that loads ({_first_line(error)}): it takes token ids only")
-        return None
+        reason = _first_line(error)
+    notice(f"{source} has no tokenizer that loads ({reason}): it takes token ids only")
+    return None
 
 
 def _move(model: nn.Module, device: torch.device) -> None:

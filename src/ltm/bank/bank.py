@@ -169,8 +169,9 @@ class Bank:
         for document in documents or ():
             if document is not None:
                 self.document_registry[document]
+        host_mask = None if mask is None or bool(mask.all()) else mask.cpu()
         for batch, number in enumerate(numbers):
-            chosen = slice(None) if mask is None else mask[batch].nonzero().squeeze(1)
+            chosen = slice(None) if host_mask is None else host_mask[batch].nonzero().squeeze(1)
             ids = token_ids[batch][chosen]
             if not len(ids):
                 continue
@@ -204,9 +205,8 @@ class Bank:
         other.rows = [self.rows[number] for number in numbers]
         for row in other.rows:
             row.sharers += 1
-        other.document_registry = self.document_registry.select(
-            numbers, [row.tokens_by_document() for row in other.rows]
-        )
+        held = [row.tokens_by_document() for row in other.rows] if len(self.document_registry) else []
+        other.document_registry = self.document_registry.select(numbers, held)
         return other
 
     # reading

@@ -29,6 +29,9 @@ class Documents:
     def __iter__(self) -> Iterator[Document]:
         return iter(list(self.by_id.values()))
 
+    def __len__(self) -> int:
+        return len(self.by_id)
+
     def __contains__(self, document: object) -> bool:
         return document in self.by_id
 

@@ -75,9 +75,7 @@ def read(
     backbone: BackboneName = None,
     sidenet: SideNetPath = None,
     method: MethodName = "longmem",
-    memory_size: Annotated[
-        int | None, typer.Option(help="Most tokens a new memory holds; the oldest leave first.")
-    ] = None,
+    memory_size: Annotated[int, typer.Option(help="Most tokens a new memory holds; the oldest leave first.")] = 65536,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from ltm.cli.console import Interrupted
 from ltm.errors import LtmError
+from ltm.host import keep_freed_memory
 
 MISTAKE, INTERRUPTED = 2, 130
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ltm.cli.app import app
 
     _quiet_libraries()
+    keep_freed_memory()
     try:
         code = app(
             args=list(sys.argv[1:] if arguments is None else arguments),

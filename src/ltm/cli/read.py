@@ -25,7 +25,7 @@ def run_read(
     backbone: str | None,
     sidenet: Path | None,
     method: str,
-    memory_size: int | None,
+    memory_size: int,
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -33,19 +33,18 @@ def run_read(
     total_chars = _survey(files)
     from ltm.session import Session  # only now: what cannot be read is told at once
 
-    options = {} if memory_size is None else {"memory_size": memory_size}
     ask_patience(f"opening {output}")
-    session = Session.open(output, backbone, method, sidenet, device=device, **options)
-    before = {info.id for info in session.documents if info.complete}
-    started, results = time.perf_counter(), []
+    session = Session.open(output, backbone, method, sidenet, device=device, memory_size=memory_size)
+    whole = {info.id: info.num_tokens for info in session.documents if info.complete}
+    results = []
     with make_progress() as progress, _explain_interrupt(output):
         bar = ReadBar(progress, total_chars)
         for document in iter_documents(files):
             bar.start(document)
             info = session.read(document.text, document.name, progress=bar.update)
-            results.append((info, info.id in before))
+            results.append((info, info.id not in whole))
             bar.finish(document)
-    _report(session, output, results, time.perf_counter() - started, as_json)
+    _report(session, output, results, sum(whole.values()) + bar.tokens, bar, as_json)
 
 
 def _survey(files: Sequence[Path]) -> int:
@@ -78,13 +77,18 @@ class ReadBar:
         self.done = self.tokens = 0
         self.started = time.perf_counter()
 
+    @property
+    def seconds(self) -> float:
+        """Since reading began."""
+        return max(time.perf_counter() - self.started, 1e-9)
+
     def start(self, document: Document) -> None:
-        self.before = self.tokens
+        self.before = self.tokens  # read of earlier documents
         self.progress.update(self.task, description=document.name)
 
     def update(self, now: ReadProgress) -> None:
         self.tokens = self.before + now.tokens
-        rate = self.tokens / max(time.perf_counter() - self.started, 1e-9)
+        rate = self.tokens / self.seconds
         detail = f"{self.tokens:,} tokens  {rate:,.0f} tokens/s  {format_bytes(now.bank_bytes)}"
         self.progress.update(self.task, completed=self.done + now.chars, detail=detail)
 
@@ -97,36 +101,44 @@ def _report(
     session: Session,
     output: Path,
     results: Sequence[tuple[DocumentInfo, bool]],
-    seconds: float,
+    given: int,
+    bar: ReadBar,
     as_json: bool,
 ) -> None:
-    """What was read, to stdout as JSON or to stderr in words; what a user may not expect is said either way."""
+    """What was read, to stdout as JSON or to stderr in words; what a user may not expect is said either way.
+
+    results: each document and whether it is new; given: tokens that were held before and that came.
+    """
     bank = session.method.bank
     assert bank is not None
-    new = [info for info, known in results if not known]
-    tokens = sum(info.num_tokens for info in new)
-    for info, known in results:
-        if known:
+    for info, new in results:
+        if not new:
             notice(f"{info.name} is in {output} already; passed over")
-        elif info.num_tokens < bank.config.chunk_size:
+        elif info.num_chars and info.num_tokens < bank.config.chunk_size:
             notice(f"{info.name} is shorter than a chunk of {bank.config.chunk_size} tokens; kept as a short chunk")
-    held = {info.id: info for info in session.documents}
-    lost = sum(info.num_tokens - held[info.id].num_tokens for info in new if info.id in held)
+    dropped = max(given - bank.num_tokens(0), 0)
+    if dropped:
+        notice(
+            f"the memory keeps {bank.config.memory_size:,} tokens, so the oldest {dropped:,} were dropped; "
+            "to keep all, read into a new memory with a larger --memory-size"
+        )
     result: dict[str, Any] = {
         "bank": str(output),
-        "documents": [{"name": i.name, "tokens": i.num_tokens, "new": not known} for i, known in results],
-        "tokens": tokens,
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
+        "documents": [{"name": i.name, "tokens": i.num_tokens, "new": new} for i, new in results],
+        "tokens": bar.tokens,
+        "seconds": bar.seconds,
+        "tokens_per_second": bar.tokens / bar.seconds,
+        "dropped_tokens": dropped,
         "bank_tokens": bank.num_tokens(0),
-        "bank_bytes": bank.nbytes,
+        "bank_bytes": bank.nbytes + bank.mapped_nbytes,
     }
     if as_json:
         print_json(result)
-    else:
-        notice(
-            f"read {len(new)} document{'s' * (len(new) != 1)}, {tokens:,} tokens in {seconds:.1f} s "
-            f"({result['tokens_per_second']:,.0f} tokens/s); {output} holds {result['bank_tokens']:,} tokens, "
-            f"{format_bytes(bank.nbytes)}{f', {lost:,} dropped' if lost else ''}"
-        )
-        notice(f'next: ltm ask {output} "..." --trace', style="dim")
+        return
+    num_new = sum(new for _, new in results)
+    notice(
+        f"read {num_new} document{'s' * (num_new != 1)}, {bar.tokens:,} tokens in {bar.seconds:.1f} s "
+        f"({result['tokens_per_second']:,.0f} tokens/s); {output} holds {result['bank_tokens']:,} tokens, "
+        f"{format_bytes(result['bank_bytes'])}"
+    )
+    notice(f'next: ltm ask {output} "..." --trace', style="dim")
