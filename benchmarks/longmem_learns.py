@@ -51,7 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--copied-layer", default="first", choices=("first", "last"))
     parser.add_argument("--memory-layer", type=int, default=None)
-    parser.add_argument("--test-tokens", type=int, default=6144, help="first tokens of each test document")
+    parser.add_argument("--test-tokens", type=int, default=4096, help="first tokens of each test document")
     parser.add_argument("--test-documents", type=int, default=8, help="test documents of each kind")
     parser.add_argument("--eval-only", action="store_true", help="score what --out already holds")
     return parser.parse_args()
@@ -96,14 +96,12 @@ def evaluate(backbone: Backbone, arguments: argparse.Namespace) -> dict[str, dic
         "no_memory": load_method(backbone, arguments.out / "no_memory", **window),
         "longmem": load_method(backbone, arguments.out / "longmem", **window),
     }
-    results: dict[str, dict[str, PerplexityResult]] = {name: {} for name in (*methods, "longmem, memory off")}
+    results: dict[str, dict[str, PerplexityResult]] = {name: {} for name in methods}
     for kind in KINDS:
         documents = test_documents(backbone, arguments, kind)
         for name, method in methods.items():
             results[name][kind] = perplexity(method, documents)
             notice(f"{kind}: {name} {results[name][kind].perplexity:.3f}")
-        with methods["longmem"].memory_off():
-            results["longmem, memory off"][kind] = perplexity(methods["longmem"], documents)
     return results
 
 

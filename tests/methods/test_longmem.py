@@ -115,6 +115,17 @@ def test_empty_bank_or_closed_gate_is_the_sidenet_alone(tiny_backbone):
     torch.testing.assert_close(method(ids).logits, without(ids).logits, atol=1e-6, rtol=1e-5)
 
 
+def test_training_in_bf16_beside_a_float32_backbone(tiny_backbone):
+    """Autocast must not reach the search: scores and bank stay in the bank's dtype."""
+    method = build(tiny_backbone, dtype="float32").train()
+    ids = tokens(2, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = method(ids, labels=ids, remember=True).loss
+    loss.backward()
+    assert float(method.sidenet.memory_gate.grad.abs().sum()) > 0
+    assert float(loss) == pytest.approx(float(method(ids, labels=ids).loss), rel=0.1)
+
+
 def test_shared_memory_lets_rows_read_each_other(tiny_backbone):
     apart, shared = build(tiny_backbone), build(tiny_backbone, shared_memory=True)
     one, other = tokens(2, 16, seed=1), tokens(2, 16, seed=1)

@@ -95,7 +95,8 @@ class MemoryReader(Plugin):
 
     def views(self, layer: int, query: Tensor) -> Sequence[View]:
         if self._view is None:
-            with torch.no_grad():
+            # search compares scores in the bank's dtype, whatever autocast would make of them
+            with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
                 self._view = self._retrieve(query.detach())
         self._view.gate = self.gate
         return (self._view,)
