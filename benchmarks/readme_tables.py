@@ -13,7 +13,10 @@ START, END = "<!-- measured: benchmarks/readme_tables.py -->", "<!-- end -->"
 
 def main() -> None:
     readme = ROOT / "README.md"
-    parts = [learns(load("longmem_learns")), speed(load("longmem_speed_bfloat16"), load("longmem_speed_float32"))]
+    parts = [
+        learns(load("longmem_learns")),
+        speed(*map(load, sorted(file.stem for file in RESULTS.glob("longmem_speed_*.json")))),
+    ]
     body = "\n\n".join([START, *parts, END])
     text = readme.read_text()
     pattern = re.compile(re.escape(START) + ".*?" + re.escape(END), re.DOTALL)
