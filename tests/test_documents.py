@@ -15,7 +15,7 @@ from ltm.errors import LtmError
 
 def write_jsonl(path: Path, records: list, compress: bool = False) -> Path:
     data = "".join(json.dumps(record) + "\n" for record in records).encode()
-    path.write_bytes(gzip.compress(data) if compress else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if compress else data)
     return path
 
 
@@ -89,7 +89,7 @@ def test_blank_lines_are_passed_over(tmp_path):
         ("a.jsonl", b'{"text": "a\\u0000"}\n', r"a\.jsonl:1 .*NUL"),
         ("a.jsonl", b'{"text": ""}\n', "holds no text"),
         ("a.jsonl.gz", b'{"text": "not packed"}\n', "not a whole gzip file"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 500)[:40], "not a whole gzip file"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 500, mtime=0)[:40], "not a whole gzip file"),
         ("a.pdf", b"%PDF", "not a kind of file.*jsonl.gz"),
     ],
 )
