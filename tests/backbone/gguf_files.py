@@ -67,6 +67,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
     writer.add_token_list([*tokens, "<pad>", "<bos>", "<eos>"])
     writer.add_token_types([gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * 3)
     writer.add_token_merges(["Ġ Ġ", "! !"])
+    writer.add_unk_token_id(256)  # some versions of transformers cannot do without
     writer.add_pad_token_id(256)
     writer.add_bos_token_id(257)
     writer.add_eos_token_id(258)

@@ -97,8 +97,9 @@ def test_what_does_not_fit_the_memory_is_said(run, book, sidenet, tmp_path):
     arguments = ("-o", tmp_path / "a.bank", "--backbone", "tiny-llama", "--sidenet", sidenet, "--memory-size", 100)
     result = run("read", book, *arguments, "--json")
     found, size = result.json(), book.stat().st_size
-    assert (found["tokens"], found["bank_tokens"], found["dropped_tokens"]) == (size, 100, size - 100)
-    assert f"oldest {size - 100} were dropped" in result.err and "--memory-size" in result.err
+    assert found["tokens"] == size and 96 <= found["bank_tokens"] <= 100  # whole chunks leave
+    assert found["dropped_tokens"] == size - found["bank_tokens"]
+    assert f"oldest {found['dropped_tokens']} were dropped" in result.err and "--memory-size" in result.err
 
 
 def test_ask_streams_to_stdout_and_shows_passages(run, bank, sidenet):

@@ -123,7 +123,7 @@ def test_training_in_bf16_beside_a_float32_backbone(tiny_backbone):
         loss = method(ids, labels=ids, remember=True).loss
     loss.backward()
     assert float(method.sidenet.memory_gate.grad.abs().sum()) > 0
-    assert float(loss) == pytest.approx(float(method(ids, labels=ids).loss), rel=0.1)
+    assert loss.item() == pytest.approx(method(ids, labels=ids).loss.item(), rel=0.1)
 
 
 def test_shared_memory_lets_rows_read_each_other(tiny_backbone):
@@ -201,7 +201,8 @@ def test_saved_weights_in_each_dtype_stay_close(tiny_backbone, tmp_path):
     method = build(tiny_backbone, dtype="float32")
     ids = tokens(1, 7)
     expected = method(ids).logits
-    for dtype, tolerance in (("float32", 1e-6), ("bfloat16", 2e-2), ("int8", 3e-2)):
+    # logits of size 2 through three layers whose weights are each off by at most 0.2% (bf16) or half of 1/127 (int8)
+    for dtype, tolerance in (("float32", 1e-6), ("bfloat16", 2e-2), ("int8", 6e-2)):
         method.save_pretrained(tmp_path / dtype, dtype)
         loaded = LongMem.from_pretrained(method.backbone, tmp_path / dtype)
         assert loaded.num_trainable == 0

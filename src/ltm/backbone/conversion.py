@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from gguf import GGUFReader
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ltm.backbone.notices import quiet, working
 from ltm.errors import LtmError
@@ -144,7 +144,7 @@ def load_gguf(gguf_file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
         reader = GGUFReader(gguf_file)
         with quiet():
             model = _load_finite(gguf_file, _storage_dtype(reader))
-            tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
     except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise LtmError(f"{gguf_file} cannot be read as a GGUF model ({reason}); pass a complete file.") from error

@@ -37,14 +37,16 @@ class MappedEntries:
                 parts.append(block[name][:, :, low:high])
         return torch.cat(parts, dim=2) if parts else self.blocks[0][name][:, :, :0].clone()
 
-    def gather(self, name: str, layer: int, head: int, places: Tensor, out: Tensor) -> None:
-        """Chunks at these places in order (int64 [n]) into out [n, chunk_size * head_dim]."""
+    def gather(self, layer: int, head: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Chunks at these places in order (int64 [n]) into keys and values [n, chunk_size * head_dim]."""
+        outs = {"keys": keys, "values": values}
         if len(self.blocks) == 1:
-            torch.index_select(self.blocks[0][name][layer, head].flatten(1), 0, places, out=out)
+            for name, out in outs.items():
+                torch.index_select(self.blocks[0][name][layer, head].flatten(1), 0, places, out=out)
             return
         owner = torch.bucketize(places, self.bounds, right=True)
         for number in owner.unique().tolist():
             chosen = (owner == number).nonzero().squeeze(1)
-            begin = self.ends[number - 1] if number else 0
-            entries = self.blocks[number][name][layer, head].flatten(1)
-            out.index_copy_(0, chosen, entries.index_select(0, places[chosen] - begin))
+            within = places[chosen] - (self.ends[number - 1] if number else 0)
+            for name, out in outs.items():
+                out.index_copy_(0, chosen, self.blocks[number][name][layer, head].flatten(1).index_select(0, within))

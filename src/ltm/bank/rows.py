@@ -199,8 +199,7 @@ class Row:
     def gather(self, layer: int, head: int, order: Tensor, keys: Tensor, values: Tensor) -> None:
         """Entries of the chunks at these places in order [n], into keys and values [n, chunk_size * head_dim]."""
         if self.mapped is not None:
-            self.mapped.gather("keys", layer, head, order, keys)
-            self.mapped.gather("values", layer, head, order, values)
+            self.mapped.gather(layer, head, order, keys, values)
             return
         position = self.ring.position(order)
         for name, out in (("keys", keys), ("values", values)):

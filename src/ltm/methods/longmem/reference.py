@@ -27,7 +27,7 @@ class NaiveMemory:
         """Append a segment cut into chunks, each [kv_heads, up to chunk_size, head_dim]; the oldest chunks leave."""
         self.keys += list(keys.split(chunk_size, dim=1))
         self.values += list(values.split(chunk_size, dim=1))
-        while len(self.keys) > memory_size // chunk_size:
+        while sum(chunk.shape[1] for chunk in self.keys) > memory_size:
             del self.keys[0], self.values[0]
 
 
