@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ltm.attention.function import ATTENTION_NAME, Site, open_site
+from ltm.attention.function import ATTENTION_NAME, LocalView, Site, open_site
 from ltm.attention.views import View
 from ltm.compat import get_attention_name, set_attention_name
 
@@ -38,6 +38,9 @@ class Plugin:
     entered_layers: Collection[int] = ()
     """Layers for which `enter_layer` is called."""
 
+    watches_local: bool = False
+    """Whether `attended` is called for the viewed layers."""
+
     def observe(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """New position-free keys and values of a call, [batch, kv_heads, tokens, head_dim]. May raise StopForward."""
 
@@ -47,6 +50,10 @@ class Plugin:
 
     def used(self, layer: int, view: View, weights: Tensor) -> None:
         """The softmax weights [batch, heads, tokens, slots] that one of this plugin's views received."""
+
+    def attended(self, layer: int, local: LocalView, lse: Tensor) -> None:
+        """What the local view looked at, and the log-sum-exp [batch, heads, tokens] of the softmax that it shares with
+        the extra views: exp(logit - lse) is a local key's weight."""
 
     def enter_layer(self, layer: int, hidden: Tensor, args: tuple, kwargs: dict[str, Any]) -> None:
         """A decoder layer is called with hidden states [batch, tokens, hidden_size] and these further arguments."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ltm.attention.positions import unrotate
-from ltm.attention.views import Partial, View, attend, merge_gate, merge_softmax
+from ltm.attention.views import Partial, View, attend, merge_gate, merge_softmax, total_lse
 from ltm.compat import ALL_ATTENTION_FUNCTIONS, AttentionInterface, AttentionMaskInterface, sdpa_mask
 
 ATTENTION_NAME = "ltm"
@@ -30,6 +30,10 @@ class SitePlugin(Protocol):
     def views(self, layer: int, query: Tensor) -> Sequence[View]: ...
 
     def used(self, layer: int, view: View, weights: Tensor) -> None: ...
+
+    watches_local: bool
+
+    def attended(self, layer: int, local: LocalView, lse: Tensor) -> None: ...
 
 
 class Site:
@@ -101,7 +105,7 @@ class LocalView(NamedTuple):
 
     def partial(self) -> Partial:
         """The same with its log-sum-exp, for a softmax shared with other views."""
-        return attend(self.query, self.key, self.value, self.explicit_mask(), self.scaling, self.softcap)
+        return attend(self.query, self.key, self.value, self.explicit_mask(), self.scaling, self.softcap, weights=False)
 
     def explicit_mask(self) -> Tensor:
         """bool [batch or 1, 1, tokens, kv]: the mask that transformers leaves out when attention is plainly causal."""
@@ -147,14 +151,21 @@ def _merge_views(site: Site, local: LocalView) -> Tensor:
     gated: list[tuple[Partial, Tensor]] = []
     for plugin in site.viewers:
         for view in plugin.views(site.layer, free_query):
-            query = free_query if view.position_free else local.query
-            partial = attend(query, view.keys, view.values, view.mask, local.scaling, local.softcap)
-            plugin.used(site.layer, view, partial.weights)
+            partial = view.partial(free_query, local.query, local.scaling, local.softcap)
+            if partial.weights is not None:
+                plugin.used(site.layer, view, partial.weights)
             if view.gate is None:
                 shared.append(partial)
             else:
                 gated.append((partial, view.gate))
-    output = merge_softmax([local.partial(), *shared]) if shared else local.output()
+    watchers = [plugin for plugin in site.viewers if plugin.watches_local]
+    if shared or watchers:
+        parts = [local.partial(), *shared]
+        output = merge_softmax(parts)
+        for plugin in watchers:
+            plugin.attended(site.layer, local, total_lse(parts))
+    else:
+        output = local.output()
     for partial, gate in gated:
         output = merge_gate(output, partial, gate)
     return output

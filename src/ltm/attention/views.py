@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+_FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+"""torch's fused attention for CPUs, called by its name because the public function keeps the log-sum-exp to itself."""
+
 
 class Partial(NamedTuple):
     """What one view contributes: output [batch, heads, tokens, head_dim], lse [batch, heads, tokens] (-inf where the
-    view offers nothing), weights [batch, heads, tokens, slots] (the view's own softmax)."""
+    view offers nothing), weights [batch, heads, tokens, slots] (the view's own softmax; None: they were not asked for)."""
 
     output: Tensor
     lse: Tensor
-    weights: Tensor
+    weights: Tensor | None
 
 
 @dataclass
@@ -33,6 +36,8 @@ class View:
     mask: bool [batch, 1 or heads, tokens or 1, slots], False where a slot holds nothing; None: all hold something.
     position_free: whether the keys carry no position, so that the un-rotated query meets them.
     gate: None for one softmax shared with the local view, else [heads] weights of the *local* side in 0..1.
+    query: [batch, heads, tokens, head_dim], meets the keys in the place of the call's own (rotated to where the view is
+        placed); None: the call's own, as position_free says. weights: whether anybody wants the softmax weights.
     """
 
     keys: Tensor
@@ -40,6 +45,13 @@ class View:
     mask: Tensor | None = None
     position_free: bool = True
     gate: Tensor | None = None
+    query: Tensor | None = None
+    weights: bool = True
+
+    def partial(self, free: Tensor, local: Tensor, scaling: float, softcap: float | None) -> Partial:
+        """What the view contributes for the call's query, given without its positions and as the local view has it."""
+        query = self.query if self.query is not None else free if self.position_free else local
+        return attend(query, self.keys, self.values, self.mask, scaling, softcap, self.weights)
 
 
 def attend(
@@ -49,25 +61,63 @@ def attend(
     mask: Tensor | None,
     scaling: float,
     softcap: float | None = None,
+    weights: bool = True,
 ) -> Partial:
     """Softmax attention of each query over one view, with its log-sum-exp.
 
     query: [batch, heads, tokens, head_dim]; keys, values and mask as in `View`; `scaling` multiplies the logits;
     `softcap` bounds them by softcap * tanh(logits / softcap) (Gemma 2). A query that may see nothing gets a zero
-    output and lse -inf. Logits and softmax are in float32 at least.
+    output and lse -inf. Logits and softmax are in float32 at least. weights: False where the softmax weights are not
+    needed, which is several times faster on a CPU.
 
     >>> q = torch.randn(1, 2, 3, 4)
     >>> attend(q, torch.randn(1, 1, 5, 4), torch.randn(1, 1, 5, 4), None, 0.5).output.shape
     torch.Size([1, 2, 3, 4])
     """
+    if not weights and _flash_fits(query, keys, softcap):
+        return _flash(query, keys, values, mask, scaling)
     logits = _logits(query, keys, scaling)  # [batch, heads, tokens, slots]
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     if mask is not None:
         logits = logits.masked_fill(~mask, float("-inf"))
     lse = torch.logsumexp(logits, dim=-1)  # [batch, heads, tokens]
-    weights = torch.exp(logits - lse.clamp(min=torch.finfo(lse.dtype).min)[..., None])
-    return Partial(_weighted_values(weights.to(values.dtype), values, query), lse, weights)
+    shares = torch.exp(logits - lse.clamp(min=torch.finfo(lse.dtype).min)[..., None])
+    return Partial(_weighted_values(shares.to(values.dtype), values, query), lse, shares)
+
+
+def _flash_fits(query: Tensor, keys: Tensor, softcap: float | None) -> bool:
+    """Whether the fused kernel computes this: on a CPU, without a cap or a gradient (its log-sum-exp has none)."""
+    needs_gradient = torch.is_grad_enabled() and (query.requires_grad or keys.requires_grad)
+    return query.device.type == "cpu" and keys.dim() == 4 and keys.shape[2] > 0 and softcap is None and not needs_gradient
+
+
+def _flash(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Partial:
+    """`attend` by the fused kernel."""
+    batch, heads, tokens, _ = query.shape
+    kv_heads = keys.shape[1]
+    grouped = _group_heads(query.to(keys.dtype), kv_heads)  # [batch, kv_heads, group * tokens, head_dim]
+    bias = None if mask is None else _grouped_bias(mask, heads // kv_heads, grouped, keys.shape[2])
+    output, lse = _FLASH(grouped, keys, values, attn_mask=bias, scale=scaling)
+    output, lse = output.reshape(batch, heads, tokens, -1), lse.reshape(batch, heads, tokens)
+    if mask is not None:
+        lse = lse.masked_fill(~mask.any(dim=-1), float("-inf"))  # the kernel's is 0 there, and its output 0
+    return Partial(output.to(query.dtype), lse, None)
+
+
+def _grouped_bias(mask: Tensor, group: int, grouped: Tensor, slots: int) -> Tensor:
+    """What is added to the logits of grouped queries, [batch, 1 or kv_heads, group * tokens, slots]: 0 or -inf."""
+    batch, kv_heads, rows, _ = grouped.shape
+    bias = torch.zeros(mask.shape, dtype=grouped.dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+    bias = bias.expand(batch, -1, rows // group, slots)
+    if bias.shape[1] == 1:
+        return bias.repeat(1, 1, group, 1)
+    return bias.reshape(batch, kv_heads, rows, slots)
+
+
+def total_lse(partials: Sequence[Partial]) -> Tensor:
+    """The log-sum-exp of all views together, [batch, heads, tokens]; -inf where none offers anything."""
+    return torch.logsumexp(torch.stack([partial.lse for partial in partials]), dim=0)
 
 
 def merge_softmax(partials: Sequence[Partial]) -> Tensor:

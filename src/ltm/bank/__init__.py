@@ -1,8 +1,9 @@
 """The bank: write, search, gather, evict, delete, save, load. See `Bank`."""
 
 from ltm.bank.bank import Bank
-from ltm.bank.chunks import ChunkLayout
+from ltm.bank.chunks import ChunkLayout, EventCut
 from ltm.bank.config import BankConfig
+from ltm.bank.events import EventTable
 from ltm.bank.hits import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
 from ltm.bank.index import INDEXES
 from ltm.bank.manifest import Manifest
@@ -15,6 +16,8 @@ __all__ = [
     "ChunkLayout",
     "ChunkSource",
     "DocumentInfo",
+    "EventCut",
+    "EventTable",
     "Hits",
     "Manifest",
     "Neighbours",

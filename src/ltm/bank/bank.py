@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ltm.bank.checks import check_layer, check_search, check_write, row_numbers
-from ltm.bank.chunks import ChunkLayout
+from ltm.bank.chunks import ChunkLayout, EventCut
 from ltm.bank.config import BankConfig
 from ltm.bank.documents import Documents
+from ltm.bank.events import EventTable, RowEvents
 from ltm.bank.hits import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
 from ltm.bank.loading import check_files, load_bank
 from ltm.bank.manifest import Manifest, has_bank, read_manifest
@@ -76,7 +77,16 @@ class Bank:
         self.backbone, self.extra = backbone, dict[str, Any]()
         self._fingerprint = fingerprint
         self.uuid = uuid4().hex
-        self.layout = ChunkLayout(len(layers), num_kv_heads, self.config.chunk_size, head_dim, dtype, self.device)
+        self.layout = ChunkLayout(
+            len(layers),
+            num_kv_heads,
+            self.config.chunk_size,
+            head_dim,
+            dtype,
+            self.device,
+            self.config.event_heads,
+            self.config.offload,
+        )
         budget = budget_of(self.config, self.layout)
         self.rows = [Row(self.layout, budget, self.config.index) for _ in range(num_rows)]
         self.document_registry = Documents()
@@ -160,6 +170,7 @@ class Bank:
         rows: Rows | None = None,
         documents: Sequence[int | None] | None = None,
         spans: Tensor | None = None,
+        events: Sequence[EventCut] | None = None,
     ) -> None:
         """Add tokens to the rows' ends as detached copies, and evict what is over the budget, oldest chunks first.
 
@@ -167,7 +178,8 @@ class Bank:
         layers; keys without positions. token_ids: int64 [batch, tokens]; mask: bool [batch, tokens], False = padding,
         passed over. rows: the memory row of each batch row (None: 0, 1, ...); several may share one, and are then
         written one after another. documents: a document id for each batch row, or None. spans: int64 [batch, tokens,
-        2], character ranges in the document's text.
+        2], character ranges in the document's text. events: of each batch row, where the config has event_heads: how
+        its tokens (padding left out) fall into events, and the keys these are found by.
         The tokens of one write are cut into chunks of chunk_size; the last may be short and stays so. Raises
         BankError for shapes, rows or documents that do not fit.
         """
@@ -184,6 +196,8 @@ class Bank:
             ids = token_ids[batch][chosen]
             if not len(ids):
                 continue
+            cut = None if events is None else events[batch]
+            self.layout.check_events(cut, len(ids))
             chunks = self.layout.cut(
                 keys[:, batch][:, :, chosen],
                 values[:, batch][:, :, chosen],
@@ -191,7 +205,7 @@ class Bank:
                 None if spans is None else spans[batch][chosen],
                 None if documents is None else documents[batch],
             )
-            self._writable(number).append(chunks, len(ids))
+            self._writable(number).append(chunks, len(ids), cut)
 
     def reset(self, rows: Rows | None = None) -> None:
         """Forget all rows or some, with the documents of which nothing is left in other rows."""
@@ -219,6 +233,29 @@ class Bank:
         return other
 
     # reading
+
+    def entries(self, row: int, places: Tensor | slice, layer: int = 0) -> tuple[Tensor, Tensor]:
+        """Keys and values [kv_heads, n, head_dim] of a row's tokens at places in order (0 the oldest; int64 [n], or a
+        range, which is not copied where it lies together). Banks whose chunks are single tokens; only to be read."""
+        if self.config.chunk_size != 1:
+            raise BankError(f"entries are single tokens, but this bank has chunk_size={self.config.chunk_size}")
+        check_layer(self.layout, layer)
+        return self.rows[row].entries(layer, places)
+
+    def event_table(self, row: int) -> EventTable:
+        """Where a row's events lie. Raises BankError where the bank keeps none."""
+        return self._events_of(row).table(self.rows[row].numbers())
+
+    def score_events(self, row: int, queries: Tensor, layer: int = 0) -> Tensor:
+        """Inner products of queries [queries, event_heads * head_dim] with the representative keys of a row's events,
+        heads summed: [queries, events]. Raises BankError where the bank keeps none."""
+        return self._events_of(row).scores(layer, queries)
+
+    def _events_of(self, row: int) -> RowEvents:
+        events = self.rows[row].events
+        if events is None:
+            raise BankError("this bank keeps no events; make one with BankConfig(event_heads=...)")
+        return events
 
     @torch.no_grad()
     def search(self, queries: Tensor, top_k: int, *, rows: Rows | None = None, layer: int = 0) -> Hits:

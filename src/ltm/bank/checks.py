@@ -60,6 +60,8 @@ def check_search(layout: ChunkLayout, queries: Tensor, top_k: int, layer: int) -
             f"queries has shape {tuple(queries.shape)}; give [batch, heads, tokens, {layout.head_dim}], "
             f"heads a multiple of {layout.num_kv_heads}"
         )
+    if layout.event_heads is not None:
+        raise BankError("this bank keeps events instead of search keys; see score_events")
     if top_k < 1:
         raise BankError(f"top_k={top_k}; ask for 1 chunk or more")
     check_layer(layout, layer)

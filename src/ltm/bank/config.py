@@ -28,6 +28,14 @@ class BankConfig:
     """Most bytes the tensors of a row take, search keys, token ids and spans included; None: no limit."""
     index: str = "exact"
     """Search over chunk keys: 'exact' in torch, or 'faiss' (needs the faiss extra)."""
+    event_heads: int | None = None
+    """Heads of the representative keys that writes bring for *events*, runs of tokens that are found together; None:
+    no events, chunks are searched by their mean keys."""
+    event_tokens: int = 8
+    """Tokens that an event has at least, a write's last one apart: how many events a budget makes room for."""
+    offload: int | None = None
+    """Chunks of a row above which its keys and values lie in temporary files mapped into memory, of which the system
+    keeps in RAM what is used; None: always in RAM."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -35,6 +43,13 @@ class BankConfig:
             for name, least in (("chunk_size", 1), ("memory_size", 1), ("memory_bytes", 1))
             if not _is_count(value := getattr(self, name), least) and not (value is None and name != "chunk_size")
         ]
+        problems += [
+            f"{name}={value!r}; use a whole number of 1 or more{'' if name == 'event_tokens' else ', or None'}"
+            for name in ("event_heads", "event_tokens", "offload")
+            if not _is_count(value := getattr(self, name), 1) and not (value is None and name != "event_tokens")
+        ]
+        if self.event_heads is not None and self.chunk_size != 1:
+            problems.append(f"chunk_size={self.chunk_size} with events; use 1, an event has as many tokens as it has")
         if self.index not in INDEXES:
             problems.append(f"index={self.index!r}; use one of {', '.join(sorted(INDEXES))}")
         if not problems and self.memory_size is not None and self.memory_size < self.chunk_size:

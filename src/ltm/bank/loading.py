@@ -117,7 +117,7 @@ def _fill_row(row: Row, entry: RowEntry, files: Sequence[Path], mmap: bool) -> N
     if not blocks:
         return
     mapped = [{name: block.pop(name) for name in HEAVY} for block in blocks] if mmap else []
-    axes = {name: field.axis for name, field in row.layout.fields.items()}
+    axes = {name: field.axis for name, field in {**row.layout.fields, **row.layout.event_fields}.items()}
     chunks = {name: torch.cat([block[name] for block in blocks], dim=axes[name]) for name in blocks[0]}
     row.restore(chunks, mapped, entry.next)
     if (row.num_chunks, row.num_tokens) != (entry.num_chunks, entry.num_tokens):
@@ -129,12 +129,15 @@ def _read_shard(file: Path, layout: ChunkLayout, first: int) -> Chunks:
     """A shard's chunks from slot `first` on (older ones were evicted), still mapped from the file."""
     try:
         with safe_open(file, framework="pt") as shard:
-            tensors = {name: shard.get_tensor(name) for name in layout.fields}
+            fields = {**layout.fields, **layout.event_fields}
+            tensors = {name: shard.get_tensor(name) for name in fields}
     except (SafetensorError, OSError) as error:
         raise BankCorruptError(damaged(file, str(error))) from error
-    evicted = int((tensors["numbers"] < first).sum())
-    for name, field in layout.fields.items():
-        tensor = tensors[name]
+    gone = {False: int((tensors["numbers"] < first).sum())}
+    if layout.event_fields:
+        gone[True] = int((tensors["starts"] < first).sum())
+    for name, field in fields.items():
+        tensor, evicted = tensors[name], gone[name in layout.event_fields]
         shape = (*tensor.shape[: field.axis], *tensor.shape[field.axis + 1 :])
         if shape != field.before + field.after or tensor.dtype != field.dtype:
             raise BankCorruptError(damaged(file, f"its {name} do not have the shape or dtype of this bank"))

@@ -1,14 +1,27 @@
-"""Keys and values that stay in the files they were saved in, mapped into memory and fetched from there."""
+"""Keys and values in files mapped into memory: those a bank was saved in, and temporary ones for what is too much."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from math import prod
+from mmap import mmap
 
 import torch
 from torch import Tensor
 
-from ltm.bank.chunks import Chunks
+
+def file_backed(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor in a temporary file that vanishes with it; the system keeps in RAM what is used, as far as there is
+    room. The file lies where `tempfile` puts it (TMPDIR)."""
+    num_bytes = prod(shape) * dtype.itemsize
+    if not num_bytes:
+        return torch.empty(*shape, dtype=dtype)
+    with tempfile.TemporaryFile(prefix="ltm-bank-") as file:
+        file.truncate(num_bytes)
+        mapped = mmap(file.fileno(), num_bytes)  # the mapping keeps the nameless file
+    return torch.frombuffer(mapped, dtype=dtype).view(*shape)  # and the tensor the mapping
 
 
 class MappedEntries:
@@ -17,7 +30,7 @@ class MappedEntries:
     blocks: "keys" and "values" [layers, kv_heads, chunks of the block, chunk_size, head_dim] each. They are only read.
     """
 
-    def __init__(self, blocks: Sequence[Chunks]):
+    def __init__(self, blocks: Sequence[Mapping[str, Tensor]]):
         self.blocks = list(blocks)
         self.ends = list(accumulate(block["keys"].shape[2] for block in self.blocks))
         self.bounds = torch.tensor(self.ends)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from ltm.bank.chunks import ChunkLayout, Chunks, Field
+from ltm.bank.chunks import Chunks, Field
 
 
 class Ring:
-    """A queue of chunks. The chunk that is i-th in order lies at position (start + i) % capacity of every buffer.
+    """A queue of chunks (or events). The i-th in order lies at position (start + i) % capacity of every buffer.
 
-    >>> ring = Ring(layout)  # doctest: +SKIP
+    >>> ring = Ring(layout.fields)  # doctest: +SKIP
     >>> ring.reserve(16); ring.append(chunks); ring.drop(2)  # doctest: +SKIP
     """
 
-    def __init__(self, layout: ChunkLayout):
-        self.fields: dict[str, Field] = dict(layout.fields)
+    def __init__(self, fields: Mapping[str, Field]):
+        self.fields: dict[str, Field] = dict(fields)
         self.buffers: Chunks = {name: field.empty(0) for name, field in self.fields.items()}
         self.capacity = self.start = self.length = 0
 
@@ -27,7 +29,7 @@ class Ring:
 
     def append(self, chunks: Chunks) -> None:
         """Add chunks at the end; there must be room."""
-        added = chunks["counts"].shape[0]
+        added = self._count(chunks)
         done = 0
         for low, high in self._ranges(self.length, added):
             for name, buffer in self.buffers.items():
@@ -82,12 +84,17 @@ class Ring:
             return self.start, end, (0, 0)
         return 0, self.capacity, (end - self.capacity, self.start)
 
-    def copy(self, layout: ChunkLayout) -> Ring:
+    def copy(self) -> Ring:
         """The same chunks in buffers of their own."""
-        other = Ring(layout)
+        other = Ring(self.fields)
         other.buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
         other.capacity, other.start, other.length = self.capacity, self.start, self.length
         return other
+
+    def _count(self, chunks: Chunks) -> int:
+        """How many chunks these are."""
+        name = next(iter(self.buffers))
+        return chunks[name].shape[self.fields[name].axis]
 
     def _ranges(self, first: int, count: int) -> list[tuple[int, int]]:
         """At most two ranges of positions that hold places first to first + count."""

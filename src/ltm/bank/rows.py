@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ltm.bank.chunks import HEAVY, NO_DOCUMENT, ChunkLayout, Chunks
+from ltm.bank.chunks import HEAVY, NO_DOCUMENT, ChunkLayout, Chunks, EventCut
 from ltm.bank.config import BankConfig
+from ltm.bank.events import RowEvents
 from ltm.bank.hits import ChunkSource
 from ltm.bank.index import create_index
 from ltm.bank.mapped import MappedEntries
@@ -23,11 +24,12 @@ FIRST_CHUNKS = 16
 
 @dataclass(frozen=True)
 class Budget:
-    """What a row may hold: so many tokens, and so many chunks (from a budget in bytes); None: no limit."""
+    """What a row may hold: so many tokens, and so many chunks and events (from a budget in bytes); None: no limit."""
 
     tokens: int | None
     chunks: int | None
     chunk_size: int
+    events: int | None = None
 
     def capacity_for(self, needed: int, capacity: int) -> int:
         """Room to make for `needed` chunks: a quarter more than now, but not beyond the budget unless needed.
@@ -43,12 +45,17 @@ class Budget:
 
 def budget_of(config: BankConfig, layout: ChunkLayout) -> Budget:
     """The budget of each row of a bank. Raises ConfigError where not one chunk fits."""
-    chunks = None if config.memory_bytes is None else config.memory_bytes // layout.bytes_per_chunk
-    if chunks == 0:
-        raise ConfigError(
-            f"memory_bytes={config.memory_bytes} holds no chunk; one takes {layout.bytes_per_chunk} bytes in this bank"
-        )
-    return Budget(config.memory_size, chunks, config.chunk_size)
+    chunks = events = None
+    if config.memory_bytes is not None:
+        share = layout.bytes_per_event / config.event_tokens  # of an event, for each of its tokens
+        chunks = int((config.memory_bytes - layout.bytes_per_event) / (layout.bytes_per_chunk + share))
+        events = chunks // config.event_tokens + 1
+        if chunks < 1:
+            least = layout.bytes_per_chunk + layout.bytes_per_event
+            raise ConfigError(
+                f"memory_bytes={config.memory_bytes} holds no chunk; one takes {least} bytes in this bank"
+            )
+    return Budget(config.memory_size, chunks, config.chunk_size, events)
 
 
 class Row:
@@ -60,7 +67,8 @@ class Row:
 
     def __init__(self, layout: ChunkLayout, budget: Budget, index_name: str):
         self.layout, self.budget, self.index_name = layout, budget, index_name
-        self.ring = Ring(layout)
+        self.ring = Ring(layout.fields)
+        self.events = RowEvents(layout, budget.events) if layout.event_fields else None
         self.mapped: MappedEntries | None = None
         self.num_tokens = 0
         self.next_number = 0  # the slot of the next chunk written
@@ -77,7 +85,7 @@ class Row:
     @property
     def nbytes(self) -> int:
         """Bytes allocated for this row, room to grow included; what is mapped from files is not counted."""
-        return self.ring.nbytes
+        return self.ring.nbytes + (0 if self.events is None else self.events.nbytes)
 
     @property
     def first_number(self) -> int:
@@ -89,10 +97,14 @@ class Row:
         return self.ring.ordered("numbers").cpu()
 
     def chunks(self, first: int, count: int) -> Chunks:
-        """All fields of `count` chunks from the first-th oldest on, on the host."""
+        """All fields of `count` chunks from the first-th oldest on, and of the events that begin in them, on the
+        host."""
         found = {name: self.ring.ordered(name, first, count) for name in self.ring.buffers}
         if self.mapped is not None:
             found |= {name: self.mapped.ordered(name, first, count) for name in HEAVY}
+        if self.events is not None:
+            slots = found["numbers"]
+            found |= self.events.chunks(int(slots[0]), int(slots[-1])) if count else {}
         return {name: tensor.cpu().contiguous() for name, tensor in found.items()}
 
     def locate(self, slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,8 +118,9 @@ class Row:
 
     # writing and removing
 
-    def append(self, chunks: Chunks, num_tokens: int) -> None:
-        """Add chunks of `num_tokens` tokens at the end and evict the oldest that do not fit the budget."""
+    def append(self, chunks: Chunks, num_tokens: int, cut: EventCut | None = None) -> None:
+        """Add chunks of `num_tokens` tokens at the end and evict the oldest that do not fit the budget; cut: the
+        events that these tokens are, where the row keeps any."""
         self._load()
         added = chunks["counts"].shape[0]
         start, end = self.next_number, self.next_number + added
@@ -125,6 +138,9 @@ class Row:
         self.ring.append(chunks)
         self.num_tokens += num_tokens
         self.next_number = end
+        if self.events is not None and cut is not None:
+            self.events.append(self.layout.events(cut, start))
+            self.events.drop_before(self.first_number)
 
     def evict(self, count: int) -> None:
         """Drop the oldest chunks."""
@@ -133,6 +149,8 @@ class Row:
             self.num_tokens -= int(self.ring.ordered("counts", 0, count).sum())
             self.ring.drop(count)
             self.num_dropped += count
+            if self.events is not None:
+                self.events.drop_before(self.first_number)
 
     def delete_document(self, document: int) -> None:
         """Remove a document's chunks; the others keep their slots."""
@@ -143,10 +161,12 @@ class Row:
         self.ring.keep(keep.nonzero().squeeze(1))
         self.num_tokens = int(self.ring.ordered("counts").sum())
         self.index, self.num_dropped = create_index(self.index_name), 0
+        if self.events is not None:
+            self.events.keep(self.numbers())
 
     def restore(self, chunks: Chunks, blocks: Sequence[Chunks], next_number: int) -> None:
         """Fill an empty row: `chunks` without keys and values, which stay in the files that `blocks` map, or with
-        them and no blocks."""
+        them and no blocks; with the events' fields where the row keeps events."""
         if blocks:
             self.mapped = MappedEntries(blocks)
             for name in HEAVY:
@@ -155,6 +175,9 @@ class Row:
         self.ring.append(chunks)
         self.num_tokens = int(chunks["counts"].sum())
         self.next_number = next_number
+        if self.events is not None:
+            self.events.append({name: chunks[name] for name in self.events.ring.buffers})
+            self.events.drop_before(self.first_number)
 
     def successor(self) -> Row:
         """An empty row whose slots go on where this one's end."""
@@ -165,7 +188,8 @@ class Row:
     def copy(self) -> Row:
         """The same chunks in memory of their own; files that are mapped are shared."""
         other = self.successor()
-        other.ring = self.ring.copy(self.layout)
+        other.ring = self.ring.copy()
+        other.events = None if self.events is None else self.events.copy()
         other.mapped, other.num_tokens = self.mapped, self.num_tokens
         return other
 
@@ -210,6 +234,25 @@ class Row:
         position = self.ring.position(order)
         for name, out in into.items():
             torch.index_select(self.ring.buffers[name][layer, head].flatten(1), 0, position, out=out)
+
+    def entries(self, layer: int, places: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Keys and values [kv_heads, n, head_dim] of all heads at places in order: int64 [n], or a range (a view where
+        that is possible). Of rows whose chunks are single tokens."""
+        if isinstance(places, slice):
+            if self.mapped is None:
+                first, count = places.start, places.stop - places.start
+                keys, values = (self.ring.ordered(name, first, count)[layer].flatten(1, 2) for name in HEAVY)
+                return keys, values
+            places = torch.arange(places.start, places.stop)
+        heads, width = self.layout.num_kv_heads, self.layout.head_dim
+        if self.mapped is None:
+            position = self.ring.position(places)
+            keys, values = (self.ring.buffers[name][layer].flatten(1, 2).index_select(1, position) for name in HEAVY)
+            return keys, values
+        found = {name: torch.empty(heads, len(places), width, dtype=self.layout.dtype) for name in HEAVY}
+        for head in range(heads):
+            self.mapped.gather(layer, head, places, {name: found[name][head] for name in HEAVY})
+        return found["keys"], found["values"]
 
     def following(self, order: Tensor) -> Tensor:
         """The token that came after each token of these chunks, int64 [..., chunk_size]; -1: not known.

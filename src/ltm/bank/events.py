@@ -1,0 +1,88 @@
+"""Events of a row: runs of its tokens that are found together, by representative keys that came with them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ltm.bank.chunks import ChunkLayout, Chunks
+from ltm.bank.ring import Ring
+
+FIRST_EVENTS = 16
+"""Room that the first write makes; from there it grows by a quarter at a time."""
+
+
+class EventTable(NamedTuple):
+    """Where events lie: first int64 [events], the place in order of each one's first token (0 the row's oldest), and
+    sizes int64 [events], its tokens. On the host."""
+
+    first: Tensor
+    sizes: Tensor
+
+
+class RowEvents:
+    """The events of one row in the order of their tokens.
+
+    An event is known by its first token and leaves with it. most: events there may be (None: no limit).
+    """
+
+    def __init__(self, layout: ChunkLayout, most: int | None):
+        self.layout, self.most = layout, most
+        self.ring = Ring(layout.event_fields)
+
+    @property
+    def count(self) -> int:
+        return self.ring.length
+
+    @property
+    def nbytes(self) -> int:
+        return self.ring.nbytes
+
+    def append(self, events: Chunks) -> None:
+        """Add events (fields of `ChunkLayout.event_fields`) at the end; the oldest beyond `most` leave."""
+        needed = self.count + len(events["starts"])
+        if needed > self.ring.capacity:
+            grown = max(needed, self.ring.capacity + self.ring.capacity // 4, FIRST_EVENTS)
+            self.ring.reserve(grown if self.most is None else max(min(grown, self.most), needed))
+        self.ring.append(events)
+        if self.most is not None and needed > self.most:
+            self.ring.drop(needed - self.most)
+
+    def drop_before(self, slot: int) -> None:
+        """Forget events whose first token has a slot below this one."""
+        gone = int(torch.searchsorted(self.ring.ordered("starts"), slot))
+        if gone:
+            self.ring.drop(gone)
+
+    def keep(self, slots: Tensor) -> None:
+        """Forget all events but those whose first token is among these slots."""
+        kept = torch.isin(self.ring.ordered("starts"), slots)
+        if not bool(kept.all()):
+            self.ring.keep(kept.nonzero().squeeze(1))
+
+    def table(self, numbers: Tensor) -> EventTable:
+        """Where the events lie; numbers: the slots of the row's tokens, ascending, on the host."""
+        return EventTable(
+            torch.searchsorted(numbers, self.ring.ordered("starts")), self.ring.ordered("sizes").to(torch.int64)
+        )
+
+    def scores(self, layer: int, queries: Tensor) -> Tensor:
+        """Inner products with all representative keys, heads summed: [queries, events], from queries
+        [queries, event_heads * head_dim]."""
+        parts = [part[layer] for part in self.ring.parts("event_keys")]  # [events, event_heads * head_dim] each
+        products = [queries.to(part) @ part.T for part in parts]
+        return products[0] if len(products) == 1 else torch.cat(products, dim=1)
+
+    def chunks(self, first: int, last: int) -> Chunks:
+        """All fields of the events whose first tokens have slots first to last, on the host."""
+        starts = self.ring.ordered("starts")
+        low, high = (int(torch.searchsorted(starts, slot)) for slot in (first, last + 1))
+        return {name: self.ring.ordered(name, low, high - low).cpu().contiguous() for name in self.ring.buffers}
+
+    def copy(self) -> RowEvents:
+        """The same events in memory of their own."""
+        other = RowEvents(self.layout, self.most)
+        other.ring = self.ring.copy()
+        return other
