@@ -36,8 +36,8 @@ class View:
     mask: bool [batch, 1 or heads, tokens or 1, slots], False where a slot holds nothing; None: all hold something.
     position_free: whether the keys carry no position, so that the un-rotated query meets them.
     gate: None for one softmax shared with the local view, else [heads] weights of the *local* side in 0..1.
-    query: [batch, heads, tokens, head_dim], meets the keys in the place of the call's own (rotated to where the view is
-        placed); None: the call's own, as position_free says. weights: whether anybody wants the softmax weights.
+
+    A view of another kind (keys placed elsewhere, fetched piece by piece) overrides `partial`.
     """
 
     keys: Tensor
@@ -45,13 +45,10 @@ class View:
     mask: Tensor | None = None
     position_free: bool = True
     gate: Tensor | None = None
-    query: Tensor | None = None
-    weights: bool = True
 
     def partial(self, free: Tensor, local: Tensor, scaling: float, softcap: float | None) -> Partial:
         """What the view contributes for the call's query, given without its positions and as the local view has it."""
-        query = self.query if self.query is not None else free if self.position_free else local
-        return attend(query, self.keys, self.values, self.mask, scaling, softcap, self.weights)
+        return attend(free if self.position_free else local, self.keys, self.values, self.mask, scaling, softcap)
 
 
 def attend(

@@ -58,6 +58,25 @@ class BackboneView:
         """Whether queries and keys are rotated by their position."""
         return self.rotary is not None
 
+    def sliding_window(self, layer: int) -> int | None:
+        """How many tokens, itself included, a token of this layer sees; None: all before it."""
+        attention = self.attention(layer)
+        own = getattr(attention, "sliding_window", None)
+        if hasattr(attention, "sliding_window") or hasattr(self.config, "layer_types"):
+            return own
+        return getattr(self.config, "sliding_window", None)
+
+    def rotary_angles(self, layer: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines [1, tokens, rotary_dim] with which this layer rotates at positions (int64 [tokens], also
+        negative), with the model's own frequencies and scaling; None where positions are not rotary."""
+        if self.rotary is None:
+            return None
+        like = torch.empty(0, dtype=dtype, device=positions.device)
+        kinds = getattr(self.rotary, "layer_types", None)  # Gemma 3: local and global layers turn at different speeds
+        own = () if kinds is None else (self.config.layer_types[layer],)
+        cos, sin = self.rotary(like, positions[None], *own)
+        return cos, sin
+
     @property
     def pre_norm(self) -> bool:
         """Whether each layer adds to an un-normalised residual stream, so that residuals telescope.

@@ -26,7 +26,8 @@ class MemoryCache(Cache):
 
     window: most valid tokens a row holds (None: no limit). stride: how many leave when a row is full; the first
     `num_sinks` tokens of the stream stay for ever. num_caches: how many networks keep keys and values here
-    (backbone; backbone and SideNet). Raises ConfigError where no token could ever leave.
+    (backbone; backbone and SideNet). `notes` holds what else a method notes of the window's rows, [batch, ...] each;
+    `scratch` what it can always work out again. Raises ConfigError where no token could ever leave.
 
     >>> cache = MemoryCache(window=1024, stride=512)
     >>> method(input_ids, past_key_values=cache, use_cache=True)  # doctest: +SKIP
@@ -50,6 +51,8 @@ class MemoryCache(Cache):
         self.memory_keys: Tensor | None = None
         self.memory_values: Tensor | None = None
         self.stale = False
+        self.notes: dict[str, Tensor] = {}
+        self.scratch: dict[str, Any] = {}
         self.logical_length = 0
         self.reset()
 
@@ -107,6 +110,7 @@ class MemoryCache(Cache):
         self.caches = [DynamicCache() for _ in range(self.num_caches)]
         self.valid = self.valid[:, :0]
         self.memory_keys = self.memory_values = None
+        self.notes, self.scratch = {}, {}
         self.stale = False
 
     def append(self, ids: Tensor, mask: Tensor) -> None:
@@ -137,6 +141,7 @@ class MemoryCache(Cache):
         fork.tokens = [self._rows()[int(row)] for row in rows]
         fork.valid = self.valid[rows]
         fork.caches = [_copy_rows(cache, rows) for cache in self.caches]
+        fork.notes = {name: note[rows] for name, note in self.notes.items()}
         fork.stale = self.stale
         return fork
 
@@ -170,6 +175,8 @@ class MemoryCache(Cache):
                 cache.batch_select_indices(indices)
         if self.memory_keys is not None and self.memory_values is not None:
             self.memory_keys, self.memory_values = self.memory_keys[indices], self.memory_values[indices]
+        self.notes = {name: note[indices] for name, note in self.notes.items()}
+        self.scratch = {}
         if self.spilled is not None:
             self.spilled = self.spilled.select(indices)
 

@@ -1,0 +1,8 @@
+"""EM-LLM (Fountas et al., 2024) and, as its blocks, InfLLM (Xiao et al., 2024): memory in every layer, untrained."""
+
+from __future__ import annotations
+
+from ltm.methods.em_llm.config import EmLlmConfig
+from ltm.methods.em_llm.model import EmLlm
+
+__all__ = ["EmLlm", "EmLlmConfig"]

@@ -1,0 +1,135 @@
+"""EM-LLM's choices, with what the paper and its released configurations use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ltm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EmLlmConfig:
+    """Fountas et al., 2024, "Human-like Episodic Memory for Infinite Context LLMs" (arXiv:2407.09450); with
+    segmentation="blocks" InfLLM (Xiao et al., 2024, arXiv:2402.04617).
+
+    Raises ConfigError with every problem of the values together; what depends on the backbone is checked by
+    `resolved_refine_from_layer`.
+    """
+
+    segmentation: Literal["surprise", "blocks"] = "surprise"
+    """What cuts the past into events: 'surprise' (EM-LLM), or 'blocks' of max_event_size tokens without refinement and
+    contiguity (InfLLM), which needs no logits while reading."""
+    retrieved_tokens: int = 512
+    """Tokens of events that a layer attends to beside window and sinks, neighbours included (paper: 2,048 to 4,096)."""
+    contiguity: float = 0.3
+    """Share of retrieved_tokens that goes to the neighbours of the events found (paper: 0.3; shipped files: off)."""
+    min_event_size: int = 8
+    """Least tokens of an event; boundaries that come sooner are passed over (paper: 8)."""
+    max_event_size: int = 128
+    """Most tokens of an event, and all tokens of a block (paper: 128)."""
+    gamma: float = 1.0
+    """A token begins an event if its surprise is this many standard deviations above the mean of its segment; more
+    gives longer events (paper: 1)."""
+    refinement: Literal["modularity", "conductance", "none"] = "modularity"
+    """What moves boundaries to where keys are most alike within events and least across (shipped files: none)."""
+    refine_from_layer: int | None = None
+    """First backbone layer whose keys count for refinement (paper: 20 of 32); None: at 5/8 of the depth."""
+    representative_tokens: int = 4
+    """Tokens of an event, those that were attended to most, whose mean key stands for it in each head (paper: 4)."""
+    num_sinks: int = 32
+    """First tokens of what is remembered, which every query sees (paper: 128)."""
+    placement: Literal["edge", "ordered"] = "edge"
+    """Where remembered keys stand: 'edge', all at the window's far edge (paper); 'ordered', the tokens of each event in
+    their order beyond it."""
+    local_window: int = 1024
+    """Most tokens up to the present that attention sees at their true distance (paper: 4,096)."""
+    stride: int | None = None
+    """Tokens that are encoded and then remembered together; the window is at least local_window less these (paper:
+    512); None: half of the window."""
+    memory_size: int | None = 262144
+    """Most tokens remembered in each row, of every layer; the oldest leave first; none: no limit (as in the paper)."""
+    memory_bytes: int | None = None
+    """Most bytes that a row's memory takes; none: no limit but memory_size."""
+    offload: int | None = 65536
+    """Tokens of a row above which its keys and values lie in temporary mapped files (paper: disk above 300,000)."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name}={getattr(self, name)}; use {least} or more"
+            for name, least in _LEAST.items()
+            if getattr(self, name) is not None and getattr(self, name) < least
+        ]
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                problems.append(f"{name}={getattr(self, name)!r}; use one of {', '.join(choices)}")
+        if self.max_event_size < self.min_event_size:
+            problems.append(f"max_event_size={self.max_event_size}; use min_event_size={self.min_event_size} or more")
+        if not 0 <= self.contiguity < 1:
+            problems.append(f"contiguity={self.contiguity}; use a share from 0 to less than 1, such as 0.3")
+        if self.stride is not None and not 0 < self.stride <= self.local_window:
+            problems.append(f"stride={self.stride}; use 1 to local_window={self.local_window}")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def segment_size(self) -> int:
+        """Tokens that are encoded together."""
+        return self.stride or max(self.local_window // 2, 1)
+
+    @property
+    def recent_size(self) -> int:
+        """Most tokens before a segment that it sees at their true distance."""
+        return self.local_window - self.segment_size
+
+    @property
+    def event_budgets(self) -> tuple[int, int]:
+        """Tokens of events found by similarity, and of their neighbours."""
+        if self.segmentation == "blocks" or not self.contiguity:
+            return self.retrieved_tokens, 0
+        neighbours = int(self.contiguity * self.retrieved_tokens + 1)
+        return self.retrieved_tokens - neighbours, neighbours
+
+    def resolved_refine_from_layer(self, num_layers: int) -> int:
+        """refine_from_layer, or that at 5/8 of the depth; ConfigError where the backbone has no such."""
+        if self.refine_from_layer is None:
+            return 5 * num_layers // 8
+        if not 0 <= self.refine_from_layer < num_layers:
+            raise ConfigError(
+                f"refine_from_layer={self.refine_from_layer}; the backbone has layers 0 to {num_layers - 1}"
+            )
+        return self.refine_from_layer
+
+    @classmethod
+    def tiny(cls) -> EmLlmConfig:
+        """Small enough that a few dozen tokens fill windows and memory, for the contract tests."""
+        return cls(
+            retrieved_tokens=10,
+            min_event_size=3,
+            max_event_size=6,
+            gamma=0.5,
+            representative_tokens=2,
+            num_sinks=2,
+            local_window=12,
+            stride=8,
+            memory_size=40,
+        )
+
+
+_LEAST = {
+    "retrieved_tokens": 1,
+    "min_event_size": 1,
+    "max_event_size": 1,
+    "gamma": 0,
+    "representative_tokens": 1,
+    "num_sinks": 0,
+    "local_window": 2,
+    "memory_size": 1,
+    "memory_bytes": 1,
+    "offload": 1,
+}
+_CHOICES = {
+    "segmentation": ("surprise", "blocks"),
+    "refinement": ("modularity", "conductance", "none"),
+    "placement": ("edge", "ordered"),
+}

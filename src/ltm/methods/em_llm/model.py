@@ -1,0 +1,351 @@
+"""EM-LLM: every layer of a frozen backbone attends to its window and to the events of the past that suit its query.
+
+Text is taken in segment by segment. A segment is encoded with ordinary causal attention from position 0, and each layer
+looks, in one softmax with it (Fountas et al., 2024, arXiv:2407.09450, section 3; its code stands on InfLLM's):
+
+- at the `recent_size` tokens before it, at their true distance, so that window and segment together are `local_window`;
+- at the first `num_sinks` tokens of what is remembered;
+- at the events whose representative keys have the largest inner product with the query, summed over heads, and at
+  their neighbours in time. Remembered keys carry no position; the query meets them as if all lay at the window's edge.
+
+Then the segment is cut into events at tokens that surprised the model, boundaries are refined on the keys' similarity
+(`segmentation.py`), each event gets a representative key in each layer and head (`selection.py`), and keys and values of
+all layers go to the bank. While reading all tokens of a segment recall together, by their mean query; while answering
+each token recalls for itself. With segmentation="blocks" events are runs of max_event_size tokens: InfLLM.
+
+Nothing is approximated while all that was read fits the window: every token sees all others as in full attention.
+
+What differs from the paper and its released code (em-llm/EM-LLM-model):
+
+- The window moves by segments: between recent_size and local_window tokens are seen (released: always n_local). Tokens
+  are cut into events when their segment ends (released: when they leave the window), so an event ends with its segment,
+  its surprise is held against its own segment's mean, and what it was attended to is counted over that segment.
+- What it was attended to is counted for every fourth query (`SCORE_EVERY`).
+- Neighbours are those of the present query's events (released: a queue that outlives the query).
+- Sinks are the oldest tokens held (released: the first of the stream, for ever).
+- The backbone's own rotary frequencies and scaling (released: recomputed from the base alone). Layers with a sliding
+  window in a backbone that has others too (Gemma) recall nothing. Learned positions have no far edge: keys are taken as
+  they are, and recent tokens keep the positions that they had.
+- Batches, padding, beams, saving, deleting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ltm.attention import attach, unrotate
+from ltm.backbone import Backbone
+from ltm.bank import Bank, BankConfig, EventCut
+from ltm.cache import MemoryCache
+from ltm.compat import DynamicCache
+from ltm.errors import BankMismatchError
+from ltm.methods.base import Card, Method, new_columns, window_positions
+from ltm.methods.em_llm.config import EmLlmConfig
+from ltm.methods.em_llm.past import Held, RowPast
+from ltm.methods.em_llm.reader import EventReader, PlaceUse, recalling_layers
+from ltm.methods.em_llm.segmentation import (
+    event_sizes,
+    key_similarity,
+    refine_boundaries,
+    surprising_tokens,
+    token_surprise,
+)
+from ltm.methods.em_llm.selection import representative_keys
+from ltm.methods.registry import register
+from ltm.methods.segments import Segment, batches_of, cut_into_segments
+
+READ_BATCH_TOKENS = 2048
+"""Tokens of different rows that are read in one pass."""
+LOGIT_PIECE = 64
+"""Tokens whose logits are in float32 at a time."""
+TRACED_TOKENS = 64
+"""Places of the past that a trace names for each token, the most used ones."""
+
+
+@register("em_llm")
+class EmLlm(Method):
+    """See the module's text and `EmLlmConfig`.
+
+    >>> model = EmLlm(load_backbone("smollm2-135m"), EmLlmConfig())  # doctest: +SKIP
+    >>> model.read(past); model.generate(present, max_new_tokens=20)  # doctest: +SKIP
+    """
+
+    config_class = EmLlmConfig
+    card = Card(
+        "Fountas et al., 2024, arXiv:2407.09450; Xiao et al., 2024, arXiv:2402.04617",
+        "contexts far beyond the trained window without training, by recalling events of the past in every layer",
+        "segments instead of a window that moves by tokens; batches, saved memories, today's transformers",
+        needs_training=False,
+    )
+
+    def __init__(self, backbone: Backbone, config: EmLlmConfig):
+        super().__init__(backbone, config)
+        self.refine_from_layer = config.resolved_refine_from_layer(backbone.view.num_layers)
+        self._recalling = sorted(recalling_layers(backbone.view))
+        self._memory_on = True
+
+    # memory
+
+    def new_bank(self, num_rows: int) -> Bank:
+        """An empty bank for keys and values of all layers, with `num_rows` rows."""
+        view, config = self.backbone.view, self.method_config
+        return Bank(
+            BankConfig(
+                chunk_size=1,
+                memory_size=config.memory_size,
+                memory_bytes=config.memory_bytes,
+                event_heads=view.num_heads,
+                event_tokens=config.min_event_size,
+                offload=config.offload,
+            ),
+            num_rows=num_rows,
+            num_kv_heads=view.num_kv_heads,
+            head_dim=view.head_dim,
+            layers=range(view.num_layers),
+            dtype=self.backbone.dtype,
+            device=self.backbone.device,
+            fingerprint=self.backbone.fingerprint,
+            backbone=self.backbone.name,
+        )
+
+    def use_bank(self, bank: Bank) -> None:
+        """Remember with this bank, saved or shared; BankMismatchError where it is not of this backbone's layers."""
+        differences = []
+        if bank.config.event_heads is None:
+            differences.append("it keeps no events (another method made it)")
+        if tuple(bank.layers) != tuple(range(self.backbone.view.num_layers)):
+            differences.append(f"layers: bank {tuple(bank.layers)}, model all {self.backbone.view.num_layers}")
+        if bank.fingerprint is not None:
+            differences += bank.fingerprint.differences(self.backbone.fingerprint)
+        if differences:
+            raise BankMismatchError(f"this bank is not for this model: {'; '.join(differences)}; read the text again")
+        self.bank = bank
+
+    @torch.no_grad()
+    def read(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        documents: Sequence[int] | None = None,
+        spans: Tensor | None = None,
+        memory_rows: Tensor | None = None,
+    ) -> None:
+        if not self._memory_on:
+            return
+        mask = new_columns(attention_mask, input_ids)
+        rows = self.rows_of(len(input_ids), memory_rows)
+        if self.bank is None:
+            self.bank = self.new_bank(len(input_ids))
+        by_row: dict[int, list[Segment]] = {}
+        for segment in cut_into_segments(input_ids, mask, rows, self.method_config.segment_size, documents, spans):
+            by_row.setdefault(segment.row, []).append(segment)
+        for step in range(max(map(len, by_row.values()), default=0)):  # rows side by side, a row's segments in order
+            together = (segments[step] for segments in by_row.values() if step < len(segments))
+            for batch in batches_of(together, READ_BATCH_TOKENS):
+                self._read_segments(batch, self.bank)
+
+    def _read_segments(self, segments: Sequence[Segment], bank: Bank) -> None:
+        """Encode one segment of each of several rows with its past, and remember it."""
+        ids = pad_sequence([segment.token_ids for segment in segments], batch_first=True)
+        lengths = torch.tensor([len(segment.token_ids) for segment in segments], device=ids.device)
+        mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
+        pasts = [self._past_of([(bank, segment.row)]) for segment in segments]
+        reader = EventReader(self.backbone.view, self.method_config, pasts, mask, ids.shape[1], False, {})
+        cache = DynamicCache()
+        with attach(self.backbone.view, reader):
+            logits = self.model(
+                input_ids=ids,
+                attention_mask=None if bool(mask.all()) else mask.long(),
+                position_ids=window_positions(mask),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=0 if self._needs_surprise else 1,
+            ).logits
+        attended = self._stack_received(reader)
+        for index, segment in enumerate(segments):
+            columns = torch.arange(len(segment.token_ids), device=ids.device)
+            surprise = self._surprise(logits[index, : len(columns)], segment.token_ids, None)
+            cut_and_keys = self._cut(cache, index, columns, surprise, attended[index])
+            self._write(bank, segment, *cut_and_keys)
+
+    def _write(self, bank: Bank, segment: Segment, keys: Tensor, values: Tensor, cut: EventCut) -> None:
+        """keys and values: [layers, kv_heads, tokens, head_dim]."""
+        bank.write(
+            keys[:, None],
+            values[:, None],
+            segment.token_ids[None],
+            rows=[segment.row],
+            documents=None if segment.document is None else [segment.document],
+            spans=None if segment.spans is None else segment.spans[None],
+            events=[cut],
+        )
+
+    # from a segment to events
+
+    @property
+    def _needs_surprise(self) -> bool:
+        return self.method_config.segmentation == "surprise"
+
+    def _surprise(self, logits: Tensor, ids: Tensor, before: Tensor | None) -> Tensor:
+        """Surprise of tokens ids [tokens], float [tokens], NaN for a first one that nothing foretold; logits
+        [tokens, vocab] after each of them, before [vocab]: before the first."""
+        found = [torch.full((1,), float("nan"), dtype=torch.float64, device=ids.device)]
+        if not self._needs_surprise:
+            return found[0].expand(len(ids))
+        if before is not None:
+            found = [token_surprise(before[None], ids[:1]).double()]
+        for start in range(0, len(ids) - 1, LOGIT_PIECE):
+            piece = slice(start, min(start + LOGIT_PIECE, len(ids) - 1))
+            found.append(token_surprise(logits[piece], ids[piece.start + 1 : piece.stop + 1]).double())
+        return torch.cat(found)
+
+    def _cut(
+        self, cache: DynamicCache, row: int, columns: Tensor, surprise: Tensor, attended: Tensor
+    ) -> tuple[Tensor, Tensor, EventCut]:
+        """A row's window as it goes to memory: position-free keys and values [layers, kv_heads, tokens, head_dim], and
+        its events. columns: of its tokens, in order; surprise [tokens]; attended [layers, heads, columns]."""
+        keys, values = self._position_free(cache, row, columns)
+        sizes = torch.tensor(self._event_sizes(keys, surprise))
+        chosen = representative_keys(keys, attended[:, :, columns], sizes, self.method_config.representative_tokens)
+        return keys, values, EventCut(sizes, chosen)
+
+    def _event_sizes(self, keys: Tensor, surprise: Tensor) -> list[int]:
+        """Tokens of each event of a segment; keys [layers, kv_heads, tokens, head_dim]."""
+        config, tokens = self.method_config, len(surprise)
+        if not self._needs_surprise:
+            return event_sizes([], tokens, 1, config.max_event_size)
+        surprise = torch.where(surprise.isnan(), surprise.nanmean(), surprise)
+        boundaries = surprising_tokens(surprise, config.gamma).tolist()
+        if config.refinement != "none" and boundaries:
+            layers = [layer for layer in self._recalling if layer >= self.refine_from_layer] or self._recalling[-1:]
+            similarity = key_similarity(keys[layers].to(torch.promote_types(keys.dtype, torch.float32)))
+            boundaries = refine_boundaries(boundaries, similarity, config.refinement, config.min_event_size)
+        return event_sizes(boundaries, tokens, config.min_event_size, config.max_event_size)
+
+    def _position_free(self, cache: DynamicCache, row: int, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys without positions and values of a row's tokens at positions 0, 1, ..., of every layer."""
+        positions = torch.arange(len(columns), device=columns.device)
+        keys, values = [], []
+        for index, layer in enumerate(cache.layers):
+            own: Any = layer
+            angles = self.backbone.view.rotary_angles(index, positions, self.backbone.dtype)
+            rotated = own.keys[row : row + 1, :, columns]
+            keys.append(rotated if angles is None else unrotate(rotated, *angles))
+            values.append(own.values[row : row + 1, :, columns])
+        return torch.cat(keys), torch.cat(values)
+
+    def _stack_received(self, reader: EventReader) -> Tensor:
+        """Attention received by the columns, [batch, layers, heads, columns]; zero in layers that recall nothing."""
+        like = next(iter(reader.received.values()))
+        zero = torch.zeros_like(like)
+        return torch.stack([reader.received.get(layer, zero) for layer in range(self.backbone.view.num_layers)], dim=1)
+
+    # one window of a stream
+
+    def new_cache(self) -> MemoryCache:
+        size = self.method_config.segment_size
+        return MemoryCache(size, size)
+
+    def encode(self, ids: Tensor, mask: Tensor, cache: MemoryCache | None, rows: Tensor, keep: int) -> Tensor:
+        if not self._memory_on or cache is None:
+            return super().encode(ids, mask, cache, rows, keep)
+        pasts, new = self._pasts(cache, rows), ids.shape[1]
+        uses = None if self._trace is None or self.bank is None else PlaceUse(pasts, new)
+        reader = EventReader(self.backbone.view, self.method_config, pasts, mask, new, True, cache.scratch, uses)
+        with attach(self.backbone.view, reader):
+            logits = super().encode(ids, mask, cache, rows, 0 if self._needs_surprise else keep)
+        with torch.no_grad():
+            self._take_notes(cache, reader, logits.detach(), ids, mask)
+        if uses is not None:
+            self._note_trace(uses, rows)
+        return logits[:, -keep:] if keep else logits
+
+    def _pasts(self, cache: MemoryCache, rows: Tensor) -> list[RowPast]:
+        """What each row of the batch remembers now: the bank, and what this stream has spilled."""
+        pasts = []
+        for index, row in enumerate(rows.tolist()):
+            sources = [] if self.bank is None else [(self.bank, row)]
+            sources += [] if cache.spilled is None else [(cache.spilled, index)]
+            pasts.append(self._past_of(sources))
+        versions = [past.version for past in pasts]
+        if cache.scratch.get("versions") != versions:
+            cache.scratch.clear()
+            cache.scratch.update(versions=versions, pasts=pasts)
+        return cache.scratch["pasts"]
+
+    def _past_of(self, sources: Sequence[tuple[Bank, int]]) -> RowPast:
+        return RowPast([Held(bank, row, bank.num_tokens(row)) for bank, row in sources], self.method_config)
+
+    def _take_notes(self, cache: MemoryCache, reader: EventReader, logits: Tensor, ids: Tensor, mask: Tensor) -> None:
+        """Surprise of new tokens, attention received by the window, and the logits that foretell the next token."""
+        received = self._stack_received(reader)  # [batch, layers, heads, held + new]
+        before = cache.notes.get("attended")
+        if before is not None:
+            received[..., : before.shape[-1]] += before
+        cache.notes["attended"] = received
+        if not self._needs_surprise:
+            return
+        surprise = torch.full(ids.shape, float("nan"), dtype=torch.float64, device=ids.device)
+        known = cache.notes.get("logits")
+        last = torch.full_like(logits[:, 0], float("nan")) if known is None else known.clone()
+        for row, valid in enumerate(mask[:, -ids.shape[1] :]):
+            if not bool(valid.any()):
+                continue
+            first = None if bool(last[row, 0].isnan()) else last[row]
+            surprise[row, valid] = self._surprise(logits[row, valid], ids[row, valid], first)
+            last[row] = logits[row, valid][-1]
+        held = cache.notes.get("surprise", surprise[:, :0])
+        cache.notes.update(surprise=torch.cat((held, surprise), dim=1), logits=last)
+
+    def spill(self, row: int, token_ids: Tensor, columns: Tensor, cache: MemoryCache) -> None:
+        """A full window goes to the stream's own bank, cut into events."""
+        if not self._memory_on:
+            return
+        assert cache.tokens is not None
+        if cache.spilled is None:
+            cache.spilled = self.new_bank(len(cache.tokens))
+        if self._needs_surprise:
+            surprise = cache.notes["surprise"][row, columns]
+        else:
+            surprise = torch.full((len(columns),), float("nan"))
+        kept = self._cut(cache.caches[0], row, columns, surprise, cache.notes["attended"][row])
+        self._write(cache.spilled, Segment(token_ids, row, None, None), *kept)
+
+    def _note_trace(self, uses: PlaceUse, rows: Tensor) -> None:
+        """Tell the trace which places of the bank's rows were used most, one step for all layers."""
+        assert self._trace is not None and self.bank is not None
+        held = [self.bank.num_tokens(row) for row in rows.tolist()]
+        most = min(TRACED_TOKENS, max(held))
+        if not most:
+            return
+        slots, weights = [], []
+        for sums, row, tokens in zip(uses.sums, rows.tolist(), held, strict=True):
+            shares = torch.zeros(len(sums), max(tokens, most))
+            shares[:, :tokens] = sums[:, :tokens] / max(uses.num_layers, 1)
+            best, places = shares.topk(most, dim=-1)
+            numbers = self.bank.rows[row].numbers() if tokens else torch.zeros(1, dtype=torch.int64)
+            slots.append(numbers[places.clamp(max=max(tokens - 1, 0))])
+            weights.append(best)
+        self._trace.note(self.bank, rows, torch.stack(slots)[:, None], torch.stack(weights)[:, None])
+
+    # switches
+
+    @property
+    def num_rows(self) -> int:
+        return super().num_rows if self._memory_on else 0
+
+    @contextmanager
+    def memory_off(self) -> Iterator[None]:
+        """Inside the block nothing is read from memory or written to it."""
+        before, self._memory_on = self._memory_on, False
+        try:
+            yield
+        finally:
+            self._memory_on = before

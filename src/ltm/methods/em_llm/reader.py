@@ -1,0 +1,291 @@
+"""The plugin that lets every layer look at sinks, recalled events and recent tokens beside its window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ltm.attention import LocalView, Partial, Plugin, View, attend, rotate
+from ltm.backbone import BackboneView
+from ltm.methods.em_llm.config import EmLlmConfig
+from ltm.methods.em_llm.past import RowPast
+from ltm.methods.em_llm.selection import select_events
+
+SCORE_EVERY = 4
+"""Every so many tokens of a segment say what they attended to: a quarter of the cost, and the same best tokens mostly."""
+QUERY_PIECE = 64
+"""Query tokens that each recall their own events are attended in pieces, so that a piece's events are few."""
+
+
+class EventReader(Plugin):
+    """One call of the backbone with its past attached.
+
+    pasts: of each batch row; mask: bool [batch, held + new tokens], False = padding; new: how many tokens are new;
+    per_token: each token recalls for itself (answering), instead of all of a segment together by their mean query
+    (reading); scratch: kept between the calls of one window; uses: where to note which places were used, or None.
+
+    After the call `attended` holds, for each retrieving layer, the attention that the window's columns received from
+    the new tokens, [batch, heads, held + new tokens].
+    """
+
+    watches_local = True
+
+    def __init__(
+        self,
+        view: BackboneView,
+        config: EmLlmConfig,
+        pasts: Sequence[RowPast],
+        mask: Tensor,
+        new: int,
+        per_token: bool,
+        scratch: dict[Any, Any],
+        uses: PlaceUse | None = None,
+    ):
+        self.view, self.config, self.pasts, self.per_token = view, config, pasts, per_token
+        self.scratch, self.uses = scratch, uses
+        self.viewed_layers = range(view.num_layers)
+        self.recalling = recalling_layers(view)
+        self.new_mask = mask[:, -new:]
+        self.positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -new:]  # [batch, new]
+        self.received: dict[int, Tensor] = {}
+
+    def views(self, layer: int, query: Tensor) -> Sequence[View]:
+        found: list[View] = []
+        if any(past.tokens for past in self.pasts) and self.config.recent_size:
+            found.append(self._recent_view(layer, query))
+        if layer in self.recalling and any(past.recent.start for past in self.pasts):
+            found.append(EventView(self, layer))
+        return found
+
+    def attended(self, layer: int, local: LocalView, lse: Tensor) -> None:
+        """Sum the weights that local keys received, over every SCORE_EVERY-th token."""
+        if self.uses is not None:
+            self.uses.finish_layer(lse)
+        if layer not in self.recalling:
+            return
+        asking = self.new_mask & (self.positions % SCORE_EVERY == SCORE_EVERY - 1)
+        columns = asking.any(dim=0).nonzero().squeeze(1)
+        batch, heads = local.query.shape[:2]
+        kv_heads, kv = local.key.shape[1:3]
+        if not len(columns):
+            self.received[layer] = lse.new_zeros(batch, heads, kv)
+            return
+        query = local.query[:, :, columns].reshape(batch, kv_heads, -1, local.query.shape[-1])
+        logits = torch.matmul(query, local.key.transpose(-1, -2)).view(batch, heads, len(columns), kv).to(lse.dtype)
+        logits = logits * local.scaling
+        if local.softcap is not None:
+            logits = local.softcap * torch.tanh(logits / local.softcap)
+        seen = local.explicit_mask()[:, :, columns] & asking[:, None, columns, None]
+        weights = torch.exp(logits - lse[:, :, columns, None]).masked_fill_(~seen, 0.0)
+        self.received[layer] = weights.sum(dim=2)
+
+    # recent tokens
+
+    def _recent_view(self, layer: int, query: Tensor) -> View:
+        """The tokens just before the segment, at their true distance."""
+        known = self.scratch.get(("recent", layer))
+        if known is None:
+            known = self.scratch[("recent", layer)] = self._recent(layer, query.device)
+        keys, values, mask = known
+        window = self.view.sliding_window(layer)
+        if window is not None:
+            distance = self.positions[:, None, :, None] + torch.arange(keys.shape[2], 0, -1, device=keys.device)
+            mask = (distance < window) & (True if mask is None else mask)
+        return RecentView(keys, values, mask, self.uses if layer in self.recalling else None, self.pasts)
+
+    def _recent(self, layer: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys at positions -n to -1 before the segment, values, and where there are any, padded at the left."""
+        longest = max(past.recent.stop - past.recent.start for past in self.pasts)
+        parts = [
+            past.entries(layer, past.recent) if past.tokens else None for past in self.pasts
+        ]  # [kv_heads, n, head_dim]
+        keys, values, mask = _stack(parts, longest, left=True)
+        angles = self.view.rotary_angles(layer, torch.arange(-longest, 0, device=device), torch.float32)
+        return (keys if angles is None else rotate(keys, *angles)), values, mask
+
+    # events
+
+    def edge_query(self, layer: int, query: Tensor) -> Tensor:
+        """The position-free query, rotated to the window's far edge from where remembered keys stand."""
+        key = ("edge", layer)
+        if key not in self.scratch:
+            edge = torch.tensor([self.config.local_window - 1], device=query.device)
+            self.scratch[key] = self.view.rotary_angles(layer, edge, torch.float32)
+        angles = self.scratch[key]
+        return query if angles is None else rotate(query, *angles)
+
+    def recall(self, layer: int, row: int, queries: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """What one row's queries look at: keys and values [kv_heads, n, head_dim], which each query sees, bool
+        [queries, n] or None for all, and the places [n]. queries: [queries, heads * head_dim]."""
+        past = self.pasts[row]
+        sinks = torch.arange(past.num_sinks)
+        mask = None
+        if past.fits:
+            events = torch.arange(len(past.sizes))
+        else:
+            scores = past.scores(layer, queries)
+            chosen = select_events(scores.cpu(), past.sizes, past.budget, past.neighbour_budget, past.most)
+            events = chosen.any(dim=0).nonzero().squeeze(1)
+            if len(chosen) > 1:
+                mask = chosen[:, events]
+        known = self.scratch.get(("recalled", layer, row))
+        if known is None or not torch.equal(known[0], events):
+            places, owner = past.places(events)
+            keys, values = past.entries(layer, torch.cat((sinks, places)))
+            if self.config.placement == "ordered":
+                keys = self._in_order(layer, keys, past, events, places, owner)
+            known = events, keys, values, torch.cat((sinks, places)), owner
+            if self.per_token and len(queries) == 1 or past.fits:
+                self.scratch[("recalled", layer, row)] = known
+        _, keys, values, places, owner = known
+        if mask is not None:
+            mask = torch.cat((torch.ones(len(mask), len(sinks), dtype=torch.bool), mask[:, owner]), dim=1)
+        return keys, values, mask if mask is None else mask.to(keys.device), places
+
+    def _in_order(
+        self, layer: int, keys: Tensor, past: RowPast, events: Tensor, places: Tensor, owner: Tensor
+    ) -> Tensor:
+        """Keys of sinks and events, those of an event rotated to the last places before position 0."""
+        offsets = places - past.first[events][owner] - past.sizes[events][owner]  # -size to -1
+        offsets = torch.cat((torch.zeros(past.num_sinks, dtype=torch.int64), offsets)).to(keys.device)
+        angles = self.view.rotary_angles(layer, offsets, torch.float32)
+        return keys if angles is None else rotate(keys[None], *angles)[0]
+
+
+class RecentView(View):
+    """Keys rotated to their true distance, met by the query as the window has it."""
+
+    def __init__(
+        self, keys: Tensor, values: Tensor, mask: Tensor | None, uses: PlaceUse | None, pasts: Sequence[RowPast]
+    ):
+        super().__init__(keys, values, mask, position_free=False)
+        self.uses, self.pasts = uses, pasts
+
+    def partial(self, free: Tensor, local: Tensor, scaling: float, softcap: float | None) -> Partial:
+        found = attend(local, self.keys, self.values, self.mask, scaling, softcap, weights=self.uses is not None)
+        if self.uses is not None and found.weights is not None:
+            places = [torch.arange(past.recent.start, past.recent.stop) for past in self.pasts]
+            self.uses.note(places, found.weights, found.lse, 0, left=True)
+        return found
+
+
+class EventView(View):
+    """Sinks and recalled events of every row of the batch, fetched and attended piece by piece."""
+
+    def __init__(self, reader: EventReader, layer: int):
+        self.reader, self.layer, self.gate = reader, layer, None
+
+    def partial(self, free: Tensor, local: Tensor, scaling: float, softcap: float | None) -> Partial:
+        reader = self.reader
+        query = reader.edge_query(self.layer, free)
+        pieces = query.split(QUERY_PIECE, dim=2) if reader.per_token else (query,)
+        parts, start = [], 0
+        for piece in pieces:
+            parts.append(self._attend(piece, start, scaling, softcap))
+            start += piece.shape[2]
+        if len(parts) == 1:
+            return parts[0]
+        return Partial(torch.cat([p.output for p in parts], dim=2), torch.cat([p.lse for p in parts], dim=2), None)
+
+    def _attend(self, query: Tensor, start: int, scaling: float, softcap: float | None) -> Partial:
+        """query: [batch, heads, tokens of the piece, head_dim]; start: the piece's first column."""
+        reader, tokens = self.reader, query.shape[2]
+        found: list[tuple[Tensor, Tensor] | None] = []
+        masks: list[Tensor | None] = []
+        places = []
+        for row, past in enumerate(reader.pasts):
+            if not past.recent.start:
+                found.append(None)
+                masks.append(None)
+                places.append(torch.zeros(0, dtype=torch.int64))
+                continue
+            queries = query[row].transpose(0, 1).flatten(1)  # [tokens, heads * head_dim]
+            if not reader.per_token:
+                queries = queries[reader.new_mask[row]].mean(dim=0, keepdim=True)
+            keys, values, mask, own = reader.recall(self.layer, row, queries)
+            found.append((keys, values))
+            masks.append(mask)
+            places.append(own)
+        longest = max(len(own) for own in places)
+        keys, values, present = _stack(found, longest, left=False)
+        mask = _spread(masks, present, tokens, longest)
+        partial = attend(query, keys, values, mask, scaling, softcap, weights=reader.uses is not None)
+        if reader.uses is not None and partial.weights is not None:
+            reader.uses.note(places, partial.weights, partial.lse, start)
+        return partial._replace(weights=None)
+
+
+class PlaceUse:
+    """How much each place of the past was attended to by each new token, averaged over heads and recalling layers."""
+
+    def __init__(self, pasts: Sequence[RowPast], new: int):
+        self.sums = [torch.zeros(new, past.tokens) for past in pasts]
+        self.num_layers = 0
+        self._pending: list[tuple[Sequence[Tensor], Tensor, Tensor, int, bool]] = []
+
+    def note(self, places: Sequence[Tensor], weights: Tensor, lse: Tensor, start: int, left: bool = False) -> None:
+        """The own softmax weights [batch, heads, tokens, slots] of a view, its log-sum-exp, its first column, and on
+        which side its slots are padded."""
+        self._pending.append((places, weights, lse, start, left))
+
+    def finish_layer(self, lse: Tensor) -> None:
+        """With the log-sum-exp [batch, heads, new tokens] of all views of the layer, weights become shares."""
+        for places, weights, own, start, left in self._pending:
+            stop = start + weights.shape[2]
+            share = torch.exp(own - lse[:, :, start:stop]).nan_to_num(0.0)[..., None]
+            mean = (weights * share).mean(dim=1).float().cpu()  # [batch, tokens, slots]
+            for row, chosen in enumerate(places):
+                own_weights = mean[row, :, mean.shape[2] - len(chosen) :] if left else mean[row, :, : len(chosen)]
+                self.sums[row][start:stop].index_add_(1, chosen, own_weights)
+        self.num_layers += bool(self._pending)
+        self._pending = []
+
+
+def recalling_layers(view: BackboneView) -> frozenset[int]:
+    """Layers that recall events: all but those that slide where others do not (Gemma), whose reach is local by design."""
+    whole = [layer for layer in range(view.num_layers) if view.sliding_window(layer) is None]
+    return frozenset(whole or range(view.num_layers))
+
+
+def _stack(
+    parts: Sequence[tuple[Tensor, Tensor] | None], longest: int, left: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys and values [kv_heads, n, head_dim] of each row as [batch, kv_heads, longest, head_dim], padded, and which
+    slots hold something, bool [batch, 1, 1, longest], None for all."""
+    like = next(part for part in parts if part is not None)[0]
+    empty = like[:, :0]
+    filled = [part if part is not None else (empty, empty) for part in parts]
+    lengths = torch.tensor([keys.shape[1] for keys, _ in filled], device=like.device)
+
+    def stack(which: int) -> Tensor:
+        sides = [(longest - part[which].shape[1]) for part in filled]
+        return torch.stack(
+            [
+                pad(part[which], (0, 0, missing, 0) if left else (0, 0, 0, missing)) if missing else part[which]
+                for part, missing in zip(filled, sides, strict=True)
+            ]
+        )
+
+    if bool((lengths == longest).all()):
+        return stack(0), stack(1), None
+    slots = torch.arange(longest, device=like.device)
+    held = slots >= longest - lengths[:, None] if left else slots < lengths[:, None]
+    return stack(0), stack(1), held[:, None, None]
+
+
+def _spread(masks: Sequence[Tensor | None], present: Tensor | None, tokens: int, longest: int) -> Tensor | None:
+    """Masks [queries or 1, n] of the rows as bool [batch, 1, tokens or 1, longest]; None: everybody sees everything."""
+    if all(mask is None for mask in masks):
+        return present
+    device = next(mask for mask in masks if mask is not None).device
+    spread = torch.zeros(len(masks), 1, tokens, longest, dtype=torch.bool, device=device)
+    for row, mask in enumerate(masks):
+        if mask is None:
+            spread[row] = True if present is None else present[row]
+        else:
+            spread[row, 0, :, : mask.shape[1]] = mask
+    return spread
