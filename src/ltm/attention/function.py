@@ -105,7 +105,9 @@ class LocalView(NamedTuple):
 
     def partial(self) -> Partial:
         """The same with its log-sum-exp, for a softmax shared with other views."""
-        return attend(self.query, self.key, self.value, self.explicit_mask(), self.scaling, self.softcap, weights=False)
+        sees_all = self.mask is None and self.query.shape[2] == 1
+        mask = None if sees_all else self.explicit_mask()
+        return attend(self.query, self.key, self.value, mask, self.scaling, self.softcap, weights=False)
 
     def explicit_mask(self) -> Tensor:
         """bool [batch or 1, 1, tokens, kv]: the mask that transformers leaves out when attention is plainly causal."""

@@ -1,11 +1,13 @@
 """Recall of what was planted in a long text: pass keys in essays, values in dictionaries, by length and depth.
 
-The text is read (`method.read`), then the question comes as the prompt. Four variants:
+The text is read (`method.read`), then the question comes as the prompt. Five variants:
 
 - passkey: one five-digit key in real text (Mohtashami & Jaggi, 2023, arXiv:2305.16300, plant it in repeated filler
   sentences, which any compression gets for free; here the filler is Paul Graham's essays). A reading for each depth.
 - multi: five keys, each with a name, at all depths of one reading, asked one after another; none of the answers is
   seen by the next question.
+- kinds: the same with a key of another kind at each depth (a door code, a phone number, ...), for models that are too
+  small to tell whose key is whose.
 - key_value: a JSON dictionary of five-digit numbers, as long as asked, one pair asked at each depth.
 - uuid: the dictionaries of Lost in the Middle (Liu et al., 2023, arXiv:2307.03172) with 75 or 140 pairs of UUIDs; the
   pairs that stand at the depths are asked, instead of the file's one key moved about. Their length in a table is that
@@ -36,6 +38,7 @@ from ltm.tasks.base import Record, Row, Task, Unit
 from ltm.tasks.intervals import bootstrap_interval, wilson_interval
 from ltm.tasks.lists import numbers, words
 from ltm.tasks.recall_text import (
+    KINDS,
     NAMES,
     NUM_DISTRACTORS,
     Haystack,
@@ -53,7 +56,7 @@ from ltm.tasks.scoring import greedy_tokens, score_continuations, text_tokens
 if TYPE_CHECKING:
     from ltm.methods import Method
 
-VARIANTS = ("passkey", "multi", "key_value", "uuid")
+VARIANTS = ("passkey", "multi", "kinds", "key_value", "uuid")
 READ_TOKENS = 1024
 """Tokens given to one `read`: whole segments for every method, and little to hold at once."""
 SPARE_TOKENS = 4
@@ -67,7 +70,7 @@ class RecallConfig:
     variants: str = "passkey,multi,key_value,uuid"
     """Kinds of test, with commas."""
     lengths: str = "1024,4096,16384,65536,131072"
-    """Tokens that are read (passkey, multi: exactly; key_value: less than one pair shorter), with commas."""
+    """Tokens that are read (passkey, multi, kinds: exactly; key_value: less than one pair shorter), with commas."""
     depths: str = "0,25,50,75,100"
     """Percent of the text before the key, or the pair's place in percent, with commas."""
     pairs: str = "75,140"
@@ -84,8 +87,9 @@ class RecallConfig:
         depths = numbers(self.depths)
         if depths != sorted(set(depths)) or depths[-1] > 100:
             problems.append(f"depths={self.depths}; use different percentages from 0 to 100, in order")
-        if len(depths) > len(NAMES):
-            problems.append(f"depths={self.depths}; use {len(NAMES)} or fewer")
+        names = KINDS if "kinds" in words(self.variants) else NAMES
+        if len(depths) > len(names):
+            problems.append(f"depths={self.depths}; use {len(names)} or fewer")
         if min(numbers(self.lengths)) < 1 or min(numbers(self.pairs)) <= NUM_DISTRACTORS:
             problems.append(f"lengths={self.lengths}, pairs={self.pairs}; use 1 and {NUM_DISTRACTORS + 1} or more")
         if self.trials < 1:
@@ -114,7 +118,9 @@ class Recall(Task):
                 if "passkey" in chosen:
                     yield from (self._unit("passkey", length, [depth], trial) for depth in depths)
                 yield from (
-                    self._unit(name, length, depths, trial) for name in ("multi", "key_value") if name in chosen
+                    self._unit(name, length, depths, trial)
+                    for name in ("multi", "kinds", "key_value")
+                    if name in chosen
                 )
 
     def summarise(self, records: Sequence[Record]) -> list[Row]:
@@ -153,7 +159,7 @@ class Recall(Task):
             return dictionary_reading(self.tokenizer, number_pairs(self.tokenizer, size, draw), depths, draw, size)
         if variant == "uuid":
             return dictionary_reading(self.tokenizer, self._uuid_pairs(size, trial, draw), depths, draw)
-        return haystack_reading(self.tokenizer, self._haystack, size, depths, draw)
+        return haystack_reading(self.tokenizer, self._haystack, size, depths, draw, kinds=variant == "kinds")
 
     def _uuid_pairs(self, count: int, trial: int, draw: random.Random) -> list[tuple[str, str]]:
         """The dictionary of the trial's line in the file; drawn where there is no such file or line."""

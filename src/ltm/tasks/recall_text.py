@@ -21,6 +21,9 @@ NAMES = ("Anna", "Boris", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "
 # Written so that SmolLM2-135M, which is not tuned to follow instructions, solves them at short length.
 NEEDLE = "\n\nThe pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = "\n\nWhat is the pass key? The pass key is"
+KINDS = ("door code", "locker number", "phone number", "account number", "ticket number", "room number")
+KIND_NEEDLE = "\n\nThe {name} is {key}. Remember it. {key} is the {name}."
+KIND_QUESTION = "\n\nWhat is the {name}? The {name} is"
 NAMED_NEEDLE = "\n\nThe pass key of {name} is {key}. Remember it. {key} is the pass key of {name}."
 NAMED_QUESTION = "\n\nWhat is the pass key of {name}? The pass key of {name} is"
 
@@ -94,15 +97,25 @@ class Haystack:
 
 
 def haystack_reading(
-    tokenizer: Any, haystack: Haystack, length: int, depths: Sequence[int], draw: random.Random
+    tokenizer: Any,
+    haystack: Haystack,
+    length: int,
+    depths: Sequence[int],
+    draw: random.Random,
+    kinds: bool = False,
 ) -> Reading:
-    """`length` tokens of haystack with a key at each depth: one key without a name, or several with names.
+    """`length` tokens of haystack with a key at each depth: one key without a name, or several, with names of people
+    or (`kinds`) each of another kind.
 
     A depth is the percentage of the haystack's tokens that stand before the needle. No key occurs in the haystack.
     """
-    names = [""] if len(depths) == 1 else draw.sample(NAMES, len(depths))
+    if kinds:
+        names, needle, question = draw.sample(KINDS, len(depths)), KIND_NEEDLE, KIND_QUESTION
+    elif len(depths) > 1:
+        names, needle, question = draw.sample(NAMES, len(depths)), NAMED_NEEDLE, NAMED_QUESTION
+    else:
+        names, needle, question = [""], NEEDLE, QUESTION
     keys = _draw_keys(haystack.numbers, len(depths) + NUM_DISTRACTORS, draw)
-    needle, question = (NEEDLE, QUESTION) if len(depths) == 1 else (NAMED_NEEDLE, NAMED_QUESTION)
     needles = [text_tokens(tokenizer, needle.format(name=n, key=k)) for n, k in zip(names, keys, strict=False)]
     begin = start_tokens(tokenizer)
     room = length - len(begin) - sum(map(len, needles))

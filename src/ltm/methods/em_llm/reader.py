@@ -128,7 +128,7 @@ class EventReader(Plugin):
             events = torch.arange(len(past.sizes))
         else:
             scores = past.scores(layer, queries)
-            chosen = select_events(scores.cpu(), past.sizes, past.budget, past.neighbour_budget, past.most)
+            chosen = select_events(scores, past.sizes, past.budget, past.neighbour_budget, past.most)
             events = chosen.any(dim=0).nonzero().squeeze(1)
             if len(chosen) > 1:
                 mask = chosen[:, events]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +34,7 @@ def most_events(sizes: Tensor, budget: int) -> int:
 
 
 def select_events(scores: Tensor, sizes: Tensor, budget: int, neighbour_budget: int, most: int | None = None) -> Tensor:
-    """The events that each query recalls, bool [queries, events].
+    """The events that each query recalls, bool [queries, events], on the host.
 
     scores: [queries, events]; sizes: int64 [events], tokens. By falling score events are taken until `budget` tokens
     are full; the one that goes over counts if that is nearer to the budget than without it. Then, in the same order,
@@ -40,35 +43,43 @@ def select_events(scores: Tensor, sizes: Tensor, budget: int, neighbour_budget: 
     """
     queries, events = scores.shape
     if int(sizes.sum()) <= budget:
-        return torch.ones_like(scores, dtype=torch.bool)
-    count = min(events, most_events(sizes, budget) if most is None else most)
-    ranked = scores.topk(count, dim=-1).indices  # [queries, count]
-    taken = _within(sizes[ranked], budget)
-    chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, ranked, taken)
+        return torch.ones(queries, events, dtype=torch.bool)
+    # in numpy: a decoded token selects in every layer, and a torch operation on so little costs several times as much
+    tokens = sizes.numpy()
+    ranked = _ranked(scores, min(events, most_events(sizes, budget) if most is None else most))
+    taken = _within(tokens[ranked], budget)
+    chosen = np.zeros((queries, events), dtype=bool)
+    np.put_along_axis(chosen, ranked, taken, axis=1)
     if neighbour_budget:
-        around = torch.stack((ranked + 1, ranked - 1), dim=-1).flatten(1)  # [queries, 2 * count]: after, before
-        real = taken.repeat_interleave(2, dim=1) & (around >= 0) & (around < events)
-        around = around.clamp(0, events - 1)
-        real &= ~chosen.gather(1, around) & _first_of_its_kind(around, real, events)
-        kept = _within(sizes[around] * real, neighbour_budget) & real
-        chosen.scatter_reduce_(1, around, kept, "amax")
-    return chosen
+        around = np.stack((ranked + 1, ranked - 1), axis=-1).reshape(queries, -1)  # [queries, candidates]: after, before
+        real = np.repeat(taken, 2, axis=1) & (around >= 0) & (around < events)
+        around = around.clip(0, events - 1)
+        real &= ~np.take_along_axis(chosen, around, axis=1)
+        real &= _first_of_its_kind(around, real, events)
+        kept = _within(tokens[around] * real, neighbour_budget) & real
+        row, place = kept.nonzero()
+        chosen[row, around[row, place]] = True
+    return torch.from_numpy(chosen)
 
 
-def _within(sizes: Tensor, budget: int) -> Tensor:
+def _ranked(scores: Tensor, count: int) -> Any:
+    """The `count` best events of each query, best first, int64 [queries, count]."""
+    return scores.topk(count, dim=-1).indices.cpu().numpy()
+
+
+def _within(sizes: Any, budget: int) -> Any:
     """Which of candidates in order (sizes [queries, candidates], 0: passed over) fill a budget, bool."""
-    ends = sizes.cumsum(dim=1)
-    before = ends - sizes
+    ends = sizes.cumsum(axis=1)
     fits = ends < budget
-    first_over = (~fits & (sizes > 0)).int().cumsum(dim=1) == 1
-    nearer = (budget - before).abs() > (ends - budget).abs()
-    return fits | (first_over & (sizes > 0) & ~fits & nearer)
+    first_over = ~fits & (sizes > 0)
+    first_over &= first_over.cumsum(axis=1) == 1
+    nearer = np.abs(budget - ends + sizes) > np.abs(ends - budget)
+    return fits | (first_over & nearer)
 
 
-def _first_of_its_kind(events: Tensor, real: Tensor, count: int) -> Tensor:
+def _first_of_its_kind(events: Any, real: Any, count: int) -> Any:
     """Whether a place of events [queries, places] is the first real one that names its event."""
-    places = torch.arange(events.shape[1], device=events.device).expand_as(events)
-    places = torch.where(real, places, events.shape[1])
-    first = torch.full((len(events), count), events.shape[1], device=events.device)
-    first.scatter_reduce_(1, events, places, "amin")
-    return first.gather(1, events) == places
+    rows, places = np.indices(events.shape)
+    first = np.full((len(events), count), events.shape[1])
+    np.minimum.at(first, (rows[real], events[real]), places[real])
+    return np.take_along_axis(first, events, axis=1) == places

@@ -1,0 +1,214 @@
+"""EM-LLM against its naive reference, its pure functions against their definitions, and what is its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ltm.backbone import load_backbone
+from ltm.bank import Bank
+from ltm.errors import BankMismatchError, ConfigError
+from ltm.methods import create_method
+from ltm.methods.em_llm import EmLlm, EmLlmConfig
+from ltm.methods.em_llm.reference import (
+    NaiveEmLlm,
+    naive_cut_score,
+    naive_refinement,
+    naive_selection,
+    naive_sizes,
+)
+from ltm.methods.em_llm.segmentation import event_sizes, refine_boundaries
+from ltm.methods.em_llm.selection import select_events
+
+TINY = {field: getattr(EmLlmConfig.tiny(), field) for field in EmLlmConfig.__dataclass_fields__}
+VOCAB = 90
+
+
+def tokens(count, seed=0, rows=1):
+    return torch.randint(5, VOCAB, (rows, count), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def backbone(tiny_backbone):
+    return tiny_backbone("tiny-llama", "float64")
+
+
+def build(backbone, **options):
+    return EmLlm(backbone, EmLlmConfig(**{**TINY, **options})).eval()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"segmentation": "blocks"},
+        {"refinement": "conductance", "placement": "ordered", "contiguity": 0.5},
+        {"refinement": "none", "stride": 12, "num_sinks": 0},
+    ],
+    ids=["default", "blocks", "conductance-ordered", "no-refinement-no-recent"],
+)
+def test_equals_the_naive_reference(backbone, options):
+    """Events, logits after reading, and logits of a stream that spills: the fast path is the slow one."""
+    method, past, present = build(backbone, **options), tokens(37, 1), tokens(19, 2)
+    naive = NaiveEmLlm(method)
+    method.read(past)
+    with torch.no_grad():
+        naive.read(past[0])
+        table = method.bank.event_table(0)
+        assert [(e.first, e.size) for e in naive.memory.events] == list(zip(*(t.tolist() for t in table), strict=True))
+        assert len(table.sizes) > 4
+        fast, slow = method(present).logits[0], naive.score(present[0])
+    torch.testing.assert_close(fast, slow, atol=2e-5, rtol=1e-4)  # angles are in float32
+
+
+@pytest.mark.parametrize("stride", [1, 7, 16, 40])
+def test_everything_in_the_window_equals_full_attention(backbone, stride):
+    """Past and present within the window: the result of one pass over both, whatever the segments are."""
+    past, present = tokens(29, 3, rows=2), tokens(11, 4, rows=2)
+    full = backbone.model(torch.cat((past, present), dim=1)).logits[:, 29:]
+    method = create_method("em_llm", backbone, local_window=80, stride=stride)
+    method.read(past)
+    torch.testing.assert_close(method(present).logits, full, atol=1e-5, rtol=1e-4)
+
+
+def test_sliding_layers_see_recent_tokens_and_recall_nothing(tiny_backbone):
+    """Gemma: within the window the result is the model's own, with its local layers as local as they are."""
+    backbone = tiny_backbone("tiny-gemma3", "float64")
+    past, present = tokens(29, 3), tokens(11, 4)
+    full = backbone.model(torch.cat((past, present), dim=1)).logits[:, 29:]
+    method = create_method("em_llm", backbone, local_window=80, stride=20)
+    method.read(past)
+    torch.testing.assert_close(method(present).logits, full, atol=1e-5, rtol=1e-4)
+    assert method._recalling == [2, 5]
+
+
+@pytest.mark.parametrize("metric", ["modularity", "conductance"])
+@pytest.mark.parametrize("min_size", [1, 3])
+def test_refinement_equals_its_definition(metric, min_size):
+    keys = torch.randn(63, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    similarity = keys @ keys.T + 3
+    boundaries = [2, 3, 11, 20, 24, 40, 62]
+    found = refine_boundaries(boundaries, similarity, metric, min_size)
+    assert found == naive_refinement(boundaries, similarity, metric, min_size)
+    assert found != boundaries and len(found) > 4
+
+
+def test_modularity_of_two_separate_groups_is_best_between_them():
+    """Worked by hand: two blocks of ones, 2 and 4 tokens. Cut between them: (4 + 16 - (16 + 256) / 20) / 40."""
+    similarity = torch.block_diag(torch.ones(2, 2), torch.ones(4, 4)).double()
+    assert naive_cut_score(similarity, 2, "modularity") == pytest.approx((20 - 272 / 20) / 40)
+    assert refine_boundaries([5], similarity, "modularity", 1) == [2]
+
+
+def test_event_sizes_by_hand():
+    assert event_sizes([4, 6, 13], 20, 3, 8) == [4, 8, 1 + 7]  # 6 comes too soon; 4..13 is 8 and 1, too short
+    assert event_sizes([], 20, 1, 8) == [8, 8, 4]
+    for seed in range(20):
+        random = torch.Generator().manual_seed(seed)
+        boundaries = (torch.rand(100, generator=random) < 0.15).nonzero().squeeze(1).tolist()
+        assert sum(event_sizes(boundaries, 100, 5, 16)) == 100
+        assert max(event_sizes(boundaries, 100, 5, 16)) <= 16
+    assert naive_sizes([4, 9], 20, 3, 8) == [4, 5, 8, 3]
+
+
+@pytest.mark.parametrize("neighbours", [0, 9])
+def test_selection_equals_the_loop(neighbours):
+    for seed in range(30):
+        random = torch.Generator().manual_seed(seed)
+        scores = torch.randn(3, 25, generator=random, dtype=torch.float64)
+        sizes = torch.randint(1, 9, (25,), generator=random)
+        found = select_events(scores, sizes, 30, neighbours)
+        for row, chosen in zip(scores.tolist(), found, strict=True):
+            expected = naive_selection(row, sizes.tolist(), 30, neighbours)
+            assert set(chosen.nonzero().squeeze(1).tolist()) == expected and len(expected) > 2
+    assert bool(select_events(scores, sizes, 1000, 9).all())
+
+
+def test_a_saved_memory_answers_the_same(backbone, tmp_path):
+    method, present = build(backbone), tokens(9, 5)
+    document = None
+    method.use_bank(method.new_bank(1))
+    document = method.bank.add_document("a", text="x" * 37)
+    method.read(tokens(37, 1), documents=[document], spans=torch.stack((torch.arange(37), torch.arange(1, 38)), -1)[None])
+    before = method(present).logits
+    method.bank.save(tmp_path / "bank")
+    method.read(tokens(11, 6))
+    method.bank.save(tmp_path / "bank")  # appended as a shard of its own
+    later = method(present).logits
+    loaded = build(backbone)
+    loaded.use_bank(Bank.load(tmp_path / "bank", fingerprint=backbone.fingerprint))
+    assert loaded.bank.mapped_nbytes > 0
+    torch.testing.assert_close(loaded(present).logits, later)
+    assert float((later - before).abs().max()) > 1e-4
+
+
+def test_a_deleted_document_is_as_if_never_read(backbone):
+    method, present = build(backbone, memory_size=200), tokens(9, 5)
+    method.use_bank(method.new_bank(1))
+    kept = method.bank.add_document("kept")
+    method.read(tokens(24, 1), documents=[kept])
+    expected = method(present).logits
+    gone = method.bank.add_document("gone")
+    method.read(tokens(24, 2), documents=[gone])
+    assert float((method(present).logits - expected).abs().max()) > 1e-4
+    method.bank.delete_document(gone)
+    torch.testing.assert_close(method(present).logits, expected)
+
+
+def test_the_byte_budget_holds(backbone):
+    method = build(backbone, memory_size=None, memory_bytes=150_000)
+    for seed in range(4):
+        method.read(tokens(60, seed))
+    row = method.bank.rows[0]
+    per_token, per_event = row.layout.bytes_per_chunk, row.layout.bytes_per_event
+    assert 50_000 < row.num_tokens * per_token + row.events.count * per_event <= 150_000
+    assert method.bank.nbytes <= 150_000
+    with pytest.raises(ConfigError, match="memory_bytes=10 holds no chunk"):
+        build(backbone, memory_bytes=10).read(tokens(5))
+
+
+def test_offloaded_memory_answers_the_same(backbone):
+    """Keys and values in mapped temporary files beyond 16 tokens."""
+    past, present = tokens(37, 1), tokens(9, 5)
+    inside, outside = build(backbone), build(backbone, offload=16)
+    inside.read(past)
+    outside.read(past)
+    assert outside.bank.layout.fields["keys"].offload == 16
+    assert torch.equal(inside(present).logits, outside(present).logits)
+
+
+def test_a_trace_names_what_was_looked_at(backbone):
+    """Weights are shares of one softmax, so that what one token used adds up to less than 1."""
+    method = build(backbone)
+    method.read(tokens(37, 1))
+    with method.trace() as trace:
+        method.generate(tokens(5, 2), max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
+    used = trace.tokens(0)
+    assert len(used) == 7 and all(chunk.slot < 37 for own in used for chunk in own)
+    assert all(0.01 < sum(chunk.weight for chunk in own) < 1 for own in used)
+
+
+def test_a_bank_of_another_kind_is_refused(backbone):
+    longmem = create_method("memorizing", backbone)
+    with pytest.raises(BankMismatchError, match="keeps no events"):
+        build(backbone).use_bank(longmem.new_bank(1))
+
+
+def test_a_wrong_config_tells_all_its_problems():
+    with pytest.raises(ConfigError) as caught:
+        EmLlmConfig(retrieved_tokens=0, refinement="best", max_event_size=4, contiguity=1, stride=5000)
+    assert len(caught.value.problems) == 5
+
+
+@pytest.mark.slow
+def test_smollm2_finds_a_pass_key_beyond_its_window():
+    """Blocks of 128 tokens, a window of 512, 2,048 tokens read."""
+    backbone = load_backbone("smollm2-135m")
+    method = create_method("em_llm", backbone, segmentation="blocks", local_window=512)
+    filler = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. " * 40
+    text = filler + "\n\nThe pass key is 71432. Remember it. 71432 is the pass key.\n\n" + filler
+    ids = backbone.tokenizer(text, return_tensors="pt")["input_ids"]
+    method.read(ids)
+    prompt = backbone.tokenizer("\n\nWhat is the pass key? The pass key is", return_tensors="pt")["input_ids"]
+    out = method.generate(prompt, max_new_tokens=7, do_sample=False)
+    assert "71432" in backbone.tokenizer.decode(out[0, prompt.shape[1] :])
