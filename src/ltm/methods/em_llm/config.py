@@ -42,6 +42,8 @@ class EmLlmConfig:
     placement: Literal["edge", "ordered"] = "edge"
     """Where remembered keys stand: 'edge', all at the window's far edge (paper); 'ordered', the tokens of each event in
     their order beyond it."""
+    distance: int | None = None
+    """How far from the query remembered keys stand, tokens; None: local_window - 1 (paper)."""
     local_window: int = 1024
     """Most tokens up to the present that attention sees at their true distance (paper: 4,096)."""
     stride: int | None = None
@@ -81,6 +83,11 @@ class EmLlmConfig:
     def recent_size(self) -> int:
         """Most tokens before a segment that it sees at their true distance."""
         return self.local_window - self.segment_size
+
+    @property
+    def edge(self) -> int:
+        """The position from which queries meet remembered keys, which stand at 0."""
+        return self.local_window - 1 if self.distance is None else self.distance
 
     @property
     def event_budgets(self) -> tuple[int, int]:
@@ -123,6 +130,7 @@ _LEAST = {
     "gamma": 0,
     "representative_tokens": 1,
     "num_sinks": 0,
+    "distance": 0,
     "local_window": 2,
     "memory_size": 1,
     "memory_bytes": 1,

@@ -113,7 +113,7 @@ class EventReader(Plugin):
         """The position-free query, rotated to the window's far edge from where remembered keys stand."""
         key = ("edge", layer)
         if key not in self.scratch:
-            edge = torch.tensor([self.config.local_window - 1], device=query.device)
+            edge = torch.tensor([self.config.edge], device=query.device)
             self.scratch[key] = self.view.rotary_angles(layer, edge, torch.float32)
         angles = self.scratch[key]
         return query if angles is None else rotate(query, *angles)

@@ -97,7 +97,7 @@ class NaiveEmLlm:
         recent = range(max(memory.tokens - self.config.recent_size, 0), memory.tokens)
         turned = self._turn(torch.cat((memory.keys[layer][:, recent.start :], keys), dim=1))
         turned_query = self._turn(query, start=len(recent))
-        edge_query = self._turn(query, start=self.config.local_window - 1, step=0)
+        edge_query = self._turn(query, start=self.config.edge, step=0)
         output = torch.zeros_like(local)
         for token in range(tokens):
             asking = edge_query[:, token] if per_token else edge_query.mean(dim=1)
