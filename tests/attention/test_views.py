@@ -97,3 +97,24 @@ def test_weights_are_a_softmax():
     torch.testing.assert_close(sums[1], torch.ones_like(sums[1]))
     assert float(sums[0, :, 0].abs().max()) == 0.0
     assert bool((weights[~mask] == 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mask", ["none", "shared", "by head", "by slot"])
+def test_attention_without_weights_is_the_same(dtype, mask):
+    """The fused kernel, grouped heads, masks of every shape, and a query that sees nothing."""
+    random = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 6, 5, 8, generator=random).to(dtype)
+    keys, values = (torch.randn(2, 3, 7, 8, generator=random).to(dtype) for _ in range(2))
+    shapes = {"shared": (2, 1, 5, 7), "by head": (2, 6, 5, 7), "by slot": (2, 1, 1, 7)}
+    chosen = None
+    if mask != "none":
+        chosen = torch.rand(shapes[mask], generator=random) < 0.6
+        chosen[0, :, 0] = False
+    slow = attend(query, keys, values, chosen, 0.4)
+    fast = attend(query, keys, values, chosen, 0.4, weights=False)
+    assert slow.weights is not None and fast.weights is None
+    tolerance = {"atol": 2e-2, "rtol": 2e-2} if dtype == torch.bfloat16 else {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(fast.output, slow.output, **tolerance)
+    torch.testing.assert_close(fast.lse, slow.lse, **tolerance)
+    assert chosen is None or bool(torch.isneginf(fast.lse[0, :, 0]).all())

@@ -41,11 +41,11 @@ def build(backbone, **options):
     "options",
     [
         {},
-        {"segmentation": "blocks"},
-        {"refinement": "conductance", "placement": "ordered", "contiguity": 0.5},
+        {"segmentation": "blocks", "representative": "attended", "vote": "sum"},
+        {"refinement": "conductance", "placement": "ordered", "contiguity": 0.5, "representative": "attended"},
         {"refinement": "none", "stride": 12, "num_sinks": 0},
     ],
-    ids=["default", "blocks", "conductance-ordered", "no-refinement-no-recent"],
+    ids=["default", "blocks-as-published", "conductance-ordered", "no-refinement-no-recent"],
 )
 def test_equals_the_naive_reference(backbone, options):
     """Events, logits after reading, and logits of a stream that spills: the fast path is the slow one."""

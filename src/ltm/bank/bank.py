@@ -247,8 +247,8 @@ class Bank:
         return self._events_of(row).table(self.rows[row].numbers())
 
     def score_events(self, row: int, queries: Tensor, layer: int = 0) -> Tensor:
-        """Inner products of queries [queries, event_heads * head_dim] with the representative keys of a row's events,
-        heads summed: [queries, events]. Raises BankError where the bank keeps none."""
+        """Inner products of queries [queries, heads, head_dim] with the representative keys of a row's events:
+        [queries, heads, events]; heads a multiple of event_heads. Raises BankError where the bank keeps none."""
         return self._events_of(row).scores(layer, queries)
 
     def _events_of(self, row: int) -> RowEvents:

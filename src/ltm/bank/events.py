@@ -42,13 +42,16 @@ class RowEvents:
 
     def append(self, events: Chunks) -> None:
         """Add events (fields of `ChunkLayout.event_fields`) at the end; the oldest beyond `most` leave."""
+        if self.most is not None:
+            axes = {name: field.axis for name, field in self.ring.fields.items()}
+            new = min(len(events["starts"]), self.most)
+            events = {name: t.narrow(axes[name], t.shape[axes[name]] - new, new) for name, t in events.items()}
+            self.ring.drop(max(self.count + new - self.most, 0))
         needed = self.count + len(events["starts"])
         if needed > self.ring.capacity:
             grown = max(needed, self.ring.capacity + self.ring.capacity // 4, FIRST_EVENTS)
-            self.ring.reserve(grown if self.most is None else max(min(grown, self.most), needed))
+            self.ring.reserve(grown if self.most is None else min(grown, self.most))
         self.ring.append(events)
-        if self.most is not None and needed > self.most:
-            self.ring.drop(needed - self.most)
 
     def drop_before(self, slot: int) -> None:
         """Forget events whose first token has a slot below this one."""
@@ -69,11 +72,16 @@ class RowEvents:
         )
 
     def scores(self, layer: int, queries: Tensor) -> Tensor:
-        """Inner products with all representative keys, heads summed: [queries, events], from queries
-        [queries, event_heads * head_dim]."""
-        parts = [part[layer] for part in self.ring.parts("event_keys")]  # [events, event_heads * head_dim] each
-        products = [queries.to(part) @ part.T for part in parts]
-        return products[0] if len(products) == 1 else torch.cat(products, dim=1)
+        """Inner products with all representative keys, [queries, heads, events], of queries [queries, heads, head_dim];
+        heads a multiple of event_heads, consecutive ones share one."""
+        count, heads, width = queries.shape
+        kept = self.layout.event_heads or 1
+        by_head = queries.transpose(0, 1).reshape(kept, -1, width)  # [event_heads, group * queries, head_dim]
+        products = []
+        for part in self.ring.parts("event_keys"):
+            keys = part[layer].unflatten(1, (kept, width)).permute(1, 2, 0)  # [event_heads, head_dim, events]
+            products.append(torch.matmul(by_head.to(keys), keys).view(heads, count, -1).transpose(0, 1))
+        return products[0] if len(products) == 1 else torch.cat(products, dim=2)
 
     def chunks(self, first: int, last: int) -> Chunks:
         """All fields of the events whose first tokens have slots first to last, on the host."""

@@ -40,8 +40,9 @@ class Ring:
 
     def drop(self, count: int) -> None:
         """Remove the oldest chunks."""
-        self.length -= count
-        self.start = (self.start + count) % self.capacity if self.length else 0
+        if count:
+            self.length -= count
+            self.start = (self.start + count) % self.capacity if self.length else 0
 
     def reserve(self, capacity: int) -> None:
         """Buffers for so many chunks, what is there kept; one buffer after another, to need less at a time."""

@@ -35,8 +35,14 @@ class EmLlmConfig:
     """What moves boundaries to where keys are most alike within events and least across (shipped files: none)."""
     refine_from_layer: int | None = None
     """First backbone layer whose keys count for refinement (paper: 20 of 32); None: at 5/8 of the depth."""
+    representative: Literal["mean", "attended"] = "mean"
+    """What stands for an event in each head: the 'mean' of its keys, or of those of the tokens that were 'attended' to
+    most (paper), which reading then has to count."""
     representative_tokens: int = 4
-    """Tokens of an event, those that were attended to most, whose mean key stands for it in each head (paper: 4)."""
+    """How many tokens 'attended' takes of an event (paper: 4)."""
+    vote: Literal["softmax", "sum"] = "softmax"
+    """How heads agree on events: each has one vote, spread by a 'softmax' over events, or inner products are added up
+    ('sum', paper)."""
     num_sinks: int = 32
     """First tokens of what is remembered, which every query sees (paper: 128)."""
     placement: Literal["edge", "ordered"] = "edge"
@@ -139,5 +145,7 @@ _LEAST = {
 _CHOICES = {
     "segmentation": ("surprise", "blocks"),
     "refinement": ("modularity", "conductance", "none"),
+    "representative": ("mean", "attended"),
+    "vote": ("softmax", "sum"),
     "placement": ("edge", "ordered"),
 }

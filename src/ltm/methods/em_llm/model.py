@@ -20,7 +20,8 @@ What differs from the paper and its released code (em-llm/EM-LLM-model):
 - The window moves by segments: between recent_size and local_window tokens are seen (released: always n_local). Tokens
   are cut into events when their segment ends (released: when they leave the window), so an event ends with its segment,
   its surprise is held against its own segment's mean, and what it was attended to is counted over that segment.
-- What it was attended to is counted for every fourth query (`SCORE_EVERY`).
+- By default a mean of all its keys stands for an event and heads vote; the paper's choices are
+  representative="attended" and vote="sum" (what a token was attended to is counted for every fourth query).
 - Neighbours are those of the present query's events (released: a queue that outlives the query).
 - Sinks are the oldest tokens held (released: the first of the stream, for ever).
 - The backbone's own rotary frequencies and scaling (released: recomputed from the base alone). Layers with a sliding
@@ -56,7 +57,7 @@ from ltm.methods.em_llm.segmentation import (
     surprising_tokens,
     token_surprise,
 )
-from ltm.methods.em_llm.selection import representative_keys
+from ltm.methods.em_llm.selection import mean_keys, representative_keys
 from ltm.methods.registry import register
 from ltm.methods.segments import Segment, batches_of, cut_into_segments
 
@@ -100,7 +101,7 @@ class EmLlm(Method):
                 chunk_size=1,
                 memory_size=config.memory_size,
                 memory_bytes=config.memory_bytes,
-                event_heads=view.num_heads,
+                event_heads=self._event_heads,
                 event_tokens=config.min_event_size,
                 offload=config.offload,
             ),
@@ -119,6 +120,8 @@ class EmLlm(Method):
         differences = []
         if bank.config.event_heads is None:
             differences.append("it keeps no events (another method made it)")
+        elif bank.config.event_heads != self._event_heads:
+            differences.append(f"event_heads: bank {bank.config.event_heads}, model {self._event_heads} (representative)")
         if tuple(bank.layers) != tuple(range(self.backbone.view.num_layers)):
             differences.append(f"layers: bank {tuple(bank.layers)}, model all {self.backbone.view.num_layers}")
         if bank.fingerprint is not None:
@@ -172,7 +175,8 @@ class EmLlm(Method):
         for index, segment in enumerate(segments):
             columns = torch.arange(len(segment.token_ids), device=ids.device)
             surprise = self._surprise(logits[index, : len(columns)], segment.token_ids, None)
-            cut_and_keys = self._cut(cache, index, columns, surprise, attended[index])
+            received = None if attended is None else attended[index]
+            cut_and_keys = self._cut(cache, index, columns, surprise, received)
             self._write(bank, segment, *cut_and_keys)
 
     def _write(self, bank: Bank, segment: Segment, keys: Tensor, values: Tensor, cut: EventCut) -> None:
@@ -207,12 +211,14 @@ class EmLlm(Method):
         return torch.cat(found)
 
     def _cut(
-        self, cache: DynamicCache, row: int, columns: Tensor, surprise: Tensor, attended: Tensor
+        self, cache: DynamicCache, row: int, columns: Tensor, surprise: Tensor, attended: Tensor | None
     ) -> tuple[Tensor, Tensor, EventCut]:
         """A row's window as it goes to memory: position-free keys and values [layers, kv_heads, tokens, head_dim], and
-        its events. columns: of its tokens, in order; surprise [tokens]; attended [layers, heads, columns]."""
+        its events. columns: of its tokens, in order; surprise [tokens]; attended [layers, heads, columns] or None."""
         keys, values = self._position_free(cache, row, columns)
         sizes = torch.tensor(self._event_sizes(keys, surprise))
+        if attended is None:
+            return keys, values, EventCut(sizes, mean_keys(keys, sizes))
         chosen = representative_keys(keys, attended[:, :, columns], sizes, self.method_config.representative_tokens)
         return keys, values, EventCut(sizes, chosen)
 
@@ -241,8 +247,17 @@ class EmLlm(Method):
             values.append(own.values[row : row + 1, :, columns])
         return torch.cat(keys), torch.cat(values)
 
-    def _stack_received(self, reader: EventReader) -> Tensor:
-        """Attention received by the columns, [batch, layers, heads, columns]; zero in layers that recall nothing."""
+    @property
+    def _event_heads(self) -> int:
+        """Heads of representative keys: what is attended to differs between the query heads that share a key."""
+        view = self.backbone.view
+        return view.num_kv_heads if self.method_config.representative == "mean" else view.num_heads
+
+    def _stack_received(self, reader: EventReader) -> Tensor | None:
+        """Attention received by the columns, [batch, layers, heads, columns]; zero in layers that recall nothing, None
+        where it is not counted."""
+        if not reader.received:
+            return None
         like = next(iter(reader.received.values()))
         zero = torch.zeros_like(like)
         return torch.stack([reader.received.get(layer, zero) for layer in range(self.backbone.view.num_layers)], dim=1)
@@ -287,9 +302,10 @@ class EmLlm(Method):
         """Surprise of new tokens, attention received by the window, and the logits that foretell the next token."""
         received = self._stack_received(reader)  # [batch, layers, heads, held + new]
         before = cache.notes.get("attended")
-        if before is not None:
-            received[..., : before.shape[-1]] += before
-        cache.notes["attended"] = received
+        if received is not None:
+            if before is not None:
+                received[..., : before.shape[-1]] += before
+            cache.notes["attended"] = received
         if not self._needs_surprise:
             return
         surprise = torch.full(ids.shape, float("nan"), dtype=torch.float64, device=ids.device)
@@ -315,7 +331,9 @@ class EmLlm(Method):
             surprise = cache.notes["surprise"][row, columns]
         else:
             surprise = torch.full((len(columns),), float("nan"))
-        kept = self._cut(cache.caches[0], row, columns, surprise, cache.notes["attended"][row])
+        attended = cache.notes.get("attended")
+        received = None if attended is None else attended[row]
+        kept = self._cut(cache.caches[0], row, columns, surprise, received)
         self._write(cache.spilled, Segment(token_ids, row, None, None), *kept)
 
     def _note_trace(self, uses: PlaceUse, rows: Tensor) -> None:

@@ -77,16 +77,16 @@ class RowPast:
     def most(self) -> int:
         return most_events(self.sizes, self.budget)
 
-    def scores(self, layer: int, queries: Tensor) -> Tensor:
-        """Similarity of queries [queries, heads * head_dim] to each event, [queries, events]."""
+    def products(self, layer: int, queries: Tensor) -> Tensor:
+        """Inner products of queries [queries, heads, head_dim] with each event's keys, [queries, heads, events]."""
         scores = [one.bank.score_events(one.row, queries, layer) for one in self.held]
-        together = scores[0] if len(scores) == 1 else torch.cat(scores, dim=1)
+        together = scores[0] if len(scores) == 1 else torch.cat(scores, dim=2)
         which = self._cut[0]
-        if len(which) == together.shape[1]:
+        if len(which) == together.shape[2]:
             return together
         if len(which) and int(which[-1]) - int(which[0]) + 1 == len(which):
-            return together[:, int(which[0]) : int(which[-1]) + 1]
-        return together[:, which.to(together.device)]
+            return together[..., int(which[0]) : int(which[-1]) + 1]
+        return together[..., which.to(together.device)]
 
     def places(self, events: Tensor) -> tuple[Tensor, Tensor]:
         """All tokens of some events (int64 [n]): their places, and which of the n events each belongs to."""

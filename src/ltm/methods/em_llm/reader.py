@@ -13,7 +13,7 @@ from ltm.attention import LocalView, Partial, Plugin, View, attend, rotate
 from ltm.backbone import BackboneView
 from ltm.methods.em_llm.config import EmLlmConfig
 from ltm.methods.em_llm.past import RowPast
-from ltm.methods.em_llm.selection import select_events
+from ltm.methods.em_llm.selection import select_events, votes
 
 SCORE_EVERY = 4
 """Every so many tokens of a segment say what they attended to: a quarter of the cost, and the same best tokens mostly."""
@@ -28,11 +28,9 @@ class EventReader(Plugin):
     per_token: each token recalls for itself (answering), instead of all of a segment together by their mean query
     (reading); scratch: kept between the calls of one window; uses: where to note which places were used, or None.
 
-    After the call `attended` holds, for each retrieving layer, the attention that the window's columns received from
+    After the call `received` holds, with representative="attended" and for each recalling layer, the attention that the window's columns received from
     the new tokens, [batch, heads, held + new tokens].
     """
-
-    watches_local = True
 
     def __init__(
         self,
@@ -52,6 +50,8 @@ class EventReader(Plugin):
         self.new_mask = mask[:, -new:]
         self.positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -new:]  # [batch, new]
         self.received: dict[int, Tensor] = {}
+        self.counts_attention = config.representative == "attended"
+        self.watches_local = self.counts_attention or uses is not None
 
     def views(self, layer: int, query: Tensor) -> Sequence[View]:
         found: list[View] = []
@@ -65,7 +65,7 @@ class EventReader(Plugin):
         """Sum the weights that local keys received, over every SCORE_EVERY-th token."""
         if self.uses is not None:
             self.uses.finish_layer(lse)
-        if layer not in self.recalling:
+        if layer not in self.recalling or not self.counts_attention:
             return
         asking = self.new_mask & (self.positions % SCORE_EVERY == SCORE_EVERY - 1)
         columns = asking.any(dim=0).nonzero().squeeze(1)
@@ -118,16 +118,18 @@ class EventReader(Plugin):
         angles = self.scratch[key]
         return query if angles is None else rotate(query, *angles)
 
-    def recall(self, layer: int, row: int, queries: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    def recall(
+        self, layer: int, row: int, queries: Tensor, scaling: float
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """What one row's queries look at: keys and values [kv_heads, n, head_dim], which each query sees, bool
-        [queries, n] or None for all, and the places [n]. queries: [queries, heads * head_dim]."""
+        [queries, n] or None for all, and the places [n]. queries: [queries, heads, head_dim]."""
         past = self.pasts[row]
         sinks = torch.arange(past.num_sinks)
         mask = None
         if past.fits:
             events = torch.arange(len(past.sizes))
         else:
-            scores = past.scores(layer, queries)
+            scores = votes(past.products(layer, queries), self.config.vote, scaling)
             chosen = select_events(scores, past.sizes, past.budget, past.neighbour_budget, past.most)
             events = chosen.any(dim=0).nonzero().squeeze(1)
             if len(chosen) > 1:
@@ -203,10 +205,10 @@ class EventView(View):
                 masks.append(None)
                 places.append(torch.zeros(0, dtype=torch.int64))
                 continue
-            queries = query[row].transpose(0, 1).flatten(1)  # [tokens, heads * head_dim]
+            queries = query[row].transpose(0, 1)  # [tokens, heads, head_dim]
             if not reader.per_token:
                 queries = queries[reader.new_mask[row]].mean(dim=0, keepdim=True)
-            keys, values, mask, own = reader.recall(self.layer, row, queries)
+            keys, values, mask, own = reader.recall(self.layer, row, queries, scaling)
             found.append((keys, values))
             masks.append(mask)
             places.append(own)

@@ -6,6 +6,7 @@ For backbones built like Llama. The fast path must give the same events and the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from ltm.methods.naive_llama import NaiveLlama
 
 @dataclass
 class NaiveEvent:
-    """first: place of its first token; keys: of each layer, the representative key [heads, head_dim]."""
+    """first: place of its first token; keys: of each layer, the representative key of each head [heads, head_dim]."""
 
     first: int
     size: int
@@ -140,12 +141,19 @@ class NaiveEmLlm:
         """Places, in order, of sinks and recalled events that lie before `end`, and each one's place counted back from
         its event's end (0 for sinks). query: [heads, head_dim]."""
         sinks = min(self.config.num_sinks, end)
-        events = []  # (first, end, score), cut off at the sinks and at the recent tokens
+        events = []  # (first, end, event), cut off at the sinks and at the recent tokens
         for event in self.memory.events:
             first, last = max(event.first, sinks), min(event.first + event.size, end)
             if last > first:
-                events.append((first, last, float((query * event.keys[layer]).sum())))
-        chosen = naive_selection([e[2] for e in events], [e[1] - e[0] for e in events], *self.config.event_budgets)
+                events.append((first, last, event))
+        scores = [0.0] * len(events)
+        for head in range(len(query)):
+            own = [float(query[head] @ event.keys[layer][head]) for _, _, event in events]
+            if self.config.vote == "softmax":
+                powers = [math.exp(product * self.llama.scaling) for product in own]
+                own = [power / sum(powers) for power in powers]
+            scores = [score + product for score, product in zip(scores, own, strict=True)]
+        chosen = naive_selection(scores, [e[1] - e[0] for e in events], *self.config.event_budgets)
         places = [(place, 0) for place in range(sinks)]
         for index in sorted(chosen):
             first, last, _ = events[index]
@@ -184,6 +192,8 @@ class NaiveEmLlm:
                     weights = received[head, start : start + size].tolist()
                     order = sorted(range(size), key=lambda i, weights=weights: -weights[i])
                     best = order[: self.config.representative_tokens]
+                    if self.config.representative == "mean":
+                        best = order
                     heads.append(sum(own[head // self.llama.group, start + i] for i in best) / len(best))
                 found.append(torch.stack(heads))
             memory.events.append(NaiveEvent(memory.tokens + start, size, found))

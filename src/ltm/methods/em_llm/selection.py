@@ -28,6 +28,26 @@ def representative_keys(keys: Tensor, attended: Tensor, sizes: Tensor, num_token
     return torch.stack(found, dim=1)
 
 
+def mean_keys(keys: Tensor, sizes: Tensor) -> Tensor:
+    """Of each event the mean key of its tokens: keys [layers, kv_heads, tokens, head_dim], sizes int64 [events] ->
+    [layers, events, kv_heads * head_dim]."""
+    owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(keys.device)
+    precise = keys.to(torch.promote_types(keys.dtype, torch.float32))
+    sums = precise.new_zeros(*keys.shape[:2], len(sizes), keys.shape[3]).index_add_(2, owner, precise)
+    means = sums / sizes.to(sums)[:, None]  # [layers, kv_heads, events, head_dim]
+    return means.to(keys.dtype).transpose(1, 2).flatten(2)
+
+
+def votes(products: Tensor, vote: str, scaling: float) -> Tensor:
+    """What a query thinks of each event, [queries, events], from its inner products [queries, heads, events].
+
+    'sum' adds them up over heads, and heads with large keys decide; with 'softmax' each head spreads one vote.
+    """
+    if vote == "sum":
+        return products.sum(dim=1)
+    return torch.softmax(products.to(torch.promote_types(products.dtype, torch.float32)) * scaling, dim=-1).sum(dim=1)
+
+
 def most_events(sizes: Tensor, budget: int) -> int:
     """The most events that any order of them can put into a budget of tokens, the one that goes over included."""
     return int((sizes.sort().values.cumsum(0) <= budget).sum()) + 1
