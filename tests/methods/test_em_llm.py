@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -122,6 +125,33 @@ def test_selection_equals_the_loop(neighbours):
             expected = naive_selection(row, sizes.tolist(), 30, neighbours)
             assert set(chosen.nonzero().squeeze(1).tolist()) == expected and len(expected) > 2
     assert bool(select_events(scores, sizes, 1000, 9).all())
+
+
+def released_cases():
+    """Answers of the released code; benchmarks/parity_em_llm.py made them, and says how."""
+    return json.loads((Path(__file__).parent / "em_llm_released.json").read_text())
+
+
+def test_equals_the_released_code():
+    """Inputs by seed, as in the script: refined boundaries, blocks cut at them, events recalled."""
+    cases = released_cases()
+    drawn = {}
+    for tokens_in in (48, 150):
+        for seed in range(8):
+            random = torch.Generator().manual_seed(seed + 100)
+            drawn[tokens_in, seed] = (torch.rand(tokens_in, generator=random) < 0.15).nonzero().squeeze(1).tolist()
+    for case in cases["refinement"]:
+        keys = torch.randn(48, 6, generator=torch.Generator().manual_seed(case["seed"])).cumsum(0)
+        found = refine_boundaries(drawn[48, case["seed"]], (keys @ keys.T).abs(), case["metric"], 3)
+        assert found == case["boundaries"]
+    for case in cases["blocks"]:
+        found = event_sizes(drawn[150, case["seed"]], 150, 5, 16)
+        assert found[: len(case["sizes"])] == case["sizes"] and len(case["sizes"]) > 8
+    for case in cases["selection"]:
+        random = torch.Generator().manual_seed(case["seed"])
+        scores, sizes = torch.randn(30, generator=random), torch.randint(2, 9, (30,), generator=random)
+        assert select_events(scores[None], sizes, 40, 0)[0].nonzero().squeeze(1).tolist() == case["events"]
+    assert [len(cases[name]) for name in ("refinement", "blocks", "selection")] == [12, 8, 12]
 
 
 def test_a_saved_memory_answers_the_same(backbone, tmp_path):
