@@ -60,7 +60,9 @@ class Released:
 
     def __init__(self, checkout: Path):
         if not (checkout / "em_llm" / "attention" / "context_manager.py").is_file():
-            raise SystemExit(f"{checkout} is no checkout of EM-LLM-model: em_llm/attention/context_manager.py is missing")
+            raise SystemExit(
+                f"{checkout} is no checkout of EM-LLM-model: em_llm/attention/context_manager.py is missing"
+            )
         for name in ("em_llm", "em_llm.attention"):
             package = ModuleType(name)
             package.__path__ = [str(checkout.joinpath(*name.split(".")))]
@@ -119,10 +121,12 @@ def selection(released: Released, seed: int) -> dict[str, Any]:
     """Scores come from one vector a block, so that the manager's own sorting is used."""
     random = torch.Generator().manual_seed(seed)
     scores, sizes = torch.randn(30, generator=random), torch.randint(2, 9, (30,), generator=random)
+    blocks = [SimpleNamespace(size=int(size)) for size in sizes]
     manager = SimpleNamespace(
-        _global_remainder_ed=0, _global_remainder_st=0, n_local=8, global_context_cap=40, length=0, init_k=torch.zeros(1, 1, 0, 1),
+        _global_remainder_ed=0, _global_remainder_st=0, n_local=8, global_context_cap=40, length=0,
+        init_k=torch.zeros(1, 1, 0, 1),
         use_contiguity_buffer=False, global_length=[int(sizes.sum())], batch_size=1, num_heads=1, dim_head=1,
-        random_topk_blocks=False, num_global_block=30, global_blocks=[[SimpleNamespace(size=int(s)) for s in sizes]],
+        random_topk_blocks=False, num_global_block=30, global_blocks=[blocks],
         block_repr_k=[SimpleNamespace(sort_by_similarity=lambda query: scores.argsort(descending=True).tolist())],
     )  # fmt: skip
     theirs = sorted(released.manager._calc_topk_blocks(manager, 1, torch.ones(1, 1, 1, 1))[0])

@@ -45,10 +45,10 @@ def build(backbone, **options):
     [
         {},
         {"segmentation": "blocks", "representative": "attended", "vote": "sum"},
-        {"refinement": "conductance", "placement": "ordered", "contiguity": 0.5, "representative": "attended"},
+        {"refinement": "conductance", "placement": "edge", "contiguity": 0.5, "representative": "attended"},
         {"refinement": "none", "stride": 12, "num_sinks": 0},
     ],
-    ids=["default", "blocks-as-published", "conductance-ordered", "no-refinement-no-recent"],
+    ids=["default", "blocks-as-published", "conductance-edge", "no-refinement-no-recent"],
 )
 def test_equals_the_naive_reference(backbone, options):
     """Events, logits after reading, and logits of a stream that spills: the fast path is the slow one."""
@@ -159,7 +159,9 @@ def test_a_saved_memory_answers_the_same(backbone, tmp_path):
     document = None
     method.use_bank(method.new_bank(1))
     document = method.bank.add_document("a", text="x" * 37)
-    method.read(tokens(37, 1), documents=[document], spans=torch.stack((torch.arange(37), torch.arange(1, 38)), -1)[None])
+    method.read(
+        tokens(37, 1), documents=[document], spans=torch.stack((torch.arange(37), torch.arange(1, 38)), -1)[None]
+    )
     before = method(present).logits
     method.bank.save(tmp_path / "bank")
     method.read(tokens(11, 6))

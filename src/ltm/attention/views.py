@@ -20,7 +20,7 @@ _FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 class Partial(NamedTuple):
     """What one view contributes: output [batch, heads, tokens, head_dim], lse [batch, heads, tokens] (-inf where the
-    view offers nothing), weights [batch, heads, tokens, slots] (the view's own softmax; None: they were not asked for)."""
+    view offers nothing), weights [batch, heads, tokens, slots] (the view's own softmax; None: not asked for)."""
 
     output: Tensor
     lse: Tensor
@@ -86,7 +86,9 @@ def attend(
 def _flash_fits(query: Tensor, keys: Tensor, softcap: float | None) -> bool:
     """Whether the fused kernel computes this: on a CPU, without a cap or a gradient (its log-sum-exp has none)."""
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or keys.requires_grad)
-    return query.device.type == "cpu" and keys.dim() == 4 and keys.shape[2] > 0 and softcap is None and not needs_gradient
+    return (
+        query.device.type == "cpu" and keys.dim() == 4 and keys.shape[2] > 0 and softcap is None and not needs_gradient
+    )
 
 
 def _flash(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Partial:

@@ -131,8 +131,9 @@ class ChunkLayout:
         shape = (self.num_layers, len(cut.sizes), self.event_heads * self.head_dim)
         if tuple(cut.keys.shape) != shape or int(cut.sizes.sum()) != tokens or int(cut.sizes.min()) < 1:
             raise BankError(
-                f"events of sizes {cut.sizes.tolist()} with keys {tuple(cut.keys.shape)} for {tokens} tokens; give sizes "
-                f"of 1 or more that add up to the tokens, and keys {shape}: layers, events, event_heads * head_dim"
+                f"events of sizes {cut.sizes.tolist()} with keys {tuple(cut.keys.shape)} for {tokens} tokens; "
+                f"give sizes of 1 or more that add up to the tokens, and keys {shape}: layers, events, "
+                f"event_heads * head_dim"
             )
 
     def cut(

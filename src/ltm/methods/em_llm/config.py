@@ -26,8 +26,8 @@ class EmLlmConfig:
     """Share of retrieved_tokens that goes to the neighbours of the events found (paper: 0.3; shipped files: off)."""
     min_event_size: int = 8
     """Least tokens of an event; boundaries that come sooner are passed over (paper: 8)."""
-    max_event_size: int = 128
-    """Most tokens of an event, and all tokens of a block (paper: 128)."""
+    max_event_size: int = 32
+    """Most tokens of an event, and all tokens of a block (paper: 128); small backbones find short ones better."""
     gamma: float = 1.0
     """A token begins an event if its surprise is this many standard deviations above the mean of its segment; more
     gives longer events (paper: 1)."""
@@ -45,11 +45,11 @@ class EmLlmConfig:
     ('sum', paper)."""
     num_sinks: int = 32
     """First tokens of what is remembered, which every query sees (paper: 128)."""
-    placement: Literal["edge", "ordered"] = "edge"
-    """Where remembered keys stand: 'edge', all at the window's far edge (paper); 'ordered', the tokens of each event in
-    their order beyond it."""
-    distance: int | None = None
-    """How far from the query remembered keys stand, tokens; None: local_window - 1 (paper)."""
+    placement: Literal["ordered", "edge"] = "ordered"
+    """Where remembered keys stand: the tokens of each event in their order beyond `distance`, all events at the same
+    place ('ordered'), or all tokens at one place ('edge', paper)."""
+    distance: int | None = 256
+    """How far from the query remembered keys stand, tokens; none: local_window - 1 (paper)."""
     local_window: int = 1024
     """Most tokens up to the present that attention sees at their true distance (paper: 4,096)."""
     stride: int | None = None

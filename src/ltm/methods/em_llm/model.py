@@ -6,12 +6,13 @@ looks, in one softmax with it (Fountas et al., 2024, arXiv:2407.09450, section 3
 - at the `recent_size` tokens before it, at their true distance, so that window and segment together are `local_window`;
 - at the first `num_sinks` tokens of what is remembered;
 - at the events whose representative keys have the largest inner product with the query, summed over heads, and at
-  their neighbours in time. Remembered keys carry no position; the query meets them as if all lay at the window's edge.
+  their neighbours in time. Remembered keys are kept without positions; the query meets all events at one distance.
 
-Then the segment is cut into events at tokens that surprised the model, boundaries are refined on the keys' similarity
-(`segmentation.py`), each event gets a representative key in each layer and head (`selection.py`), and keys and values of
-all layers go to the bank. While reading all tokens of a segment recall together, by their mean query; while answering
-each token recalls for itself. With segmentation="blocks" events are runs of max_event_size tokens: InfLLM.
+Then the segment is cut into events at tokens that surprised the model, boundaries are refined on the keys'
+similarity (`segmentation.py`), each event gets a representative key in each layer and head (`selection.py`), and keys
+and values of all layers go to the bank. While reading all tokens of a segment recall together, by their mean query;
+while answering each token recalls for itself. With segmentation="blocks" events are runs of max_event_size tokens:
+InfLLM.
 
 Nothing is approximated while all that was read fits the window: every token sees all others as in full attention.
 
@@ -20,6 +21,8 @@ What differs from the paper and its released code (em-llm/EM-LLM-model):
 - The window moves by segments: between recent_size and local_window tokens are seen (released: always n_local). Tokens
   are cut into events when their segment ends (released: when they leave the window), so an event ends with its segment,
   its surprise is held against its own segment's mean, and what it was attended to is counted over that segment.
+- Remembered keys stand `distance` tokens away and keep the order that they have in their event, by default; released:
+  all of them at the window's edge (distance=None, placement="edge").
 - By default a mean of all its keys stands for an event and heads vote; the paper's choices are
   representative="attended" and vote="sum" (what a token was attended to is counted for every fourth query).
 - Neighbours are those of the present query's events (released: a queue that outlives the query).
@@ -121,7 +124,9 @@ class EmLlm(Method):
         if bank.config.event_heads is None:
             differences.append("it keeps no events (another method made it)")
         elif bank.config.event_heads != self._event_heads:
-            differences.append(f"event_heads: bank {bank.config.event_heads}, model {self._event_heads} (representative)")
+            differences.append(
+                f"event_heads: bank {bank.config.event_heads}, model {self._event_heads} (representative)"
+            )
         if tuple(bank.layers) != tuple(range(self.backbone.view.num_layers)):
             differences.append(f"layers: bank {tuple(bank.layers)}, model all {self.backbone.view.num_layers}")
         if bank.fingerprint is not None:
@@ -337,16 +342,17 @@ class EmLlm(Method):
         self._write(cache.spilled, Segment(token_ids, row, None, None), *kept)
 
     def _note_trace(self, uses: PlaceUse, rows: Tensor) -> None:
-        """Tell the trace which places of the bank's rows were used most, one step for all layers."""
+        """Tell the trace which places of the bank's rows were used most, one step for all layers; sinks are left out,
+        which heads with nothing to look for look at."""
         assert self._trace is not None and self.bank is not None
         held = [self.bank.num_tokens(row) for row in rows.tolist()]
         most = min(TRACED_TOKENS, max(held))
         if not most:
             return
         slots, weights = [], []
-        for sums, row, tokens in zip(uses.sums, rows.tolist(), held, strict=True):
+        for sums, sinks, row, tokens in zip(uses.sums, uses.num_sinks, rows.tolist(), held, strict=True):
             shares = torch.zeros(len(sums), max(tokens, most))
-            shares[:, :tokens] = sums[:, :tokens] / max(uses.num_layers, 1)
+            shares[:, sinks:tokens] = sums[:, sinks:tokens] / max(uses.num_layers, 1)
             best, places = shares.topk(most, dim=-1)
             numbers = self.bank.rows[row].numbers() if tokens else torch.zeros(1, dtype=torch.int64)
             slots.append(numbers[places.clamp(max=max(tokens - 1, 0))])

@@ -16,7 +16,7 @@ from ltm.methods.em_llm.past import RowPast
 from ltm.methods.em_llm.selection import select_events, votes
 
 SCORE_EVERY = 4
-"""Every so many tokens of a segment say what they attended to: a quarter of the cost, and the same best tokens mostly."""
+"""Every so many tokens of a segment say what they attended to, at a quarter of the cost of all."""
 QUERY_PIECE = 64
 """Query tokens that each recall their own events are attended in pieces, so that a piece's events are few."""
 
@@ -28,8 +28,8 @@ class EventReader(Plugin):
     per_token: each token recalls for itself (answering), instead of all of a segment together by their mean query
     (reading); scratch: kept between the calls of one window; uses: where to note which places were used, or None.
 
-    After the call `received` holds, with representative="attended" and for each recalling layer, the attention that the window's columns received from
-    the new tokens, [batch, heads, held + new tokens].
+    After the call `received` holds, with representative="attended" and for each recalling layer, the attention that
+    the window's columns received from the new tokens, [batch, heads, held + new tokens].
     """
 
     def __init__(
@@ -226,6 +226,7 @@ class PlaceUse:
 
     def __init__(self, pasts: Sequence[RowPast], new: int):
         self.sums = [torch.zeros(new, past.tokens) for past in pasts]
+        self.num_sinks = [past.num_sinks for past in pasts]
         self.num_layers = 0
         self._pending: list[tuple[Sequence[Tensor], Tensor, Tensor, int, bool]] = []
 
@@ -248,7 +249,7 @@ class PlaceUse:
 
 
 def recalling_layers(view: BackboneView) -> frozenset[int]:
-    """Layers that recall events: all but those that slide where others do not (Gemma), whose reach is local by design."""
+    """Layers that recall events: all but those that slide where others do not (Gemma): they are local by design."""
     whole = [layer for layer in range(view.num_layers) if view.sliding_window(layer) is None]
     return frozenset(whole or range(view.num_layers))
 

@@ -189,12 +189,11 @@ class NaiveEmLlm:
             for own, received in zip(keys, attended, strict=True):
                 heads = []
                 for head in range(self.view.num_heads):
-                    weights = received[head, start : start + size].tolist()
-                    order = sorted(range(size), key=lambda i, weights=weights: -weights[i])
-                    best = order[: self.config.representative_tokens]
-                    if self.config.representative == "mean":
-                        best = order
-                    heads.append(sum(own[head // self.llama.group, start + i] for i in best) / len(best))
+                    best = list(range(size))
+                    if self.config.representative == "attended":
+                        ranked = sorted(zip((-received[head, start : start + size]).tolist(), best, strict=True))
+                        best = [place for _, place in ranked[: self.config.representative_tokens]]
+                    heads.append(own[head // self.llama.group, [start + place for place in best]].mean(dim=0))
                 found.append(torch.stack(heads))
             memory.events.append(NaiveEvent(memory.tokens + start, size, found))
             start += size
@@ -240,8 +239,8 @@ def naive_refinement(boundaries: list[int], similarity: Tensor, metric: str, min
         start, end = max(0, refined[-1] - size // 2), min(len(similarity), event + size // 2)
         part = similarity[start:end, start:end]
         cuts = range(refined[-1] + min_size, event)
-        goodness = [naive_cut_score(part, cut - start, metric) for cut in cuts]
-        refined.append(cuts[max(range(len(cuts)), key=lambda i, goodness=goodness: goodness[i])])
+        goodness = [(naive_cut_score(part, cut - start, metric), -cut) for cut in cuts]
+        refined.append(-max(goodness)[1])
     return refined[1:]
 
 

@@ -71,7 +71,9 @@ def select_events(scores: Tensor, sizes: Tensor, budget: int, neighbour_budget: 
     chosen = np.zeros((queries, events), dtype=bool)
     np.put_along_axis(chosen, ranked, taken, axis=1)
     if neighbour_budget:
-        around = np.stack((ranked + 1, ranked - 1), axis=-1).reshape(queries, -1)  # [queries, candidates]: after, before
+        around = np.stack((ranked + 1, ranked - 1), axis=-1).reshape(
+            queries, -1
+        )  # [queries, candidates]: after, before
         real = np.repeat(taken, 2, axis=1) & (around >= 0) & (around < events)
         around = around.clip(0, events - 1)
         real &= ~np.take_along_axis(chosen, around, axis=1)
