@@ -79,8 +79,10 @@ class RowEvents:
         by_head = queries.transpose(0, 1).reshape(kept, -1, width)  # [event_heads, group * queries, head_dim]
         products = []
         for part in self.ring.parts("event_keys"):
-            keys = part[layer].unflatten(1, (kept, width)).permute(1, 2, 0)  # [event_heads, head_dim, events]
-            products.append(torch.matmul(by_head.to(keys), keys).view(heads, count, -1).transpose(0, 1))
+            keys = part[layer].unflatten(1, (kept, width)).transpose(0, 1)  # [event_heads, events, head_dim]
+            # keys at the left: as the right side of a bf16 product such a view is copied first, four times the time
+            found = torch.matmul(keys, by_head.to(keys).transpose(1, 2)).transpose(1, 2)
+            products.append(found.reshape(heads, count, -1).transpose(0, 1))
         return products[0] if len(products) == 1 else torch.cat(products, dim=2)
 
     def chunks(self, first: int, last: int) -> Chunks:
