@@ -140,6 +140,18 @@ def test_several_keys_stand_at_their_depths(haystack, length):
         assert start == round(DEPTHS[index] * room / 100) + sum(map(len, needles[:index]))
 
 
+def test_keys_of_several_kinds_stand_at_their_depths(haystack):
+    reading = haystack_reading(TOKENIZER, haystack, 700, DEPTHS, random.Random(2), kinds=True)
+    text = TOKENIZER.decode(reading.tokens)
+    asked = [question.prompt.removeprefix("\n\nWhat is the ").split("?")[0] for question in reading.questions]
+    assert len(reading.tokens) == 700 and len(set(asked)) == 5
+    for kind, start, question in zip(asked, reading.starts, reading.questions, strict=True):
+        key = question.answers[0]
+        needle = f"\n\nThe {kind} is {key}. Remember it. {key} is the {kind}."
+        assert text[start : start + len(needle)] == needle
+        assert question.prompt == f"\n\nWhat is the {kind}? The {kind} is"
+
+
 def test_answers_are_compared_with_what_else_was_read_and_with_random_keys(haystack):
     one = haystack_reading(TOKENIZER, haystack, 400, [50], random.Random(3)).questions[0]
     five = haystack_reading(TOKENIZER, haystack, 700, DEPTHS, random.Random(3)).questions
