@@ -203,6 +203,12 @@ class BankMethod(Method):
             sources.append(Source(cache.spilled, torch.arange(len(rows), device=rows.device)))
         return [source for source in sources if any(map(source.bank.num_chunks, source.rows.unique().tolist()))]
 
+    @torch.no_grad()
+    def encode_leaving(self, ids: Tensor, mask: Tensor, cache: MemoryCache) -> None:
+        """Up to the memory layer, without what is trained and without logits."""
+        if self._memory_on:
+            cache.keep_memory_columns(*self.encode_keys_values(ids, mask))
+
     def spill(self, row: int, token_ids: Tensor, columns: Tensor, cache: MemoryCache) -> None:
         """What leaves the window goes to the stream's own bank: written as `read` would have written it."""
         if not self._memory_on:
