@@ -308,3 +308,13 @@ def test_windows_whose_logits_nobody_wants_run_to_the_memory_layer(tiny_backbone
         queries = torch.randn(2, 4, 1, method.backbone.view.head_dim, dtype=torch.float64)
         hits = [bank.search(queries, 3, rows=torch.tensor([row, row])) for bank in banks]
         torch.testing.assert_close(hits[0].scores, hits[1].scores)
+
+
+def test_a_budget_in_bytes_holds(tiny_backbone):
+    method = build(tiny_backbone, memory_size=1000, memory_bytes=6000)
+    method.read(tokens(1, 200))
+    bank = method.bank
+    assert 0 < bank.num_chunks(0) == 6000 // bank.layout.bytes_per_chunk < 200 // 3
+    assert bank.num_chunks(0) * bank.layout.bytes_per_chunk <= 6000
+    with pytest.raises(ConfigError, match="memory_bytes=0"):
+        LongMemConfig(memory_bytes=0)

@@ -27,6 +27,8 @@ class LongMemConfig:
     """Consecutive tokens that share one search key, their mean (paper: 4; 2 for in-context learning)."""
     memory_size: int = 65536
     """Most tokens remembered in each row; the oldest leave first."""
+    memory_bytes: int | None = None
+    """Most bytes of memory in each row, keys, values, token ids and spans; None: memory_size alone decides."""
     retrieved_tokens: int = 32
     """Tokens that each query token of each head gets from memory (paper: 64); a multiple of chunk_size."""
     pointer: bool = True
@@ -62,6 +64,8 @@ class LongMemConfig:
             for name, least in _LEAST.items()
             if getattr(self, name) < least
         ]
+        if self.memory_bytes is not None and self.memory_bytes < 1:
+            problems.append(f"memory_bytes={self.memory_bytes}; use 1 or more, or None")
         problems += [
             f"{name}={getattr(self, name)!r}; use one of {', '.join(choices)}"
             for name, choices in _CHOICES.items()

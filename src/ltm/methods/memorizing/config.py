@@ -22,6 +22,8 @@ class MemorizingConfig:
     """Tokens that each query token of each head gets from memory (paper: 32; released: 128)."""
     memory_size: int = 65536
     """Most tokens remembered in each row; the oldest leave first (paper: up to 262,144; released: 8,192)."""
+    memory_bytes: int | None = None
+    """Most bytes of memory in each row, keys, values, token ids and spans; None: memory_size alone decides."""
     gate_start: float = 0.05
     """Memory's weight in every head before training, between 0 and 1 (released: 0.5, trained with all else)."""
     segment_size: int = 256
@@ -39,6 +41,8 @@ class MemorizingConfig:
             for name, least in _LEAST.items()
             if getattr(self, name) < least
         ]
+        if self.memory_bytes is not None and self.memory_bytes < 1:
+            problems.append(f"memory_bytes={self.memory_bytes}; use 1 or more, or None")
         if not 0 < self.gate_start < 1:
             problems.append(f"gate_start={self.gate_start}; use a share between 0 and 1, such as 0.05")
         if self.stride is not None and not 0 < self.stride <= self.local_window:
