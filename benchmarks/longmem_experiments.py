@@ -35,14 +35,17 @@ def experiments() -> dict[str, Experiment]:
     long_text = ["long_text", KINDS]
     eight = ["long_text.documents=4", "long_text.max_tokens=8192"]
     fewer = ["long_text.documents=2", "long_text.max_tokens=8192"]
-    longer = ["long_text", "long_text.kinds=books", "long_text.documents=2", "long_text.max_tokens=32768"]
+    longer = ["long_text", "long_text.kinds=books", "long_text.documents=1", "long_text.max_tokens=32768"]
     return {
         "long_text": ("bench", ["window", "sinks", "longmem", *others, "full"], [*long_text, *eight]),
-        "windows": (
-            "windows",
-            [spec for size in WINDOWS for spec in _at_window(size)],
-            [*long_text, *fewer],
-        ),
+        **{
+            f"window-{size}": (
+                f"window-{size}",
+                ["window", "longmem@{runs}/no_memory as no memory", "longmem"],
+                [*long_text, *fewer, f"window={size}"],
+            )
+            for size in WINDOWS
+        },
         "chunks": (
             "chunks",
             [f"longmem:chunk_size={size} as chunks of {size}" for size in (1, 4, 8, 16)],
@@ -61,7 +64,7 @@ def experiments() -> dict[str, Experiment]:
         "suffix": (
             "bench",
             ["window", "longmem", others[1], others[2]],
-            ["suffix", "suffix.num_examples=80", "suffix.lengths=4096"],
+            ["suffix", "suffix.num_examples=60", "suffix.lengths=4096"],
         ),
         "in_context": (
             "bench",
@@ -80,15 +83,6 @@ def experiments() -> dict[str, Experiment]:
             ],
         ),
     }
-
-
-def _at_window(size: int) -> list[str]:
-    """The three methods of the main comparison at another window."""
-    return [
-        f"window:local_window={size} as window {size}",
-        f"longmem@{{runs}}/no_memory:local_window={size} as no memory {size}",
-        f"longmem:local_window={size} as longmem {size}",
-    ]
 
 
 def main() -> None:
@@ -112,7 +106,10 @@ def command_of(experiment: Experiment, arguments: argparse.Namespace) -> list[st
     chosen = [spec.format(runs=arguments.runs) for spec in methods if _is_chosen(spec, arguments.methods)]
     out = os.path.relpath(RESULTS / folder)
     given = ["--data", arguments.data, "--out", out, "--tasks", task, "--methods", ",".join(chosen)]
-    return ["ltm", "bench", "run", *given, *(part for setting in settings for part in ("--set", setting))]
+    for setting in settings:
+        window = setting.removeprefix("window=")
+        given += ["--set", setting] if window == setting else ["--window", window]
+    return ["ltm", "bench", "run", *given]
 
 
 def _is_chosen(spec: str, wanted: str | None) -> bool:

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results.md"
 KINDS = ("books", "techdocs", "latex_math")
+WINDOWS = (256, 512, 2048)
+"""Beside 1,024, the window of all other tables."""
 LABELS = ("window", "no memory", "longmem", "full")
 
 
@@ -29,7 +31,7 @@ def main() -> None:
         "perplexity": lambda: perplexity(results),
         "positions": lambda: positions(results),
         "baselines": lambda: baselines(results),
-        "windows": lambda: windows(results, apart["windows"]),
+        "windows": lambda: windows(results, apart),
         "chunks": lambda: chunks(results, apart["chunks"]),
         "beyond": lambda: beyond(apart["beyond"]),
         "reading": lambda: plain(results, "reading", ("exact_match", "f1"), ("remembered",)),
@@ -129,19 +131,19 @@ def baselines(results: list[Result]) -> str:
     return f"{grid(['kind', *own], rows)}\n\n{command(results, 'long_text', own)}"
 
 
-def windows(results: list[Result], apart: list[Result]) -> str:
+def windows(results: list[Result], apart: dict[str, list[Result]]) -> str:
     """The three comparisons by local window, over the documents that were run at all windows."""
-    documents = records(apart, "window 256").keys()
-    rows = []
+    at = {size: apart[f"window-{size}"] for size in WINDOWS} | {1024: results}
+    documents = records(at[WINDOWS[0]], "window").keys()
+    full, rows = _only(records(results, "full"), documents), []
     for kind in KINDS:
-        for size in (256, 512, 1024, 2048):
-            source, ending = (results, "") if size == 1024 else (apart, f" {size}")
-            own = {label: _only(records(source, f"{label}{ending}"), documents) for label in LABELS[:3]}
-            own["full"] = _only(records(results, "full"), documents)
-            rows.append([f"{kind}, {size:,}", *_comparison({label: nats(o, kind) for label, o in own.items()})])
+        for size, found in sorted(at.items()):
+            loss = {label: nats(_only(records(found, label), documents), kind) for label in LABELS[:3]}
+            rows.append([f"{kind}, {size:,}", *_comparison({**loss, "full": nats(full, kind)})])
     header = ["kind, window", "window", "SideNet without memory", "LongMem", "full", "LongMem against window"]
     table = grid([*header, "memory's own share", "the bound", "share of the bound"], rows)
-    return f"{table}\n\n{command(apart, 'long_text', [r.label for r in apart])}"
+    commands = [command(at[size], "long_text", LABELS[:3]) for size in WINDOWS]
+    return "\n\n".join([table, "\n".join(commands)])
 
 
 def chunks(results: list[Result], apart: list[Result]) -> str:
