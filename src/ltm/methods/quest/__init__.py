@@ -1,4 +1,4 @@
-"""Quest (Tang et al., 2024): while decoding, each query attends only to the pages of the cache that may matter to it."""
+"""Quest (Tang et al., 2024): a query attends only to the pages of the cache that may matter to it."""
 
 from __future__ import annotations
 

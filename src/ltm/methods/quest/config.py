@@ -30,7 +30,7 @@ class QuestConfig:
     share_pages: bool = False
     """Query heads that share keys also share pages, by the best score among them: less is fetched (released: off)."""
     extrapolate: bool = False
-    """Go on past the positions the backbone was made for instead of refusing; what it says there is not to be trusted."""
+    """Go on past the positions the backbone was made for, not refuse; what it says there is not to be trusted."""
 
     def __post_init__(self) -> None:
         problems = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from ltm.attention import LocalView
 from ltm.attention.views import attend
@@ -88,10 +89,22 @@ def attend_pages(
         last = places[:, None, :, None, None].expand_as(tokens)
         where = columns.locate(torch.minimum(tokens, last).flatten(3))
         keys, values = (gather_tokens(buffer, where) for buffer in (layer.key_buffer, layer.value_buffer))
-    if keys.shape[1] < local.query.shape[1]:  # pages of a key head, shared by its query heads
-        keys, values = keys[:, :, 0], values[:, :, 0]
-        seen = seen.repeat_interleave(local.query.shape[1] // keys.shape[1], dim=1)
-    return attend(local.query, keys, values, seen, local.scaling, local.softcap).output
+    return _attend_fetched(local, keys[:, :, 0], values[:, :, 0], seen)
+
+
+def _attend_fetched(local: LocalView, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+    """Attention of one query token a row, [batch, heads, 1, head_dim].
+
+    keys, values: [batch, heads or kv_heads, slots, head_dim]; seen: bool [batch, heads or kv_heads, 1, slots].
+    """
+    batch, heads, _, width = local.query.shape
+    if local.softcap is not None:
+        seen = seen.repeat_interleave(heads // keys.shape[1], dim=1)
+        return attend(local.query, keys, values, seen, local.scaling, local.softcap).output
+    query = local.query.reshape(batch, keys.shape[1], -1, width)  # heads that share keys stand as tokens
+    mask = None if bool(seen.all()) else seen
+    output = scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=local.scaling)
+    return output.view(batch, heads, 1, -1)
 
 
 def gather_pages(buffer: Tensor, pages: Tensor, size: int) -> Tensor:
