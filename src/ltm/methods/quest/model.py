@@ -13,7 +13,9 @@ How paper and released code (mit-han-lab/Quest) go together, and what differs he
 - Released kernels always attend to the page that is being filled, as one of the budget; the evaluation code, with which
   the paper's tables were made, lets it compete (`current_page`). Both choose for each query head, also where heads
   share keys; `share_pages` chooses for each key head, which fetches less.
-- Fewer than three pages are never chosen, and the first two layers are dense, as in the evaluation code.
+- Fewer than three pages are never chosen, and the first two layers are dense, as in the evaluation code. That code cuts
+  the budget to the context's length before it counts whole pages, so that a context that fits but does not fill its
+  last page loses one; here what fits is attended whole.
 - Several rows, each with pages of its own whatever padding stands between them; beams; banks (released: one row).
 - Layers that slide over a window of their own (Gemma 2 and 3, Mistral) stay as they are.
 
