@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -146,13 +147,20 @@ class PagedLayer(DynamicLayer):
         self.key_buffer[:, :, held:length] = key_states
         self.value_buffer[:, :, held:length] = value_states
         self.keys, self.values = self.key_buffer[:, :, :length], self.value_buffer[:, :, :length]
+        return self.held
+
+    @property
+    def held(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, where there are some."""
+        assert self.keys is not None and self.values is not None
         return self.keys, self.values
 
     def select(self, rows: Tensor) -> PagedLayer:
         """A copy with these rows, in buffers of its own."""
         other = PagedLayer(self.page_size)
         if self.get_seq_length():
-            other.update(self.keys[rows], self.values[rows])
+            keys, values = self.held
+            other.update(keys[rows], values[rows])
         other.pages = self.pages.select(rows)
         return other
 
@@ -196,7 +204,7 @@ class PagedCache(MemoryCache):
 
     def new_keys(self) -> DynamicCache:
         keys = DynamicCache()
-        keys.layer_class_to_replicate = lambda: PagedLayer(self.page_size)
+        keys.layer_class_to_replicate = lambda: PagedLayer(self.page_size)  # type: ignore[assignment]  # it is called
         return keys
 
     def empty(self) -> PagedCache:
@@ -204,12 +212,12 @@ class PagedCache(MemoryCache):
 
     def copy_keys(self, keys: DynamicCache, rows: Tensor) -> DynamicCache:
         copied = self.new_keys()
-        copied.layers = [layer.select(rows) for layer in keys.layers]
+        copied.layers = [layer.select(rows) for layer in _paged(keys)]
         return copied
 
     def layer(self, index: int) -> PagedLayer:
         """A layer of the backbone's keys."""
-        return self.caches[0].layers[index]
+        return _paged(self.caches[0])[index]
 
     def update_bounds(self, layers: Iterable[int]) -> None:
         """Bring the bounds of these layers' pages up to date, so that those who fork from here need not."""
@@ -217,7 +225,7 @@ class PagedCache(MemoryCache):
             return
         columns = Columns(self.valid)
         for index in layers:
-            self.layer(index).pages.extend(self.layer(index).keys, columns)
+            self.layer(index).pages.extend(self.layer(index).held[0], columns)
 
     def begin(self, batch: int, device: torch.device) -> None:
         super().begin(batch, device)
@@ -266,7 +274,12 @@ class PagedCache(MemoryCache):
         buffers = [
             buffer
             for keys in self.caches
-            for layer in keys.layers
+            for layer in _paged(keys)
             for buffer in (layer.key_buffer, layer.value_buffer, layer.pages.bounds)
         ]
         return sum(buffer.numel() * buffer.element_size() for buffer in buffers if buffer is not None)
+
+
+def _paged(keys: DynamicCache) -> list[PagedLayer]:
+    """The layers of keys and values that a `PagedCache` made."""
+    return cast("list[PagedLayer]", keys.layers)

@@ -83,9 +83,9 @@ def _states(cache: PagedCache, view: BackboneView, row: int, places: Tensor) -> 
     columns, keys, values = cache.columns_of(row)[places], [], []
     for index in range(view.num_layers):
         layer, angles = cache.layer(index), view.angles(places[None], index)
-        own = layer.keys[row : row + 1, :, columns]
-        keys.append(own if angles is None else unrotate(own, *angles))
-        values.append(layer.values[row : row + 1, :, columns])
+        own_keys, own_values = (states[row : row + 1, :, columns] for states in layer.held)
+        keys.append(own_keys if angles is None else unrotate(own_keys, *angles))
+        values.append(own_values)
     return torch.stack(keys), torch.stack(values)
 
 
