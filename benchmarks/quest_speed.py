@@ -62,8 +62,24 @@ def main() -> None:
             continue
         figures[str(length)] = at_length(backbone, source, length, arguments.token_budget, arguments.steps)
         notice(f"{length:,}: {figures[str(length)]['step_seconds']}")
-        write_result(arguments.name, {"config": config, "machine": machine(), "results": figures})
+        costs = decode_cost(figures)
+        write_result(arguments.name, {"config": config, "machine": machine(), "decode_cost": costs, "results": figures})
     report(figures)
+
+
+def decode_cost(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """What docs/methods.md prints; full attention is the dense pass, on the same kind of cache."""
+    return [
+        {
+            "method": "quest",
+            "label": name,
+            "tokens": int(length),
+            "seconds": found["step_seconds"][name],
+            "full_seconds": found["step_seconds"]["dense"],
+        }
+        for length, found in figures.items()
+        for name in ("quest", "quest, shared pages")
+    ]
 
 
 def done_before(name: str, config: dict[str, Any]) -> dict[str, Any]:

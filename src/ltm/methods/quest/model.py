@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ltm.attention import attach
@@ -68,6 +69,15 @@ class Quest(StreamBaseline):
     def max_stream_tokens(self) -> int | None:
         learned = not self.backbone.view.has_rotary
         return self.backbone.view.max_positions if learned or not self.method_config.extrapolate else None
+
+    @property
+    def stream_bytes_per_token(self) -> float | None:
+        """Keys, values, and the pages' bounds of the layers that choose."""
+        kept, view = super().stream_bytes_per_token, self.backbone.view
+        assert kept is not None
+        precise = torch.promote_types(self.dtype, torch.float32)
+        channels = len(self._layers) * view.num_kv_heads * 2 * view.head_dim
+        return kept + channels * precise.itemsize / self.method_config.page_size
 
     def new_cache(self) -> PagedCache:
         return PagedCache(self.method_config.page_size)
