@@ -138,10 +138,8 @@ def at_length(backbone: Backbone, source: Tensor, length: int, budget: int, step
 
 def fill(method: Quest, source: Tensor, length: int) -> PagedCache:
     """A past of `length` tokens: the source as it was read, again and again."""
-    read = method.new_cache()
-    read.reading = True
-    method(source, past_key_values=read, use_cache=True, logits_to_keep=1)
-    past, times = method.new_cache(), -(-length // source.shape[1])
+    method.read(source)
+    read, past, times = method._past_cache(), method.new_cache(), -(-length // source.shape[1])
     past.begin(1, source.device)
     past.reading = True
     past.append(source.repeat(1, times)[:, :length], torch.ones(1, length, dtype=torch.bool))
@@ -151,6 +149,7 @@ def fill(method: Quest, source: Tensor, length: int) -> PagedCache:
         keys, values = (states.repeat(1, 1, times, 1)[:, :, :length] for states in (layer.keys, layer.values))
         past.caches[0].update(keys, values, index)
     past.reading = False
+    method.reset()
     past.update_bounds(range(method.method_config.dense_layers, method.backbone.view.num_layers))
     return past
 

@@ -150,6 +150,25 @@ def test_token_by_token_with_padding_equals_scoring_at_once(tiny_backbone, name,
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, **ROUNDED)
 
 
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma3"])
+def test_reading_on_with_padding_equals_reading_each_row_alone(tiny_backbone, name):
+    """Sliding layers have padded rows encoded anew: what was read stays dense then, what was scored sparse."""
+    options = {"page_size": 4, "token_budget": 12, "dense_layers": 1}
+    method = create_method("quest", tiny_backbone(name, "float64"), **options)
+    alone = create_method("quest", tiny_backbone(name, "float64"), **options)
+    first, scored, second, ids = tokens(2, 20), tokens(2, 11, seed=1), tokens(2, 15, seed=2), tokens(2, 5, seed=3)
+    mask = torch.ones(2, 15, dtype=torch.bool)
+    mask[1, :9] = False
+    with torch.no_grad():
+        for each, rows, start in ((method, slice(0, 2), 0), (alone, slice(1, 2), 9)):
+            each.read(first[rows])
+            number = len(first[rows])
+            each.score_and_read(scored[rows], torch.ones(number, 11, dtype=torch.bool), torch.arange(number))
+            each.read(second[rows, start:], mask[rows, start:])
+        batch, single = method(ids).logits, alone(ids[1:]).logits
+    torch.testing.assert_close(batch[1:], single, **ROUNDED)
+
+
 def test_what_fits_the_budget_is_full_attention_bit_for_bit(tiny_backbone):
     backbone = tiny_backbone("tiny-llama")
     full, quest = create_method("full", backbone), create_method("quest", backbone, token_budget=48)

@@ -243,6 +243,8 @@ class PagedCache(MemoryCache):
         Tokens that were not appended yet are what is being done now.
         """
         marks = torch.full_like(columns.mask, self.reading)
+        if num_new == 1 and columns.mask.shape[1] > 1:  # it has to be new
+            return (marks | ~columns.mask)[:, -1:]
         for row, own in enumerate(self.read_marks):
             held = columns.mask[row] & (columns.places[row] < len(own))
             marks[row, held] = own[: int(held.sum())]

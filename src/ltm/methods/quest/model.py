@@ -64,6 +64,7 @@ class Quest(StreamBaseline):
     def __init__(self, backbone: Backbone, config: QuestConfig):
         super().__init__(backbone, config)
         self._layers = range(config.dense_layers, backbone.view.num_layers)
+        self._reading = False
 
     @property
     def max_stream_tokens(self) -> int | None:
@@ -111,6 +112,11 @@ class Quest(StreamBaseline):
     def _could_extrapolate(self) -> bool:
         return self.backbone.view.has_rotary
 
+    def _stream(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor, keep: int) -> Tensor:
+        assert isinstance(cache, PagedCache)
+        cache.reading = self._reading
+        return super()._stream(ids, mask, cache, rows, keep)
+
     # the past
 
     def read(
@@ -123,17 +129,14 @@ class Quest(StreamBaseline):
         memory_rows: Tensor | None = None,
     ) -> None:
         self._follow_bank()
-        if self._past is None:
-            self._past, self._past_rows = self.new_cache(), len(input_ids)
-        past = self._past_cache()
-        past.reading = True
+        self._reading = True
         try:
             super().read(input_ids, attention_mask, memory_rows=memory_rows)
         finally:
-            past.reading = False
+            self._reading = False
         if self.bank is not None:
             mask = new_columns(attention_mask, input_ids)
-            storing.write(self.bank, past, self.backbone.view, mask, documents, spans)
+            storing.write(self.bank, self._past_cache(), self.backbone.view, mask, documents, spans)
 
     def score_and_read(self, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
         self._follow_bank()

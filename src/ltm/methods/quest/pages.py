@@ -68,6 +68,8 @@ def page_mask(pages: Tensor, there: Tensor, columns: Columns, page_size: int) ->
     number = int(columns.places.max()) // page_size + 1
     chosen = torch.zeros(*pages.shape[:-1], number, dtype=torch.bool, device=pages.device)
     chosen.scatter_(-1, pages.where(there, pages[..., :1]), True)  # the best page is always there
+    if columns.unpadded:
+        return chosen[..., None].expand(*chosen.shape, page_size).flatten(-2)[..., : columns.mask.shape[1]]
     page_of = (columns.places // page_size)[:, None, None].expand(*pages.shape[:-1], -1)
     return chosen.gather(-1, page_of) & columns.mask[:, None, None]
 
