@@ -19,6 +19,8 @@ def test_read_ask_and_delete(run, tale, tmp_path):
     bank = tmp_path / "tale.bank"
     told = run("read", tale, "-o", bank, *QUEST[:4])
     assert told.code == 0 and f"read 1 document, {tale.stat().st_size} tokens" in told.err
+    for command in ("info", "list", "verify"):
+        assert run("bank", command, bank).code == 0
     kept = run("ask", bank, "Who is white?", *QUEST, "--json").json()
     at_once = run("ask", tale, "Who is white?", *QUEST, "--json").json()
     assert len(kept["token_ids"]) == 4 and kept["token_ids"] == at_once["token_ids"]

@@ -235,6 +235,20 @@ def test_naive_pages_by_hand():
     assert score_pages(torch.tensor([[[[-1.0]]]]), bounds.bounds[:, :, :3]).flatten().tolist() == [2, 9, 1]
 
 
+def test_bytes_of_a_token_are_those_of_the_tensors(tiny_backbone):
+    """Keys and values of all layers, bounds of those that choose; room to grow left out."""
+    method = create_method("quest", tiny_backbone("tiny-llama"), page_size=4, token_budget=12, dense_layers=2)
+    method.read(tokens(1, 40))
+    method(tokens(1, 1))
+    past = method._past_cache()
+    layers = [past.layer(index) for index in range(6)]
+    kept = sum(states.numel() * states.element_size() for layer in layers for states in layer.held)
+    bounds = [layer.pages.bounds[:, :, :10] for layer in layers if layer.pages.bounds is not None]
+    kept += sum(bound.numel() * bound.element_size() for bound in bounds)
+    assert len(bounds) == 4 and kept == 40 * method.stream_bytes_per_token
+    assert kept < past.nbytes() < 12 * kept
+
+
 # the past in a bank
 
 

@@ -16,6 +16,9 @@ class QuestConfig:
     """Tang et al., 2024, "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference" (arXiv:2406.10774).
 
     Raises ConfigError with every problem of the values together.
+
+    >>> QuestConfig(token_budget=256).num_pages
+    16
     """
 
     page_size: int = 16
