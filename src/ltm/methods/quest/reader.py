@@ -37,10 +37,11 @@ class PageReader(Plugin):
         self.config, self.local_layers, self.cache, self.columns = config, layers, cache, columns
         self.places = columns.places[:, -num_new:]
         self.dense = cache.was_read(columns, num_new)
-        self.all_dense = bool(self.dense.all())
         fits = columns.num_tokens <= config.num_pages * config.page_size
-        self.bypass = fits or self.all_dense
+        self.bypass = fits or bool(self.dense.all())
         """Nothing has to be chosen: the usual attention is the same."""
+        self.is_step = num_new == 1 and not bool(self.dense.any())
+        """One token a row, which chooses."""
         self.traced = traced
         self.weights: list[Tensor] = []
         """Of each layer, where traced: the softmax weights averaged over heads, [batch, tokens, columns]."""
@@ -52,7 +53,7 @@ class PageReader(Plugin):
         held.pages.extend(local.key, self.columns)
         if self.traced:
             return self._traced(local, held)
-        if local.query.shape[2] == 1 and not bool(self.dense.any()):
+        if self.is_step:
             pages, there = self._choose(local, held, self.places)
             return attend_pages(local, held, pages, there, self.columns, self.places)
         pieces = [self._masked(local, held, start) for start in range(0, local.query.shape[2], MASKED_TOKENS)]
