@@ -101,16 +101,13 @@ class Quest(StreamBaseline):
         limit = self.max_stream_tokens
         if limit is None or length <= limit:
             return
-        more = ", or extrapolate=True to go on where its answers cannot be trusted" if self._could_extrapolate else ""
+        rotary = self.backbone.view.has_rotary
+        more = ", or extrapolate=True to go on where its answers cannot be trusted" if rotary else ""
         raise LtmError(
             f"{length:,} tokens are more than the backbone's {limit:,} positions, and Quest keeps true positions: it "
             f"makes a long context cheap, not longer; read less, use a backbone with more positions, or a method "
             f"that moves what it remembers{more}"
         )
-
-    @property
-    def _could_extrapolate(self) -> bool:
-        return self.backbone.view.has_rotary
 
     def _stream(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor, keep: int) -> Tensor:
         assert isinstance(cache, PagedCache)
