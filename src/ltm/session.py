@@ -157,6 +157,7 @@ class Session:
         known = self._known(name, text)
         if known is not None:
             return known
+        self._check_room(text, name)
         document: int | None = None
         tokens = unsaved = 0
         for block in token_blocks(self.tokenizer, text, self._block_tokens()):
@@ -280,6 +281,20 @@ class Session:
                     f"this memory holds another text called {name}; delete that one first, or rename the new one"
                 )
         return None
+
+    def _check_room(self, text: str, name: str) -> None:
+        """Refuse a text that a method's stream cannot hold before anything is read of it."""
+        limit = self.method.max_stream_tokens
+        if limit is None:
+            return
+        held, new = self._bank().num_tokens(0), len(token_ids(self.tokenizer, text))
+        if held + new > limit:
+            before = f" after {held:,} that were read" if held else ""
+            raise LtmError(
+                f"{name} has {new:,} tokens{before}, but {self.method.name} on {self.method.backbone.name} ends at "
+                f"{limit:,}: it keeps true positions; read less, take a backbone with more positions, or a method "
+                f"without that end, such as {DEFAULT_METHOD}"
+            )
 
     def _block_tokens(self) -> int:
         """Whole segments, so that what is remembered does not depend on how a text is cut into blocks."""

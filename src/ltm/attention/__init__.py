@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ltm.attention.attach import Plugin, StopForward, attach
-from ltm.attention.function import ATTENTION_NAME, Site, ltm_attention, open_site
+from ltm.attention.function import ATTENTION_NAME, LocalView, Site, ltm_attention, open_site
 from ltm.attention.positions import rotate, unrotate
 from ltm.attention.views import Partial, View, attend, merge_gate, merge_softmax
 
 __all__ = [
     "ATTENTION_NAME",
+    "LocalView",
     "Partial",
     "Plugin",
     "Site",

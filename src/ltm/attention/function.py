@@ -31,14 +31,21 @@ class SitePlugin(Protocol):
 
     def used(self, layer: int, view: View, weights: Tensor) -> None: ...
 
+    def attend_local(self, layer: int, local: LocalView) -> Tensor | None: ...
+
 
 class Site:
     """One attention module while attached: its plugins, and the rotary angles of the call under way."""
 
-    def __init__(self, layer: int, observers: Sequence[SitePlugin] = (), viewers: Sequence[SitePlugin] = ()):
+    def __init__(
+        self,
+        layer: int,
+        observers: Sequence[SitePlugin] = (),
+        viewers: Sequence[SitePlugin] = (),
+        local_plugins: Sequence[SitePlugin] = (),
+    ):
         self.layer = layer
-        self.observers = list(observers)
-        self.viewers = list(viewers)
+        self.observers, self.viewers, self.local_plugins = list(observers), list(viewers), list(local_plugins)
         self.angles: tuple[Tensor, Tensor] | None = None
 
     def capture(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -154,10 +161,20 @@ def _merge_views(site: Site, local: LocalView) -> Tensor:
                 shared.append(partial)
             else:
                 gated.append((partial, view.gate))
-    output = merge_softmax([local.partial(), *shared]) if shared else local.output()
+    output = _local_output(site, local, shared)
     for partial, gate in gated:
         output = merge_gate(output, partial, gate)
     return output
+
+
+def _local_output(site: Site, local: LocalView, shared: Sequence[Partial]) -> Tensor:
+    """Local attention, by a plugin that has its own way of it, with the views that share its softmax."""
+    outputs = [found for plugin in site.local_plugins if (found := plugin.attend_local(site.layer, local)) is not None]
+    if len(outputs) > 1 or (outputs and shared):
+        raise RuntimeError(f"layer {site.layer}: one plugin may compute local attention, and no view share its softmax")
+    if outputs:
+        return outputs[0]
+    return merge_softmax([local.partial(), *shared]) if shared else local.output()
 
 
 AttentionInterface.register(ATTENTION_NAME, ltm_attention)

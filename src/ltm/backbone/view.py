@@ -58,6 +58,16 @@ class BackboneView:
         """Whether queries and keys are rotated by their position."""
         return self.rotary is not None
 
+    def angles(self, positions: Tensor, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines [batch, tokens, rotary_dim] with which a layer rotates keys at positions int64 [batch,
+        tokens], for `ltm.attention.rotate`; None where positions are not rotary."""
+        if self.rotary is None:
+            return None
+        states = self.embeddings(positions[:1, :1] * 0)  # tells the dtype and the device
+        if "layer_type" in inspect.signature(self.rotary.forward).parameters:  # Gemma 3: local and global ones
+            return self.rotary(states, positions, self.config.layer_types[layer])
+        return self.rotary(states, positions)
+
     @property
     def pre_norm(self) -> bool:
         """Whether each layer adds to an un-normalised residual stream, so that residuals telescope.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ltm.bank.checks import check_layer, check_search, check_write, row_numbers
-from ltm.bank.chunks import ChunkLayout
+from ltm.bank.chunks import ChunkLayout, Chunks
 from ltm.bank.config import BankConfig
 from ltm.bank.documents import Documents
 from ltm.bank.hits import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
@@ -285,6 +285,12 @@ class Bank:
         orders, present = held.locate(wanted.to(self.device))
         places = zip(wanted.tolist(), orders.tolist(), present.tolist(), strict=True)
         return [held.source(slot, order if there else None) for slot, order, there in places]
+
+    def chunks(self, row: int = 0) -> Chunks:
+        """All that a row holds, in order of writing and on the host: the fields of `ChunkLayout`, chunks on their
+        axis."""
+        (number,) = row_numbers([row], 1, self.num_rows)
+        return self.rows[number].chunks(0, self.rows[number].num_chunks)
 
     # sizes
 

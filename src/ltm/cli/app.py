@@ -24,6 +24,7 @@ app.add_typer(eval_app, name="eval", epilog="Try: ltm eval perplexity --method w
 app.add_typer(bench_app, name="bench", epilog="Try: ltm bench list")
 
 BankPath = Annotated[Path, typer.Argument(metavar="BANK", help="The directory of a memory.")]
+BankOrText = Annotated[Path, typer.Argument(metavar="BANK", help="A memory, or a text that is read first, each time.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON to stdout.")]
 BackboneName = Annotated[
     str | None,
@@ -93,7 +94,7 @@ def read(
 
 @app.command(epilog='Try: ltm ask moby.bank "Who is Queequeg?" --trace')
 def ask(
-    bank: BankPath,
+    bank: BankOrText,
     question: Annotated[str, typer.Argument(help="What to ask; with --continue, a text to go on from.")],
     trace: Trace = False,
     plain: Annotated[
@@ -129,7 +130,7 @@ def ask(
 
 @app.command(epilog="Try: ltm chat moby.bank")
 def chat(
-    bank: BankPath,
+    bank: BankOrText,
     trace: Trace = False,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,

@@ -31,10 +31,12 @@ def run_read(
 ) -> None:
     """Look at all files, then open or make the memory and read them into it."""
     total_chars = _survey(files)
+    from ltm.methods.registry import has_memory_size
     from ltm.session import Session  # only now: what cannot be read is told at once
 
     ask_patience(f"opening {output}")
-    session = Session.open(output, backbone, method, sidenet, device=device, memory_size=memory_size)
+    limits = {"memory_size": memory_size} if has_memory_size(method) else {}
+    session = Session.open(output, backbone, method, sidenet, device=device, **limits)
     whole = {info.id: info.num_tokens for info in session.documents if info.complete}
     results = []
     with make_progress() as progress, _explain_interrupt(output):

@@ -410,6 +410,15 @@ class Method(nn.Module, GenerationMixin):
         return None
 
     @property
+    def stream_bytes_per_token(self) -> float | None:
+        """Bytes that each token takes in a stream without an end: keys and values of all layers; None where the stream
+        has a window."""
+        if self.new_cache().window is not None:
+            return None
+        view = self.backbone.view
+        return float(2 * view.num_layers * view.num_kv_heads * view.head_dim * self.dtype.itemsize)
+
+    @property
     def device(self) -> torch.device:
         return self.backbone.device
 
