@@ -11,7 +11,7 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from ltm.bank.checks import check_layer, check_search, check_write, row_numbers
+from ltm.bank.checks import check_layer, check_layout, check_search, check_write, row_numbers
 from ltm.bank.chunks import ChunkLayout
 from ltm.bank.config import BankConfig
 from ltm.bank.documents import Documents
@@ -45,8 +45,9 @@ class Bank:
     num_kv_heads, head_dim: of the backbone; layers: backbone layers whose keys and values are kept; dtype, device: of
     keys and values (token ids and spans stay on the host). fingerprint: the backbone's identity (or its plain values),
     stored and checked by `load`; backbone: the name it was loaded by. `extra` is a dict of plain JSON values that is
-    saved as well.
-    Raises ConfigError where the byte budget holds no chunk or a size is less than 1.
+    saved as well. key_center: about the mean of the backbone's keys, float32 [layers, kv_heads, head_dim]; keys that
+    are stored in codes are nearer to the truth with it, and it must not depend on what is remembered.
+    Raises ConfigError where the byte budget holds no chunk, a size is less than 1, or a storage does not fit.
 
     >>> bank = Bank(BankConfig(), num_rows=1, num_kv_heads=3, head_dim=64, layers=(23,))  # doctest: +SKIP
     >>> bank.write(keys, values, token_ids)  # doctest: +SKIP
@@ -65,6 +66,7 @@ class Bank:
         device: torch.device | str = "cpu",
         fingerprint: Fingerprint | Mapping[str, Any] | None = None,
         backbone: str | None = None,
+        key_center: Tensor | None = None,
     ):
         sizes = {"num_rows": num_rows, "num_kv_heads": num_kv_heads, "head_dim": head_dim, "layers": len(layers)}
         problems = [f"{name}={size}; use 1 or more" for name, size in sizes.items() if size < 1]
@@ -76,7 +78,19 @@ class Bank:
         self.backbone, self.extra = backbone, dict[str, Any]()
         self._fingerprint = fingerprint
         self.uuid = uuid4().hex
-        self.layout = ChunkLayout(len(layers), num_kv_heads, self.config.chunk_size, head_dim, dtype, self.device)
+        self.layout = ChunkLayout(
+            len(layers),
+            num_kv_heads,
+            self.config.chunk_size,
+            head_dim,
+            dtype,
+            self.device,
+            self.config.key_storage,
+            self.config.value_storage,
+            self.config.search_storage,
+            key_center,
+        )
+        check_layout(self.layout)
         budget = budget_of(self.config, self.layout)
         self.rows = [Row(self.layout, budget, self.config.index) for _ in range(num_rows)]
         self.document_registry = Documents()
@@ -315,15 +329,16 @@ class Bank:
 
     # on disk
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = False, compact: bool = False) -> None:
         """Write the bank to a directory; saved there before, only what is new is written, as a new shard.
 
         Whatever happens on the way (killed, disk full), the directory holds the state of the last save that was
-        complete. What was deleted or evicted is gone from the disk when this returns; a shard of which a part is
-        evicted stays until all of it is. overwrite: replace another bank, or one that was changed by another process.
-        Raises BankError where something else is there or the disk refuses.
+        complete. What was deleted is gone from the disk when this returns; a shard of which a part is evicted stays
+        until all of it is, or with compact: every shard is then written anew, few and without anything but what is
+        remembered. overwrite: replace another bank, or one that was changed by another process. Raises BankError where
+        something else is there, another process writes there, or the disk refuses.
         """
-        save_bank(self, Path(path), overwrite)
+        save_bank(self, Path(path), overwrite, compact)
 
     @classmethod
     def load(
