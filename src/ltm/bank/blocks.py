@@ -18,9 +18,7 @@ BLOCK_CHUNKS = 2**16
 """Search keys that are decoded at a time: of 3 heads of 64 numbers, 25 MB in bfloat16."""
 
 
-def search_blocks(
-    row: Row, layer: int, queries: Tensor, top_k: int, jointly: bool = False
-) -> tuple[Tensor, Tensor]:
+def search_blocks(row: Row, layer: int, queries: Tensor, top_k: int, jointly: bool = False) -> tuple[Tensor, Tensor]:
     """As `exact_search`, or with `jointly` as `joint_search`, over all chunks of a row: scores and places in order.
 
     queries: [kv_heads, queries, head_dim]; top_k: 1 to the row's chunks. Codes are not rotated back: queries are

@@ -116,7 +116,7 @@ class ChunkLayout:
         }
 
     def encode(self, name: str, tensor: Tensor) -> Chunks:
-        """"keys", "values" or "search_keys" [layers, kv_heads, chunks, ...] as they are stored."""
+        """ "keys", "values" or "search_keys" [layers, kv_heads, chunks, ...] as they are stored."""
         return self.codecs[name].encode(name, tensor, self.center(name))
 
     def means(self, keys: Tensor, counts: Tensor) -> Tensor:

@@ -198,15 +198,18 @@ class Row:
 
         queries: [kv_heads, queries, head_dim].
         """
-        return self.index.search(self, layer, queries.to(self.search_dtype), min(top_k, self.num_chunks))
+        found = self.index.search(self, layer, queries.to(self.search_dtype), min(top_k, self.num_chunks))
+        return found[0].to(self.layout.dtype), found[1]
 
     def search_joint(self, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """As `search`, with scores summed over heads: one ranking [queries, top_k]. Exact whatever the index is."""
         top_k = min(top_k, self.num_chunks)
-        if not self.has_float_search_keys:
-            return search_blocks(self, layer, queries, top_k, jointly=True)
-        parts = [part[layer] for part in self.ring.parts("search_keys")]
-        return joint_search(queries.to(self.search_dtype), parts, top_k)
+        if self.has_float_search_keys:
+            parts = [part[layer] for part in self.ring.parts("search_keys")]
+            found = joint_search(queries.to(self.search_dtype), parts, top_k)
+        else:
+            found = search_blocks(self, layer, queries, top_k, jointly=True)
+        return found[0].to(self.layout.dtype), found[1]
 
     @property
     def has_float_search_keys(self) -> bool:

@@ -93,7 +93,7 @@ class Codec:
         largest = rotated.abs().flatten(3).amax(dim=3)  # [layers, kv_heads, chunks]
         # half a unit of float16 up (and one of its smallest): rounded down, the largest number would have no code
         step = (largest / self.offset * (1 + 2**-10) + 2**-24).where(largest > 0, torch.zeros(())).half()
-        if not bool(step.isfinite().all()):
+        if not bool((largest.isfinite() & step.isfinite()).all()):
             raise BankError(f"the {name} hold numbers that {self.storage} cannot store (infinite, or too large)")
         steps = step.float().clamp(min=2**-24)[(...,) + (None,) * len(self.shape)]
         codes = (rotated / steps + self.offset).round_().clamp_(0, 2 * self.offset).to(torch.uint8)
