@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank, DocumentInfo
+from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.errors import LtmError
 from ltm.generation import OnText, Sampling, generate, plain_ids, question_ids
 from ltm.methods import Method, create_method, load_method, method_class
@@ -125,8 +126,9 @@ class Session:
         dtype = saved.fingerprint.dtype if saved.fingerprint else "auto"
         loaded = load_backbone(backbone or saved.backbone or DEFAULT_BACKBONE, dtype=dtype, device=device)
         bank = Bank.load(path, fingerprint=loaded.fingerprint, device=loaded.device)
-        if "chunk_size" in (field.name for field in fields(method_class(method).config_class)):
-            options = {"chunk_size": saved.config.chunk_size, **options}
+        known = {field.name for field in fields(method_class(method).config_class)}
+        shared = [name for name in ("chunk_size", *STORAGE_OPTIONS) if name in known]  # as the bank has them
+        options = {name: getattr(saved.config, name) for name in shared} | options
         session = cls(open_method(method, loaded, sidenet, **options), path=path)
         session._keeper().use_bank(bank)
         return session

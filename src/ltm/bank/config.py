@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ltm.bank.index import INDEXES
-from ltm.bank.storage import DERIVED, STORAGES
+from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
 
 
@@ -44,10 +44,7 @@ class BankConfig:
         ]
         if self.index not in INDEXES:
             problems.append(f"index={self.index!r}; use one of {', '.join(sorted(INDEXES))}")
-        for name in ("key_storage", "value_storage", "search_storage"):
-            known = STORAGES if name != "search_storage" else (*STORAGES, DERIVED)
-            if getattr(self, name) is not None and getattr(self, name) not in known:
-                problems.append(f"{name}={getattr(self, name)!r}; use one of {', '.join(known)}, or None")
+        problems += storage_problems(self)
         if not problems and self.memory_size is not None and self.memory_size < self.chunk_size:
             problems.append(
                 f"memory_size={self.memory_size} is less than chunk_size={self.chunk_size}; "

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,20 @@ BITS = {"int8": 8, "int4": 4}
 STORAGES = (*list(FLOATS)[1:], *BITS)
 DERIVED = "derived"
 """For search keys: not stored, but computed from the chunk's stored keys whenever they are searched."""
+STORAGE_OPTIONS = ("key_storage", "value_storage", "search_storage")
+"""Their names in every config that has them."""
 SCALE = ".scale"
 """What is added to a field's name for its scales."""
+
+
+def storage_problems(config: Any) -> list[str]:
+    """What is wrong with key_storage, value_storage and search_storage of a config, one sentence each."""
+    problems = []
+    for name in STORAGE_OPTIONS:
+        value, known = getattr(config, name), STORAGES if name != "search_storage" else (*STORAGES, DERIVED)
+        if value is not None and value not in known:
+            problems.append(f"{name}={value!r}; use one of {', '.join(known)}, or None")
+    return problems
 
 
 @lru_cache(maxsize=16)

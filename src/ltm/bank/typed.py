@@ -36,7 +36,7 @@ def typed(kind: Any, value: Any, where: str) -> Any:
 
 def _dataclass(kind: type, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), "an object", where)
-    hints, names = get_type_hints(kind), [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    hints, names = get_type_hints(kind), [field.name for field in fields(kind)]
     wrong = sorted(set(names) ^ set(value))
     if wrong:
         raise ValueError(f"{where} has other fields than it should: {', '.join(map(str, wrong[:5]))}")

@@ -44,6 +44,13 @@ Penalty = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.")]
 Trace = Annotated[bool, typer.Option("--trace", help="Show the passages of memory that the answer used.")]
 More = Annotated[list[Path] | None, typer.Argument(metavar="[DATA]...", help="More data, so that --data *.txt works.")]
+KeyStorage = Annotated[
+    str | None, typer.Option(help="Keys of a new memory: float32, float16, bfloat16, int8, int4; default: as computed.")
+]
+ValueStorage = Annotated[str | None, typer.Option(help="Values of a new memory, in the same way.")]
+SearchStorage = Annotated[
+    str | None, typer.Option(help="Search keys of a new memory, in the same way, or derived: smaller and slower.")
+]
 Data = Annotated[
     list[Path],
     typer.Option("--data", help="A file or folder of .txt, .md, .jsonl, .jsonl.gz (field text); repeatable."),
@@ -78,6 +85,9 @@ def read(
     sidenet: SideNetPath = None,
     method: MethodName = "longmem",
     memory_size: Annotated[int, typer.Option(help="Most tokens a new memory holds; the oldest leave first.")] = 65536,
+    key_storage: KeyStorage = None,
+    value_storage: ValueStorage = None,
+    search_storage: SearchStorage = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -88,7 +98,8 @@ def read(
     """
     from ltm.cli.read import run_read
 
-    run_read(files, output, backbone, sidenet, method, memory_size, device, as_json)
+    storages = {"key_storage": key_storage, "value_storage": value_storage, "search_storage": search_storage}
+    run_read(files, output, backbone, sidenet, method, memory_size, device, as_json, **storages)
 
 
 @app.command(epilog='Try: ltm ask moby.bank "Who is Queequeg?" --trace')
