@@ -54,8 +54,8 @@ def run_read(
 def _check_storages(session: Session, output: Path, chosen: dict[str, str]) -> None:
     """Raise LtmError where a memory is there already and stores something in another way than was asked for."""
     bank = session.method.bank
-    for name, asked in chosen.items() if bank is not None else ():
-        has = getattr(bank.config, name)
+    for name, asked in chosen.items():
+        has = asked if bank is None else getattr(bank.config, name)
         if has != asked:
             option = "--" + name.replace("_", "-")
             raise LtmError(f"{output} was made with {option} {has or 'as computed'}; leave {option} out, or read anew")
