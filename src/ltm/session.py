@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank, DocumentInfo
+from ltm.bank.lock import WriteLock
 from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.errors import LtmError
 from ltm.generation import OnText, Sampling, generate, plain_ids, question_ids
@@ -152,13 +154,26 @@ class Session:
         path: bank directory to save to every few thousand tokens, so that a read that is killed leaves what was
         complete; None: the session's own, if it has one. A document of this name that was read to its end is left
         as it is if its text is the same, and LtmError otherwise; one that was cut off is read anew. A text shorter
-        than a chunk is remembered as a short chunk; one without any token is refused.
+        than a chunk is remembered as a short chunk; one without any token is refused. BankError where another process
+        writes to the directory; none can while this reads.
         """
         directory = self.path if path is None else Path(path)
         bank = self._bank()
         known = self._known(name, text)
         if known is not None:
             return known
+        with nullcontext() if directory is None else WriteLock(directory):
+            return self._read(bank, text, name, directory, progress)
+
+    def _read(
+        self,
+        bank: Bank,
+        text: str,
+        name: str,
+        directory: Path | None,
+        progress: Callable[[ReadProgress], None] | None,
+    ) -> DocumentInfo:
+        """A document that is not known yet."""
         document: int | None = None
         tokens = unsaved = 0
         for block in token_blocks(self.tokenizer, text, self._block_tokens()):

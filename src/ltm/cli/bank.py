@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ltm.bank import Bank, Manifest
+from ltm.bank.lock import WriteLock
 from ltm.cli.console import format_bytes, notice, print_json, print_table
 from ltm.errors import LtmError
 
@@ -64,9 +65,10 @@ def run_delete(path: Path, document: str, as_json: bool) -> None:
     if not found:
         names = ", ".join(info.name for info in infos[:20]) or "nothing"
         raise LtmError(f"no document {document} in {path}; it holds: {names}")
-    bank = Bank.load(path)
-    bank.delete_document(found[0].id)
-    bank.save(path)
+    with WriteLock(path):
+        bank = Bank.load(path)
+        bank.delete_document(found[0].id)
+        bank.save(path)
     if as_json:
         print_json(asdict(found[0]))
     else:

@@ -32,23 +32,25 @@ def run_read(
 ) -> None:
     """Look at all files, then open or make the memory and read them into it."""
     total_chars = _survey(files)
-    from ltm.session import Session  # only now: what cannot be read is told at once
+    from ltm.bank.lock import WriteLock  # only now: what cannot be read is told at once
+    from ltm.session import Session
 
-    ask_patience(f"opening {output}")
-    chosen = {name: value for name, value in storages.items() if value is not None}
-    new = {"memory_size": memory_size, **chosen}
-    session = Session.open(output, backbone, method, sidenet, device=device, **new)
-    _check_storages(session, output, chosen)
-    whole = {info.id: info.num_tokens for info in session.documents if info.complete}
-    results = []
-    with make_progress() as progress, _explain_interrupt(output):
-        bar = ReadBar(progress, total_chars)
-        for document in iter_documents(files):
-            bar.start(document)
-            info = session.read(document.text, document.name, progress=bar.update)
-            results.append((info, info.id not in whole))
-            bar.finish(document)
-    _report(session, output, results, sum(whole.values()) + bar.tokens, bar, as_json)
+    with WriteLock(output):  # a second writer is told now, not after hours of reading
+        ask_patience(f"opening {output}")
+        chosen = {name: value for name, value in storages.items() if value is not None}
+        new = {"memory_size": memory_size, **chosen}
+        session = Session.open(output, backbone, method, sidenet, device=device, **new)
+        _check_storages(session, output, chosen)
+        whole = {info.id: info.num_tokens for info in session.documents if info.complete}
+        results = []
+        with make_progress() as progress, _explain_interrupt(output):
+            bar = ReadBar(progress, total_chars)
+            for document in iter_documents(files):
+                bar.start(document)
+                info = session.read(document.text, document.name, progress=bar.update)
+                results.append((info, info.id not in whole))
+                bar.finish(document)
+        _report(session, output, results, sum(whole.values()) + bar.tokens, bar, as_json)
 
 
 def _check_storages(session: Session, output: Path, chosen: dict[str, str]) -> None:
