@@ -50,8 +50,8 @@ def change(bank: Bank, step: int) -> None:
         bank.finish_document(document)
 
 
-def live(path: Path, log: Path, storage: str | None) -> None:
-    """Go on until killed."""
+def live(path: Path, log: Path, storage: str | None, tell: int) -> None:
+    """Go on until killed; a byte to `tell` when a save begins."""
     bank = Bank.load(path, verify=True) if Bank.exists(path) else new_bank(storage)
     step = bank.document_registry.next_id + random.randrange(1000)
     with open(log, "a") as notes:
@@ -59,6 +59,7 @@ def live(path: Path, log: Path, storage: str | None) -> None:
             change(bank, step)
             notes.write(state_of(bank) + "\n")
             notes.flush()
+            os.write(tell, b"x")
             bank.save(path, compact=step % 11 == 0)
             step += 1
 
@@ -82,16 +83,16 @@ def main(folder: Path, kills: int, storage: str | None) -> None:
         child = os.fork()
         if child == 0:
             random.seed(number)
-            os.write(tell, b"x")
             try:
-                live(path, log, storage)
+                live(path, log, storage, tell)
             finally:
                 os._exit(99)
-        os.read(ready, 1)
+        for _ in range(random.randint(1, 3)):
+            os.read(ready, 1)
+        time.sleep(random.uniform(0.0, 0.04))  # a save takes about as long
+        os.kill(child, signal.SIGKILL)
         os.close(ready)
         os.close(tell)
-        time.sleep(random.uniform(0.0, 0.12))
-        os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         assert os.WIFSIGNALED(status), f"the writer ended by itself at kill {number}"
         state = check(path, log, state)

@@ -34,13 +34,13 @@ def kill_writers(folder: Path, kills: int, storage: str | None) -> int:
 
 @pytest.mark.parametrize("storage, kills", [(None, 8), ("int4", 7)])
 def test_killed_at_random_moments(tmp_path, storage, kills):
-    assert kill_writers(tmp_path, kills, storage) >= 1
+    assert kill_writers(tmp_path, kills, storage) >= kills
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", [None, "int4"])
 def test_killed_at_random_moments_300_times(tmp_path, storage):
-    assert kill_writers(tmp_path, 150, storage) > 150
+    assert kill_writers(tmp_path, 150, storage) >= 150
 
 
 @pytest.fixture

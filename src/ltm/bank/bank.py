@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -11,6 +12,7 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
+from ltm.bank.absence import find_text
 from ltm.bank.checks import check_layer, check_layout, check_search, check_write, row_numbers
 from ltm.bank.chunks import ChunkLayout
 from ltm.bank.config import BankConfig
@@ -18,6 +20,7 @@ from ltm.bank.documents import Documents
 from ltm.bank.hits import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
 from ltm.bank.loading import check_files, load_bank
 from ltm.bank.manifest import Manifest, has_bank, read_manifest
+from ltm.bank.merging import merge_banks
 from ltm.bank.retrieval import (
     Group,
     find_slots,
@@ -95,6 +98,21 @@ class Bank:
         self.rows = [Row(self.layout, budget, self.config.index) for _ in range(num_rows)]
         self.document_registry = Documents()
         self.saved_revisions: dict[Path, str] = {}  # of the manifest that this bank last wrote or read, by directory
+
+    def empty_like(self, **settings: Any) -> Bank:
+        """An empty bank of the same backbone and shapes; settings: fields of the config that are to be others."""
+        return type(self)(
+            replace(self.config, **settings),
+            num_rows=self.num_rows,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            layers=self.layers,
+            dtype=self.dtype,
+            device=self.device,
+            fingerprint=self._fingerprint,
+            backbone=self.backbone,
+            key_center=self.layout.key_center,
+        )
 
     @property
     def fingerprint(self) -> Fingerprint | None:
@@ -231,6 +249,16 @@ class Bank:
         held = [row.tokens_by_document() for row in other.rows] if len(self.document_registry) else []
         other.document_registry = self.document_registry.select(numbers, held)
         return other
+
+    @torch.no_grad()
+    def merge(self, other: Bank) -> list[str]:
+        """Add all that another bank of the same backbone holds, row by row, after what is here; it stays as it is.
+
+        Its documents get new ids, its chunks new slots; what it stores in another way is decoded and encoded anew.
+        Documents that are here already, text for text, are passed over: returns their names. Raises
+        BankMismatchError where the two cannot be one, BankError where a name stands for different texts.
+        """
+        return merge_banks(self, other)
 
     # reading
 
@@ -375,6 +403,12 @@ class Bank:
         manifest = read_manifest(path)
         check_files(Path(path), manifest, checksums=True)
         return manifest
+
+    @classmethod
+    def find_text(cls, path: str | Path, text: str, tokenizer: Any = None) -> list[str]:
+        """Every place of a saved bank where a text is found, in what it holds and in the bytes of all files; none: it
+        is not there. tokenizer: looks at remembered tokens too. See `ltm.bank.absence`."""
+        return find_text(cls, path, text, tokenizer)
 
     # helpers
 
