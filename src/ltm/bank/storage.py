@@ -8,9 +8,9 @@ scale. On keys of SmolLM2's layer 18 the squared error of 4 bits, as a share of 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import torch
@@ -131,19 +131,25 @@ class Codec:
 
         codes: [..., chunk_size, packed]; present: bool [..., chunk_size], None: all are there; counts: [...], of them.
         """
-        parts = [codes & 15, codes >> 4] if self.bits == 4 else [codes]
         if present is not None:
-            parts = [part * present[..., None] for part in parts]
-        sums = [part.sum(dim=-2, dtype=torch.int16 if self.shape[0] < 128 else torch.int32) for part in parts]
-        total = torch.stack(sums, dim=-1).flatten(-2) if self.bits == 4 else sums[0]
-        return (total.float() - (self.offset * counts)[..., None]) * (scales.float() / counts)[..., None]
+            codes = codes * present[..., None]
+        small = self.bits == 4 and self.shape[0] <= 17  # then sums fit a byte
+        tokens = (codes if small else codes.to(torch.int32)).unbind(dim=-2)
+        means = torch.empty(*codes.shape[:-2], self.shape[1], device=codes.device)
+        if self.bits == 4:
+            means[..., 0::2] = _added(token & 15 for token in tokens)
+            means[..., 1::2] = _added(token >> 4 for token in tokens)
+        else:
+            means[:] = _added(iter(tokens))
+        return means.sub_((self.offset * counts)[..., None]).mul_((scales.float() / counts)[..., None])
 
-    @property
-    def bytes_per_number(self) -> float:
-        """Scales included."""
-        if self.bits is None:
-            return FLOATS[self.storage].itemsize
-        return self.bits / 8 + 2 / prod(self.shape)
+
+def _added(parts: Iterator[Tensor]) -> Tensor:
+    """The sum, several times faster than one over so short an axis."""
+    total = next(parts).clone()
+    for part in parts:
+        total += part
+    return total
 
 
 def _beside(center: Tensor, tensor: Tensor) -> Tensor:
