@@ -250,6 +250,14 @@ def test_bytes_are_what_the_storage_says(storages, expected):
     assert bank.rows[0].nbytes == bank.rows[0].ring.capacity * bank.layout.bytes_per_chunk
 
 
+def test_codes_are_the_same_under_autocast():
+    plain, cast = filled(new_bank("int4", "int4")), new_bank("int4", "int4")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        filled(cast)
+        keys = everything(cast, 0, 1)[0]
+    assert torch.equal(keys, everything(plain, 0, 1)[0])
+
+
 def test_a_budget_in_bytes_holds_more_of_what_is_smaller():
     sizes = {"memory_size": None, "memory_bytes": 20_000}
     large, small = new_bank(**sizes), new_bank("int4", "int4", "derived", **sizes)

@@ -18,7 +18,7 @@ from ltm.bank.chunks import ChunkLayout
 from ltm.bank.config import BankConfig
 from ltm.bank.documents import Documents
 from ltm.bank.hits import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
-from ltm.bank.loading import check_files, load_bank
+from ltm.bank.loading import load_bank
 from ltm.bank.manifest import Manifest, has_bank, read_manifest
 from ltm.bank.merging import merge_banks
 from ltm.bank.retrieval import (
@@ -397,12 +397,12 @@ class Bank:
         """What a saved bank holds (documents, sizes, backbone), without opening it."""
         return read_manifest(path)
 
-    @staticmethod
-    def verify(path: str | Path) -> Manifest:
-        """Compare every file of a saved bank with its checksum; BankCorruptError names the one that is damaged."""
-        manifest = read_manifest(path)
-        check_files(Path(path), manifest, checksums=True)
-        return manifest
+    @classmethod
+    def verify(cls, path: str | Path) -> Manifest:
+        """Compare every file of a saved bank with its checksum, and what it holds with the manifest; BankCorruptError
+        names the one that is damaged."""
+        load_bank(cls, Path(path), None, None, True, True)
+        return read_manifest(path)
 
     @classmethod
     def find_text(cls, path: str | Path, text: str, tokenizer: Any = None) -> list[str]:

@@ -37,11 +37,12 @@ class WriteLock:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.place = self.path.resolve()
         self.depth = 0
         self.made: list[Path] = []
 
     def __enter__(self) -> WriteLock:
-        key = (os.getpid(), self.path.resolve())
+        key = (os.getpid(), self.place)
         holder = _held.setdefault(key, self)
         try:
             if holder.depth == 0:
@@ -53,7 +54,7 @@ class WriteLock:
         return holder
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        key = (os.getpid(), self.path.resolve())
+        key = (os.getpid(), self.place)
         holder = _held.get(key, self)
         holder.depth -= 1
         if holder.depth == 0:

@@ -54,8 +54,9 @@ def hadamard(size: int) -> Tensor:
 
 
 def rotate(vectors: Tensor) -> Tensor:
-    """Vectors [..., head_dim] to the space that codes are in, or back from it; float32."""
-    return vectors.float() @ hadamard(vectors.shape[-1]).to(vectors.device)
+    """Vectors [..., head_dim] to the space that codes are in, or back from it; float32, under autocast too."""
+    with torch.autocast(vectors.device.type, enabled=False):
+        return vectors.float() @ hadamard(vectors.shape[-1]).to(vectors.device)
 
 
 @dataclass(frozen=True)
