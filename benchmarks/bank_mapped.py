@@ -111,9 +111,9 @@ def opened(path: Path) -> dict[str, Any]:
     limit = status_bytes("VmSize") + manifest.num_bytes + FREE_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     before = status_bytes("RssAnon")
-    started = time.perf_counter()
+    started, cpu_before = time.perf_counter(), time.process_time()
     bank = Bank.load(path)
-    open_seconds = time.perf_counter() - started
+    open_seconds, open_cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_before
     keys = bank.gather(bank.search(torch.zeros(1, bank.num_kv_heads, 1, bank.head_dim), 64))[0]
     queries = keys[:, :, :, :16].transpose(2, 3).flatten(2, 3)[:, :, :16].contiguous()  # 16 real keys ask
     one = queries[:, :, :1]
@@ -122,6 +122,7 @@ def opened(path: Path) -> dict[str, Any]:
         "tokens": bank.num_tokens(),
         "file_bytes": manifest.num_bytes,
         "open_seconds": open_seconds,
+        "open_cpu_seconds": open_cpu_seconds,
         "retrieve_1_token_s": median(lambda: bank.retrieve(one, 16)),
         "retrieve_16_tokens_s": median(lambda: bank.retrieve(queries, 16)),
         "neighbours_1_token_s": median(lambda: bank.neighbours(one, 32)),

@@ -344,3 +344,14 @@ def test_a_full_disk_leaves_nothing_half_written(bank, tmp_path, monkeypatch, fa
     assert not new.parent.exists()
     bank.save(path)  # there is room again
     assert_same(bank, Bank.load(path))
+
+
+def test_too_little_memory_is_told_as_such(bank, tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise RuntimeError("unable to mmap: Cannot allocate memory")
+
+    bank.save(tmp_path / "a.bank")
+    monkeypatch.setattr("ltm.bank.loading.safe_open", refuse)
+    with pytest.raises(BankError, match="cannot be mapped into memory: .*; give the process more") as error:
+        Bank.load(tmp_path / "a.bank")
+    assert not isinstance(error.value, BankCorruptError)
