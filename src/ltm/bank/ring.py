@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltm.bank.chunks import ChunkLayout, Chunks, Field
+from ltm.bank.chunks import ChunkLayout
+from ltm.bank.field import Chunks, Field
 
 
 class Ring:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ltm.bank.chunks import HEAVY, NO_DOCUMENT, ChunkLayout, Chunks
+from ltm.bank.blocks import search_blocks
+from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
 from ltm.bank.config import BankConfig
+from ltm.bank.field import Chunks
 from ltm.bank.hits import ChunkSource
 from ltm.bank.index import create_index
 from ltm.bank.mapped import MappedEntries
 from ltm.bank.ring import Ring
 from ltm.bank.search import joint_search
+from ltm.bank.storage import FLOATS, SCALE
 from ltm.errors import ConfigError
 
 FIRST_CHUNKS = 16
@@ -92,7 +95,7 @@ class Row:
         """All fields of `count` chunks from the first-th oldest on, on the host."""
         found = {name: self.ring.ordered(name, first, count) for name in self.ring.buffers}
         if self.mapped is not None:
-            found |= {name: self.mapped.ordered(name, first, count) for name in HEAVY}
+            found |= {name: self.mapped.ordered(name, first, count).clone() for name in self.mapped.names}
         return {name: tensor.cpu().contiguous() for name, tensor in found.items()}
 
     def locate(self, slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,11 +148,11 @@ class Row:
         self.index, self.num_dropped = create_index(self.index_name), 0
 
     def restore(self, chunks: Chunks, blocks: Sequence[Chunks], next_number: int) -> None:
-        """Fill an empty row: `chunks` without keys and values, which stay in the files that `blocks` map, or with
-        them and no blocks."""
+        """Fill an empty row: `chunks` without the fields that stay in the files which `blocks` map, or with all and
+        no blocks."""
         if blocks:
-            self.mapped = MappedEntries(blocks)
-            for name in HEAVY:
+            self.mapped = MappedEntries(blocks, {name: self.layout.fields[name].axis for name in blocks[0]})
+            for name in self.mapped.names:
                 del self.ring.buffers[name]
         self.ring.reserve(chunks["counts"].shape[0])
         self.ring.append(chunks)
@@ -184,8 +187,8 @@ class Row:
     def _load(self) -> None:
         """Bring what is mapped from files into memory: it is about to change."""
         if self.mapped is not None:
-            for name in HEAVY:
-                self.ring.buffers[name] = self.mapped.ordered(name, 0, self.num_chunks)
+            for name in self.mapped.names:
+                self.ring.buffers[name] = self.mapped.ordered(name, 0, self.num_chunks).clone()
             self.mapped = None
 
     # reading
@@ -195,21 +198,61 @@ class Row:
 
         queries: [kv_heads, queries, head_dim].
         """
-        return self.index.search(self, layer, queries, min(top_k, self.num_chunks))
+        found = self.index.search(self, layer, queries.to(self.search_dtype), min(top_k, self.num_chunks))
+        return found[0].to(self.layout.dtype), found[1]
 
     def search_joint(self, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """As `search`, with scores summed over heads: one ranking [queries, top_k]. Exact whatever the index is."""
-        parts = [part[layer] for part in self.ring.parts("search_keys")]
-        return joint_search(queries, parts, min(top_k, self.num_chunks))
+        top_k = min(top_k, self.num_chunks)
+        if self.has_float_search_keys:
+            parts = [part[layer] for part in self.ring.parts("search_keys")]
+            found = joint_search(queries.to(self.search_dtype), parts, top_k)
+        else:
+            found = search_blocks(self, layer, queries, top_k, jointly=True)
+        return found[0].to(self.layout.dtype), found[1]
+
+    @property
+    def has_float_search_keys(self) -> bool:
+        """Whether search keys lie in the ring's buffers as floats: not as codes, not in files, and not derived."""
+        return "search_keys" in self.ring.buffers and self.layout.codecs["search_keys"].bits is None
+
+    @property
+    def search_dtype(self) -> torch.dtype:
+        """What queries and search keys are multiplied in."""
+        codec = self.layout.codecs.get("search_keys")
+        return self.layout.dtype if codec is None or codec.bits is not None else FLOATS[codec.storage]
+
+    def field(self, name: str, first: int, count: int) -> Tensor:
+        """A stored field of `count` chunks from the first-th oldest on, wherever it lies."""
+        here = name in self.ring.buffers
+        return self.ring.ordered(name, first, count) if here else self._mapped().ordered(name, first, count)
 
     def gather(self, layer: int, head: int, order: Tensor, into: Mapping[str, Tensor]) -> None:
-        """Entries ("keys", "values") of the chunks at these places in order [n], each [n, chunk_size * head_dim]."""
-        if self.mapped is not None:
-            self.mapped.gather(layer, head, order, into)
-            return
-        position = self.ring.position(order)
+        """Entries ("keys", "values") of the chunks at these places in order [n], each [n, chunk_size * head_dim].
+
+        Only these are decoded where entries are stored in codes."""
         for name, out in into.items():
-            torch.index_select(self.ring.buffers[name][layer, head].flatten(1), 0, position, out=out)
+            codec = self.layout.codecs[name]
+            if codec.bits is None and FLOATS[codec.storage] == out.dtype:
+                self._take(name, layer, head, order, out)
+            elif codec.bits is None:
+                out.copy_(self._take(name, layer, head, order))
+            else:
+                stored = (self._take(part, layer, head, order) for part in (name, name + SCALE))
+                center = self.layout.center(name)
+                decoded = codec.decode_rows(*stored)
+                out.copy_(codec.restore(decoded, None if center is None else center[layer, head]).flatten(1))
+
+    def _take(self, name: str, layer: int, head: int, order: Tensor, out: Tensor | None = None) -> Tensor:
+        """A stored field of one layer and head at these places in order, [n, all the rest]."""
+        if name not in self.ring.buffers:
+            return self._mapped().take(name, layer, head, order, out)
+        stored = self.ring.buffers[name][layer, head]
+        return torch.index_select(stored.view(len(stored), -1), 0, self.ring.position(order), out=out)
+
+    def _mapped(self) -> MappedEntries:
+        assert self.mapped is not None
+        return self.mapped
 
     def following(self, order: Tensor) -> Tensor:
         """The token that came after each token of these chunks, int64 [..., chunk_size]; -1: not known.
@@ -239,9 +282,7 @@ class Row:
             return ChunkSource(slot, None, 0, 0, [])
         place = torch.tensor(order)
         count, document = int(self.at("counts", place)), int(self.at("documents", place))
-        spans = self.at("spans", place)[:count]
-        spans = spans[spans[:, 0] >= 0]
-        start, end = (int(spans[:, 0].min()), int(spans[:, 1].max())) if len(spans) else (0, 0)
+        start, end = self.at("spans", place).clamp(min=0).tolist()
         token_ids = self.at("token_ids", place)[:count].tolist()
         return ChunkSource(slot, None if document == NO_DOCUMENT else document, start, end, token_ids)
 

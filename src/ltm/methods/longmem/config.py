@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
 
 
@@ -57,6 +58,12 @@ class LongMemConfig:
     """Tokens that go to memory when the window is full; None: half of the window."""
     index: Literal["exact", "faiss"] = "exact"
     """Search over chunk keys: 'exact' in torch, or 'faiss' (needs the faiss extra)."""
+    key_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
+    """Keys in a new memory: as floats, or codes of 8 or 4 bits (docs/bank-format.md); None: as computed."""
+    value_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
+    """Values, in the same way."""
+    search_storage: Literal["float32", "float16", "bfloat16", "int8", "int4", "derived"] | None = None
+    """Search keys, in the same way, or 'derived' from the stored keys at each search: no bytes, and more time."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -71,6 +78,7 @@ class LongMemConfig:
             for name, choices in _CHOICES.items()
             if getattr(self, name) not in choices
         ]
+        problems += storage_problems(self)
         if not problems:
             problems = self._relations()
         if problems:

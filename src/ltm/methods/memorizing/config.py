@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
 
 
@@ -34,6 +35,12 @@ class MemorizingConfig:
     """Tokens that go to memory when the window is full; None: half of the window."""
     index: Literal["exact", "faiss"] = "exact"
     """Search over keys: 'exact' in torch, or 'faiss' (needs the faiss extra)."""
+    key_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
+    """Keys in a new memory: as floats, or codes of 8 or 4 bits (docs/bank-format.md); None: as computed."""
+    value_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
+    """Values, in the same way."""
+    search_storage: Literal["float32", "float16", "bfloat16", "int8", "int4", "derived"] | None = None
+    """Search keys, in the same way, or 'derived' from the stored keys at each search: no bytes, and more time."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -49,6 +56,7 @@ class MemorizingConfig:
             problems.append(f"stride={self.stride}; use 1 to local_window={self.local_window}")
         if self.index not in _INDEXES:
             problems.append(f"index={self.index!r}; use one of {', '.join(_INDEXES)}")
+        problems += storage_problems(self)
         if problems:
             raise ConfigError(problems)
 
