@@ -1,11 +1,16 @@
 """LongMem learns on a laptop: train a SideNet with and without memory, compare both with the frozen backbone.
 
-Trains twice on the same stream of the same tokens (books, techdocs, latex_math; training documents), then scores the
-first tokens of every test document of each kind in non-overlapping windows of one segment (the paper's protocol):
+Trains on the same stream of the same tokens (books, techdocs, latex_math; training documents), then scores the first
+tokens of every test document of each kind in non-overlapping windows of one segment (the paper's protocol):
 
     python benchmarks/longmem_learns.py --data DATA --out RUN  # DATA/{books,techdocs,latex_math}/{train,test}.jsonl.gz
 
 Writes RUN/longmem, RUN/no_memory (as save_pretrained does) and benchmarks/results/longmem_learns.json, prints a table.
+What the package ships goes on from there with exercises among the texts (`ltm.training.exercises`), and so do the
+SideNet without memory and the one whose memory is its own, coupled and stale:
+
+    python benchmarks/longmem_learns.py --data DATA --start-from RUN --out RUN2 --exercises 0.25 --tokens 700000 \\
+        --learning-rate 5e-4 --runs longmem,no_memory,coupled
 """
 
 from __future__ import annotations
@@ -22,9 +27,17 @@ from ltm.documents import iter_documents
 from ltm.host import keep_freed_memory
 from ltm.methods import Method, create_method, load_method
 from ltm.tasks.perplexity import PerplexityResult, perplexity
-from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, read_log
+from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, exercises, read_log
 
 SEGMENT = 512
+RUNS: dict[str, dict[str, bool]] = {
+    "longmem": {},
+    "no_memory": {"use_memory": False, "pointer": False},
+    "coupled": {"coupled": True},
+}
+STARTS = {"longmem": "longmem", "no_memory": "no_memory", "coupled": "longmem"}
+"""Which run of --start-from each goes on from."""
+NUM_EXERCISES = 64
 OPTIONS = {
     "reduction_factor": 6,
     "memory_layer": 18,
@@ -38,12 +51,14 @@ OPTIONS = {
 def main() -> None:
     arguments = parse()
     keep_freed_memory()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     backbone = load_backbone(arguments.backbone)
-    for name, use_memory in (("longmem", True), ("no_memory", False)):
-        if arguments.eval_only:
-            continue
+    for name in [] if arguments.eval_only else arguments.runs.split(","):
         notice(f"training {name}: {arguments.tokens:,} tokens")
-        train(backbone, arguments, name, use_memory)
+        train(backbone, arguments, name)
+    if not {"longmem", "no_memory"} <= {path.name for path in arguments.out.iterdir()}:
+        return  # nothing to compare yet
     results = evaluate(backbone, arguments)
     report(backbone, arguments, results)
 
@@ -58,12 +73,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--test-tokens", type=int, default=4096, help="first tokens of each test document")
     parser.add_argument("--test-documents", type=int, default=8, help="test documents of each kind")
+    parser.add_argument("--runs", default="longmem,no_memory", help=f"which of {', '.join(RUNS)} to train")
+    parser.add_argument("--start-from", type=Path, help="what an earlier call wrote; its SideNets are trained on")
+    parser.add_argument("--exercises", type=float, default=0.0, help="share of the text that is generated exercises")
+    parser.add_argument("--threads", type=int, help="threads of torch; default: all cores")
     parser.add_argument("--resume", action="store_true", help="go on with runs that were stopped")
     parser.add_argument("--eval-only", action="store_true", help="score what --out already holds")
     return parser.parse_args()
 
 
-def train(backbone: Backbone, arguments: argparse.Namespace, name: str, use_memory: bool) -> None:
+def train(backbone: Backbone, arguments: argparse.Namespace, name: str) -> None:
     """One run; with the same seed both see the same segments in the same order."""
     config = TrainConfig(
         batch_rows=arguments.rows,
@@ -77,20 +96,25 @@ def train(backbone: Backbone, arguments: argparse.Namespace, name: str, use_memo
         eval_every=None,
         save_every_minutes=10.0,
     )
-    corpus = Corpus.from_paths([arguments.data / kind / "train.jsonl.gz" for kind in KINDS])
-    stream = SegmentStream.from_config(corpus, backbone.tokenizer, config, weights=[1.0] * len(KINDS))
+    corpus, weights = corpus_of(arguments)
+    stream = SegmentStream.from_config(corpus, backbone.tokenizer, config, weights=weights)
     torch.manual_seed(0)
-    method = create_method(
-        "longmem",
-        backbone,
-        memory_size=16_384,
-        use_memory=use_memory,
-        pointer=use_memory,
-        local_window=SEGMENT,
-        stride=SEGMENT,
-        **OPTIONS,
-    )
+    options = {"memory_size": 16_384, "local_window": SEGMENT, "stride": SEGMENT, **RUNS[name]}
+    if arguments.start_from is None:
+        method = create_method("longmem", backbone, **options, **OPTIONS)
+    else:
+        method = load_method(backbone, arguments.start_from / STARTS[name], trainable=True, **options)
     Trainer(method, stream, config, arguments.out / name).train(resume=arguments.resume)
+
+
+def corpus_of(arguments: argparse.Namespace) -> tuple[Corpus, list[float]]:
+    """Training documents of each kind with the share of each in the text, and exercises made of them."""
+    corpus = Corpus.from_paths([arguments.data / kind / "train.jsonl.gz" for kind in KINDS])
+    shares = [(1 - arguments.exercises) / len(KINDS)] * len(KINDS)
+    if not arguments.exercises:
+        return corpus, shares
+    made = exercises([document.text for document in corpus], NUM_EXERCISES)
+    return corpus.joined("exercises", made), [*shares, arguments.exercises]
 
 
 def evaluate(backbone: Backbone, arguments: argparse.Namespace) -> dict[str, dict[str, PerplexityResult]]:

@@ -17,18 +17,28 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results.md"
 KINDS = ("books", "techdocs", "latex_math")
+WINDOWS = (256, 512, 2048)
+"""Beside 1,024, the window of all other tables."""
 LABELS = ("window", "no memory", "longmem", "full")
 
 
 def main() -> None:
     results = read_results(RESULTS / "bench")
+    apart = {
+        name: read_results(RESULTS / name) for name in ("windows", "chunks", "beyond") if (RESULTS / name).is_dir()
+    }
     tables: dict[str, Callable[[], str]] = {
         "perplexity": lambda: perplexity(results),
         "positions": lambda: positions(results),
+        "baselines": lambda: baselines(results),
+        "windows": lambda: windows(results, apart),
+        "chunks": lambda: chunks(results, apart["chunks"]),
+        "beyond": lambda: beyond(apart["beyond"]),
+        "reading": lambda: plain(results, "reading", ("exact_match", "f1"), ("remembered",)),
         "in_context": lambda: in_context(results),
-        "suffix": lambda: plain(results, "suffix", "accuracy", ("length",)),
-        "recall": lambda: plain(results, "recall", "accuracy", ("variant", "length")),
-        "recall choice": lambda: plain(results, "recall", "choice_accuracy", ("variant", "length")),
+        "suffix": lambda: plain(results, "suffix", ("accuracy",), ("length",)),
+        "recall": lambda: plain(results, "recall", ("accuracy",), ("variant", "length")),
+        "recall choice": lambda: plain(results, "recall", ("choice_accuracy",), ("variant", "length")),
         "context": context,
     }
     text = PAGE.read_text()
@@ -74,23 +84,23 @@ def perplexity(results: list[Result]) -> str:
     assert len({tuple((i, r["tokens"]) for i, r in sorted(o.items())) for o in own.values()}) == 1, "other tokens"
     rows = []
     for kind in KINDS:
-        loss = {label: nats(own[label], kind) for label in LABELS}
-        bound, share = loss["window"] - loss["full"], loss["no memory"] - loss["longmem"]
         tokens = sum(r["tokens"] for r in own["window"].values() if r["kind"] == kind)
-        rows.append(
-            [
-                kind,
-                f"{tokens:,}",
-                *(f"{math.exp(loss[label]):.2f}" for label in LABELS),
-                f"{math.expm1(loss['longmem'] - loss['window']):+.1%}",
-                f"{math.expm1(-share):+.1%}",
-                f"{math.expm1(-bound):+.1%}",
-                f"{share / bound:.0%}",
-            ]
-        )
+        rows.append([kind, f"{tokens:,}", *_comparison({label: nats(own[label], kind) for label in LABELS})])
     header = ["kind", "tokens", "window", "SideNet without memory", "LongMem", "full", "LongMem against window"]
     table = grid([*header, "memory's own share", "the bound", "share of the bound"], rows)
     return f"{table}\n\n{command(results, 'long_text', LABELS)}"
+
+
+def _comparison(loss: dict[str, float]) -> list[str]:
+    """From nats a token by label: perplexities, then what LongMem, its memory and full context gain."""
+    bound, share = loss["window"] - loss["full"], loss["no memory"] - loss["longmem"]
+    return [
+        *(f"{math.exp(loss[label]):.2f}" for label in LABELS),
+        f"{math.expm1(loss['longmem'] - loss['window']):+.1%}",
+        f"{math.expm1(-share):+.1%}",
+        f"{math.expm1(-bound):+.1%}",
+        f"{share / bound:.0%}",
+    ]
 
 
 def positions(results: list[Result]) -> str:
@@ -114,15 +124,61 @@ def _by_position(own: dict[str, dict], kind: str) -> dict[tuple[int, int], float
     return {place: total / tokens for place, (total, tokens) in sums.items()}
 
 
-def plain(results: list[Result], task: str, metric: str, names: tuple[str, ...]) -> str:
-    """Rows of a metric whose condition has just these names, methods as columns."""
+def baselines(results: list[Result]) -> str:
+    """Perplexity of every method by kind, over the same tokens."""
+    own = {r.label: records(results, r.label) for r in results if r.task == "long_text" and not r.failed}
+    rows = [[kind, *(f"{math.exp(nats(o, kind)):.2f}" for o in own.values())] for kind in KINDS]
+    return f"{grid(['kind', *own], rows)}\n\n{command(results, 'long_text', own)}"
+
+
+def windows(results: list[Result], apart: dict[str, list[Result]]) -> str:
+    """The three comparisons by local window, over the documents that were run at all windows."""
+    at = {size: apart[f"window-{size}"] for size in WINDOWS} | {1024: results}
+    documents = records(at[WINDOWS[0]], "window").keys()
+    full, rows = _only(records(results, "full"), documents), []
+    for kind in KINDS:
+        for size, found in sorted(at.items()):
+            loss = {label: nats(_only(records(found, label), documents), kind) for label in LABELS[:3]}
+            rows.append([f"{kind}, {size:,}", *_comparison({**loss, "full": nats(full, kind)})])
+    header = ["kind, window", "window", "SideNet without memory", "LongMem", "full", "LongMem against window"]
+    table = grid([*header, "memory's own share", "the bound", "share of the bound"], rows)
+    commands = [command(at[size], "long_text", LABELS[:3]) for size in WINDOWS]
+    return "\n\n".join([table, "\n".join(commands)])
+
+
+def chunks(results: list[Result], apart: list[Result]) -> str:
+    """LongMem's perplexity by chunk size; chunks of 2 are what it was trained with."""
+    own = {"chunks of 1": records(apart, "chunks of 1"), "chunks of 2": records(results, "longmem")}
+    own |= {f"chunks of {size}": records(apart, f"chunks of {size}") for size in (4, 8, 16)}
+    documents = own["chunks of 1"].keys()
+    rows = [[kind, *(f"{math.exp(nats(_only(o, documents), kind)):.2f}" for o in own.values())] for kind in KINDS]
+    return f"{grid(['kind', *own], rows)}\n\n{command(apart, 'long_text', [r.label for r in apart])}"
+
+
+def beyond(apart: list[Result]) -> str:
+    """Perplexity by place in documents past 8k, and by the size of the memory."""
+    by_label = {result.label: _by_position(records(apart, result.label), "books") for result in apart}
+    rows = [
+        [f"{place[0]:,}–{place[1]:,}", *(f"{math.exp(values[place]):.2f}" for values in by_label.values())]
+        for place in next(iter(by_label.values()))
+    ]
+    return f"{grid(['place in the book', *by_label], rows)}\n\n{command(apart, 'long_text', by_label)}"
+
+
+def _only(own: dict[str, dict], documents: Iterable[str]) -> dict[str, dict]:
+    return {name: own[name] for name in documents}
+
+
+def plain(results: list[Result], task: str, metrics: tuple[str, ...], names: tuple[str, ...]) -> str:
+    """Rows of metrics whose condition has just these names, methods as columns."""
     own = [r for r in results if r.task == task and not r.failed]
     cells: dict[tuple, dict[str, str]] = {}
     for result in own:
         for row in result.rows:
-            if row.metric == metric and tuple(row.condition) == names:
+            if row.metric in metrics and tuple(row.condition) == names:
                 interval = "" if row.low is None else f" ({row.low:.1%} to {row.high:.1%})"
-                cells.setdefault(tuple(row.condition.values()), {})[result.label] = f"{row.value:.1%}{interval}"
+                key = (*row.condition.values(), *([row.metric] if len(metrics) > 1 else []))
+                cells.setdefault(key, {})[result.label] = f"{row.value:.1%}{interval}"
     labels = [result.label for result in own]
     rows = [[" ".join(map(str, key)), *(found.get(label, "–") for label in labels)] for key, found in cells.items()]
     return f"{grid([' '.join(names), *labels], rows)}\n\n{command(results, task, labels)}"

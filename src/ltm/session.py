@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank, DocumentInfo
+from ltm.bank.lock import WriteLock
+from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.errors import LtmError
 from ltm.generation import OnText, Sampling, generate, plain_ids, question_ids
 from ltm.methods import Method, create_method, load_method, method_class
 from ltm.methods.registry import config_from_options
 from ltm.passages import Passage, SourceText, UsedSpan, find_passages
 from ltm.tasks.perplexity import DocumentScore, PerplexityResult, score_stream
-from ltm.tokens import token_blocks, token_ids
+from ltm.tokens import TokenBlock, token_blocks, token_ids
 
 if TYPE_CHECKING:
     from ltm.methods.trace import UsedChunk
@@ -125,8 +128,9 @@ class Session:
         dtype = saved.fingerprint.dtype if saved.fingerprint else "auto"
         loaded = load_backbone(backbone or saved.backbone or DEFAULT_BACKBONE, dtype=dtype, device=device)
         bank = Bank.load(path, fingerprint=loaded.fingerprint, device=loaded.device)
-        if "chunk_size" in (field.name for field in fields(method_class(method).config_class)):
-            options = {"chunk_size": saved.config.chunk_size, **options}
+        known = {field.name for field in fields(method_class(method).config_class)}
+        shared = [name for name in ("chunk_size", *STORAGE_OPTIONS) if name in known]  # as the bank has them
+        options = {name: getattr(saved.config, name) for name in shared} | options
         session = cls(open_method(method, loaded, sidenet, **options), path=path)
         session._keeper().use_bank(bank)
         return session
@@ -144,22 +148,39 @@ class Session:
         name: str,
         path: str | Path | None = None,
         progress: Callable[[ReadProgress], None] | None = None,
+        ranges: Sequence[tuple[int, int]] | None = None,
     ) -> DocumentInfo:
         """Take a text in as the document `name`.
 
         path: bank directory to save to every few thousand tokens, so that a read that is killed leaves what was
         complete; None: the session's own, if it has one. A document of this name that was read to its end is left
         as it is if its text is the same, and LtmError otherwise; one that was cut off is read anew. A text shorter
-        than a chunk is remembered as a short chunk; one without any token is refused.
+        than a chunk is remembered as a short chunk; one without any token is refused. ranges: the characters that are
+        to be remembered; None: all. BankError where another process writes to the directory; none can while this
+        reads.
         """
         directory = self.path if path is None else Path(path)
         bank = self._bank()
         known = self._known(name, text)
         if known is not None:
             return known
+        self._check_room(text, name)
+        with nullcontext() if directory is None else WriteLock(directory):
+            return self._read(bank, text, name, directory, progress, ranges)
+
+    def _read(
+        self,
+        bank: Bank,
+        text: str,
+        name: str,
+        directory: Path | None,
+        progress: Callable[[ReadProgress], None] | None,
+        ranges: Sequence[tuple[int, int]] | None,
+    ) -> DocumentInfo:
+        """A document that is not known yet."""
         document: int | None = None
         tokens = unsaved = 0
-        for block in token_blocks(self.tokenizer, text, self._block_tokens()):
+        for block in self._blocks(text, ranges):
             if document is None:
                 document = bank.add_document(name, text=text)
             spans = None if block.spans is None else block.spans[None].to(self.method.device)
@@ -280,6 +301,27 @@ class Session:
                     f"this memory holds another text called {name}; delete that one first, or rename the new one"
                 )
         return None
+
+    def _check_room(self, text: str, name: str) -> None:
+        """Refuse a text that a method's stream cannot hold before anything is read of it."""
+        limit = self.method.max_stream_tokens
+        if limit is None:
+            return
+        held, new = self._bank().num_tokens(0), len(token_ids(self.tokenizer, text))
+        if held + new > limit:
+            before = f" after {held:,} that were read" if held else ""
+            raise LtmError(
+                f"{name} has {new:,} tokens{before}, but {self.method.name} on {self.method.backbone.name} ends at "
+                f"{limit:,}: it keeps true positions; read less, take a backbone with more positions, or a method "
+                f"without that end, such as {DEFAULT_METHOD}"
+            )
+
+    def _blocks(self, text: str, ranges: Sequence[tuple[int, int]] | None) -> Iterator[TokenBlock]:
+        """The tokens of a text, or of ranges of its characters, their own ranges counted from the text's start."""
+        for start, end in [(0, len(text))] if ranges is None else ranges:
+            for block in token_blocks(self.tokenizer, text[start:end], self._block_tokens()):
+                spans = None if block.spans is None else block.spans + start
+                yield TokenBlock(block.ids, spans, block.end + start)
 
     def _block_tokens(self) -> int:
         """Whole segments, so that what is remembered does not depend on how a text is cut into blocks."""

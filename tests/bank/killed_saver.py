@@ -69,8 +69,11 @@ def die_in_step(path: Path, step: int) -> None:
     os._exit(0)
 
 
-def in_child(work: Callable[..., None], *arguments: object, kill_after: float | None = None) -> int:
-    """Run in a child process; returns its exit status."""
+def in_child(
+    work: Callable[..., None], *arguments: object, kill_after: float | None = None, saved: Path | None = None
+) -> int:
+    """Run in a child process; returns its exit status. saved: a bank; the time to the kill counts from its save."""
+    before = saved is not None and stamp(saved)
     child = os.fork()
     if child == 0:
         try:
@@ -78,9 +81,17 @@ def in_child(work: Callable[..., None], *arguments: object, kill_after: float | 
         finally:
             os._exit(99)
     if kill_after is not None:
+        while saved is not None and stamp(saved) == before:
+            time.sleep(0.005)
         time.sleep(kill_after)
         os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
+
+
+def stamp(path: Path) -> int:
+    """Another with each save; 0 before the first."""
+    manifest = path / "manifest.json"
+    return manifest.stat().st_mtime_ns if manifest.exists() else 0
 
 
 def resume(path: Path) -> None:
@@ -97,7 +108,8 @@ def main(folder: Path) -> None:
     for number in range(5):
         in_child(resume, folder / f"time-{number}.bank", kill_after=random.uniform(0.02, 0.2))
     for _ in range(5):
-        in_child(resume, folder / "resumed.bank", kill_after=random.uniform(0.05, 0.15))
+        path = folder / "resumed.bank"
+        in_child(resume, path, kill_after=random.uniform(0.0, 0.1), saved=path)
 
 
 if __name__ == "__main__":

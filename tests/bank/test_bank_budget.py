@@ -110,8 +110,8 @@ def test_a_budget_in_bytes_is_kept_in_tensor_bytes(make_bank, dtype):
         tensors = bank.rows[0].ring.buffers.values()
         assert sum(t.untyped_storage().nbytes() for t in tensors) == bank.nbytes <= budget
     assert bank.nbytes > budget - bank.layout.bytes_per_chunk  # and is used
-    per_token = 2 * 2 * 8 * dtype.itemsize + 4 + 2 * 4  # keys, values, id, span
-    per_chunk = 2 * 8 * dtype.itemsize + 8 + 4 + 4  # search key, number, count, document
+    per_token = 2 * 2 * 8 * dtype.itemsize + 4  # keys, values, id
+    per_chunk = 2 * 8 * dtype.itemsize + 8 + 4 + 4 + 2 * 4  # search key, number, count, document, span
     assert bank.layout.bytes_per_chunk == 4 * per_token + per_chunk
     assert bank.num_chunks() == budget // bank.layout.bytes_per_chunk
 
@@ -126,5 +126,5 @@ def test_a_budget_in_tokens_takes_the_bytes_of_so_many_tokens(make_bank):
 
 
 def test_a_budget_that_holds_no_chunk_is_refused(make_bank):
-    with pytest.raises(ConfigError, match="memory_bytes=100 holds no chunk; one takes 640 bytes"):
+    with pytest.raises(ConfigError, match="memory_bytes=100 holds no chunk; one takes 616 bytes"):
         make_bank(memory_bytes=100)

@@ -53,7 +53,10 @@ def assert_same(one: Bank, two: Bank) -> None:
 
 
 def listing(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    """The bank's files; the lock, always empty, is none of them."""
+    files = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert files.pop(".lock", b"") == b"" and ".writer.json" not in files
+    return files
 
 
 @pytest.mark.parametrize("mmap", [True, False])
@@ -248,10 +251,10 @@ def test_a_missing_file_and_later_formats(bank, tmp_path):
     (path / manifest["shards"][0]["file"]).unlink()
     with pytest.raises(BankCorruptError, match="is missing"):
         Bank.load(path)
-    manifest["version"] = 2
-    (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BankError, match="upgrade ltm"):
-        Bank.load(path)
+    for version, way_out in ((manifest["version"] + 1, "upgrade ltm"), (1, "read the texts again")):
+        (path / "manifest.json").write_text(json.dumps({**manifest, "version": version}))
+        with pytest.raises(BankError, match=way_out):
+            Bank.load(path)
 
 
 def test_large_banks_are_checked_by_size_unless_asked(bank, tmp_path, monkeypatch):
@@ -341,3 +344,14 @@ def test_a_full_disk_leaves_nothing_half_written(bank, tmp_path, monkeypatch, fa
     assert not new.parent.exists()
     bank.save(path)  # there is room again
     assert_same(bank, Bank.load(path))
+
+
+def test_too_little_memory_is_told_as_such(bank, tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise RuntimeError("unable to mmap: Cannot allocate memory")
+
+    bank.save(tmp_path / "a.bank")
+    monkeypatch.setattr("ltm.bank.loading.safe_open", refuse)
+    with pytest.raises(BankError, match="cannot be mapped into memory: .*; give the process more") as error:
+        Bank.load(tmp_path / "a.bank")
+    assert not isinstance(error.value, BankCorruptError)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from hashlib import sha256
+
 import pytest
 import torch
 from model_bank import tokens_of
+from safetensors.torch import load_file, save
 
-from ltm.bank import Bank, BankConfig, EventCut
-from ltm.errors import BankError, ConfigError
+from ltm.bank import Bank, BankConfig, EventCut, merging, plain_reader
+from ltm.errors import BankCorruptError, BankError, BankMismatchError, ConfigError
 
 HEADS, LAYERS, HEAD_DIM = 4, 3, 8
 
@@ -66,9 +70,10 @@ def test_a_budget_in_bytes_counts_events():
     assert bank.num_tokens() > 20 and len(bank.event_table(0).sizes) > 10
 
 
+@pytest.mark.parametrize("storage", [None, "float32", "int8", "int4"])
 @pytest.mark.parametrize("mmap", [True, False])
-def test_saved_appended_and_loaded(tmp_path, mmap):
-    bank = make()
+def test_saved_appended_and_loaded(tmp_path, mmap, storage):
+    bank = make(key_storage=storage, value_storage=storage)
     gone = bank.add_document("gone")
     write(bank, [3, 2], 0, document=gone)
     write(bank, [4], 5)
@@ -84,6 +89,91 @@ def test_saved_appended_and_loaded(tmp_path, mmap):
     assert_same(loaded, bank)
     loaded.save(tmp_path / "bank")
     assert_same(Bank.load(tmp_path / "bank"), bank)
+    Bank.verify(tmp_path / "bank")
+    assert_read_plainly(tmp_path / "bank", bank)
+    loaded.save(tmp_path / "bank", compact=True)
+    assert_same(Bank.load(tmp_path / "bank"), bank)
+
+
+def assert_read_plainly(path, bank):
+    """The reader that shares no code finds the same."""
+    row = plain_reader.read_bank(path).rows[0]
+    assert row.search_keys is None
+    first = bank.event_table(0).first
+    assert row.starts.tolist() == bank.rows[0].numbers()[first].tolist()
+    assert row.sizes.tolist() == bank.event_table(0).sizes.tolist()
+    for layer in range(LAYERS):
+        keys, values = bank.entries(0, slice(0, bank.num_tokens()), layer)
+        for tensor, array in ((keys, row.keys), (values, row.values)):
+            torch.testing.assert_close(tensor, torch.tensor(array[layer, :, :, 0]), atol=1e-5, rtol=1e-5)
+        found = torch.tensor(row.event_keys[layer]).unflatten(1, (HEADS, HEAD_DIM)).sum(dim=(1, 2))
+        scores = bank.score_events(0, torch.ones(1, HEADS, HEAD_DIM), layer)
+        torch.testing.assert_close(scores.sum(dim=(0, 1)), found)
+
+
+@pytest.mark.parametrize("storage", [None, "int8", "int4"])
+def test_entries_in_codes_are_near_and_the_same_by_place_and_by_range(storage):
+    center = torch.full((LAYERS, 2, HEAD_DIM), 3.0)
+    config = BankConfig(1, None, event_heads=HEADS, key_storage=storage, value_storage=storage)
+    bank = Bank(config, num_rows=1, num_kv_heads=2, head_dim=HEAD_DIM, layers=range(LAYERS), key_center=center)
+    keys, values, _ = write(bank, [5, 4])
+    for layer in range(LAYERS):
+        by_place, by_range = bank.entries(0, torch.arange(9), layer), bank.entries(0, slice(0, 9), layer)
+        for found, other, written in zip(by_place, by_range, (keys, values), strict=True):
+            assert torch.equal(found, other)
+            far = (found - written[layer]).abs().max()
+            assert far <= {None: 0.0, "int8": 0.1, "int4": 1.5}[storage] and (storage is None) == (far == 0)
+
+
+def test_merged_banks_hold_the_events_of_both(monkeypatch):
+    monkeypatch.setattr(merging, "BLOCK_CHUNKS", 4)  # events reach over the ends of what is copied at a time
+    one, other, expected = make(), make(memory_size=20), make()
+    write(one, [2, 2], 9)
+    for seed, sizes in ((1, [9, 3]), (2, [5]), (3, [7])):  # of the first event only the end is left
+        write(other, sizes, seed)
+    write(expected, [2, 2], 9)
+    assert other.event_table(0).sizes.tolist() == [3, 5, 7]
+    one.merge(other)
+    table = one.event_table(0)
+    assert table.sizes.tolist() == [2, 2, 3, 5, 7]
+    assert (table.first[2:] - 4).tolist() == other.event_table(0).first.tolist()
+    assert one.rows[0].events.lie_within(one.rows[0].numbers())
+    queries = torch.randn(2, HEADS, HEAD_DIM)
+    joined = torch.cat((expected.score_events(0, queries, 1), other.score_events(0, queries, 1)), dim=2)
+    torch.testing.assert_close(one.score_events(0, queries, 1), joined)
+    theirs = other.entries(0, slice(0, 20), 2)[0]
+    assert torch.equal(one.entries(0, slice(4, 24), 2)[0], theirs)
+
+
+def test_banks_of_other_events_are_not_merged():
+    with pytest.raises(BankMismatchError, match="event_heads: 4 and None"):
+        make().merge(Bank(BankConfig(chunk_size=1), num_rows=1, num_kv_heads=2, head_dim=HEAD_DIM, layers=range(3)))
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("starts", lambda starts: starts + 1),
+        ("sizes", lambda sizes: sizes + 1),
+        ("sizes", lambda sizes: sizes * 0),
+        ("event_keys", lambda keys: keys[:, :-1]),
+    ],
+)
+def test_events_that_cannot_be_are_refused(tmp_path, name, change):
+    """With the right checksums all the same."""
+    bank = make()
+    write(bank, [3, 2])
+    bank.save(tmp_path / "bank")
+    assert len(Bank.load(tmp_path / "bank").event_table(0).sizes) == 2
+    (shard,) = (tmp_path / "bank" / "shards").iterdir()
+    tensors = load_file(shard)
+    shard.write_bytes(save({**tensors, name: change(tensors[name]).contiguous()}))
+    manifest = Bank.read_manifest(tmp_path / "bank")
+    content = shard.read_bytes()
+    entry = replace(manifest.shards[0], num_bytes=len(content), sha256=sha256(content).hexdigest())
+    (tmp_path / "bank" / "manifest.json").write_text(replace(manifest, shards=[entry]).to_json())
+    with pytest.raises(BankCorruptError, match="events|event_keys"):
+        Bank.load(tmp_path / "bank")
 
 
 def assert_same(one, other):
@@ -127,5 +217,7 @@ def test_wrong_events_are_refused():
         bank.search(torch.zeros(1, 2, 1, HEAD_DIM), 1)
     with pytest.raises(BankError, match="keeps no events"):
         Bank(num_rows=1, num_kv_heads=2, head_dim=HEAD_DIM).event_table(0)
+    with pytest.raises(ConfigError, match="search_storage='int8' with events"):
+        BankConfig(chunk_size=1, event_heads=2, search_storage="int8")
     with pytest.raises(ConfigError, match="chunk_size=4 with events"):
         BankConfig(chunk_size=4, event_heads=2)

@@ -47,8 +47,8 @@ def test_dying_in_any_step_of_a_save(folder):
 
 
 def files_of(path: Path) -> int:
-    """Files that the manifest names, the manifest, and the two directories."""
-    return len(Bank.read_manifest(path).files) + 3
+    """Files that the manifest names, the manifest, the lock, and the two directories."""
+    return len(Bank.read_manifest(path).files) + 4
 
 
 def test_leftovers_go_with_the_next_save(folder):

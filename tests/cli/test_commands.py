@@ -25,6 +25,11 @@ COMMANDS = [
     ["bank", "list"],
     ["bank", "delete"],
     ["bank", "verify"],
+    ["bank", "compact"],
+    ["bank", "merge"],
+    ["bank", "export"],
+    ["bank", "import"],
+    ["bank", "rebuild"],
     ["methods"],
     ["demo"],
 ]

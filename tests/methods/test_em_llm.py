@@ -209,6 +209,27 @@ def test_offloaded_memory_answers_the_same(backbone):
     assert torch.equal(inside(present).logits, outside(present).logits)
 
 
+@pytest.mark.parametrize("storage, near", [("float32", 1e-5), ("int8", 0.02), ("int4", 0.3)])
+def test_a_memory_in_codes_is_read_saved_and_loaded(backbone, tmp_path, storage, near):
+    """Nearer to the exact memory's logits than these are to those without a memory, and the same after loading."""
+    whole = {"segmentation": "blocks", "retrieved_tokens": 60, "memory_size": 60}  # no choice to tip over
+    exact, small, empty = (build(backbone, **whole, key_storage=s, value_storage=s) for s in (None, storage, None))
+    past, present = tokens(60, 1), tokens(21, 2)
+    for method in (exact, small):
+        method.read(past)
+    with torch.no_grad():
+        expected, found, without = (method(present).logits for method in (exact, small, empty))
+    assert 0 < (found - expected).abs().mean() < near * (without - expected).abs().mean()
+    small.bank.save(tmp_path / "bank")
+    again = build(backbone, **whole, key_storage=storage, value_storage=storage)
+    again.use_bank(Bank.load(tmp_path / "bank", fingerprint=backbone.fingerprint))
+    with torch.no_grad():
+        torch.testing.assert_close(again(present).logits, found)
+    center = small.bank.layout.key_center
+    assert (center is None) == (storage == "float32")
+    assert center is None or torch.equal(center, again.new_bank(2).layout.key_center)
+
+
 def test_a_trace_names_what_was_looked_at(backbone):
     """Weights are shares of one softmax, so that what one token used adds up to less than 1."""
     method = build(backbone)

@@ -289,3 +289,32 @@ def test_a_coupled_bank_belongs_to_its_sidenet(tiny_backbone):
         method.sidenet.norm.weight.mul_(1.5)
     with pytest.raises(BankMismatchError, match="another SideNet"):
         method.use_bank(bank)
+
+
+def test_windows_whose_logits_nobody_wants_run_to_the_memory_layer(tiny_backbone, monkeypatch):
+    method = build(tiny_backbone, stride=4)
+    scored = []
+    score = method.score
+    monkeypatch.setattr(method, "score", lambda *given: (scored.append(given[0].shape[1]), score(*given))[1])
+    caches = [method.new_cache() for _ in range(2)]
+    ids = tokens(2, 45)
+    with torch.no_grad():
+        last = method(ids, past_key_values=caches[0], use_cache=True, logits_to_keep=3).logits
+        assert scored == [8, 5]  # windows end at 8, 12, ... 44 and 45: two of eleven hold the last three
+        every = method(ids, past_key_values=caches[1], use_cache=True).logits
+    torch.testing.assert_close(last, every[:, -3:])
+    banks = [cache.spilled for cache in caches]
+    for row in range(2):
+        queries = torch.randn(2, 4, 1, method.backbone.view.head_dim, dtype=torch.float64)
+        hits = [bank.search(queries, 3, rows=torch.tensor([row, row])) for bank in banks]
+        torch.testing.assert_close(hits[0].scores, hits[1].scores)
+
+
+def test_a_budget_in_bytes_holds(tiny_backbone):
+    method = build(tiny_backbone, memory_size=1000, memory_bytes=6000)
+    method.read(tokens(1, 200))
+    bank = method.bank
+    assert 0 < bank.num_chunks(0) == 6000 // bank.layout.bytes_per_chunk < 200 // 3
+    assert bank.num_chunks(0) * bank.layout.bytes_per_chunk <= 6000
+    with pytest.raises(ConfigError, match="memory_bytes=0"):
+        LongMemConfig(memory_bytes=0)

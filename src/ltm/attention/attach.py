@@ -23,7 +23,8 @@ class StopForward(Exception):
 class Plugin:
     """Something that watches or changes a model at its public hooks while attached.
 
-    Name the layers in `observed_layers`, `viewed_layers` and `entered_layers`, and override what they lead to.
+    Name the layers in `observed_layers`, `viewed_layers`, `local_layers` and `entered_layers`, and override what they
+    lead to.
     Layers are zero-based backbone layers. Plugins of one `attach` are called in the order given.
 
     >>> class CountKeys(Plugin):
@@ -35,6 +36,8 @@ class Plugin:
     """Layers whose new keys and values `observe` is given."""
     viewed_layers: Collection[int] = ()
     """Layers whose attention also looks at what `views` returns."""
+    local_layers: Collection[int] = ()
+    """Layers whose attention over the cache's own keys and values `attend_local` may compute in its own way."""
     entered_layers: Collection[int] = ()
     """Layers for which `enter_layer` is called."""
 
@@ -54,6 +57,12 @@ class Plugin:
     def attended(self, layer: int, local: LocalView, lse: Tensor) -> None:
         """What the local view looked at, and the log-sum-exp [batch, heads, tokens] of the softmax that it shares with
         the extra views: exp(logit - lse) is a local key's weight."""
+
+    def attend_local(self, layer: int, local: LocalView) -> Tensor | None:
+        """Local attention's output [batch, heads, tokens, head_dim] in the place of the usual one, which is full
+        attention under `local.mask`; None leaves it. It has no log-sum-exp: with it other plugins' views must be gated,
+        and none may watch."""
+        return None
 
     def enter_layer(self, layer: int, hidden: Tensor, args: tuple, kwargs: dict[str, Any]) -> None:
         """A decoder layer is called with hidden states [batch, tokens, hidden_size] and these further arguments."""
@@ -90,8 +99,9 @@ def _sites(num_layers: int, plugins: Sequence[Plugin]) -> dict[int, Site]:
     for index in range(num_layers):
         observers = [plugin for plugin in plugins if index in plugin.observed_layers]
         viewers = [plugin for plugin in plugins if index in plugin.viewed_layers]
-        if observers or viewers:
-            sites[index] = Site(index, observers, viewers)
+        attending = [plugin for plugin in plugins if index in plugin.local_layers]
+        if observers or viewers or attending:
+            sites[index] = Site(index, observers, viewers, attending)
     return sites
 
 

@@ -35,14 +35,21 @@ class SitePlugin(Protocol):
 
     def attended(self, layer: int, local: LocalView, lse: Tensor) -> None: ...
 
+    def attend_local(self, layer: int, local: LocalView) -> Tensor | None: ...
+
 
 class Site:
     """One attention module while attached: its plugins, and the rotary angles of the call under way."""
 
-    def __init__(self, layer: int, observers: Sequence[SitePlugin] = (), viewers: Sequence[SitePlugin] = ()):
+    def __init__(
+        self,
+        layer: int,
+        observers: Sequence[SitePlugin] = (),
+        viewers: Sequence[SitePlugin] = (),
+        local_plugins: Sequence[SitePlugin] = (),
+    ):
         self.layer = layer
-        self.observers = list(observers)
-        self.viewers = list(viewers)
+        self.observers, self.viewers, self.local_plugins = list(observers), list(viewers), list(local_plugins)
         self.angles: tuple[Tensor, Tensor] | None = None
 
     def capture(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -160,17 +167,28 @@ def _merge_views(site: Site, local: LocalView) -> Tensor:
                 shared.append(partial)
             else:
                 gated.append((partial, view.gate))
-    watchers = [plugin for plugin in site.viewers if plugin.watches_local]
-    if shared or watchers:
-        parts = [local.partial(), *shared]
-        output = merge_softmax(parts)
-        for plugin in watchers:
-            plugin.attended(site.layer, local, total_lse(parts))
-    else:
-        output = local.output()
+    output = _local_output(site, local, shared)
     for partial, gate in gated:
         output = merge_gate(output, partial, gate)
     return output
+
+
+def _local_output(site: Site, local: LocalView, shared: Sequence[Partial]) -> Tensor:
+    """Local attention, by a plugin that has its own way of it, with the views that share its softmax."""
+    outputs = [found for plugin in site.local_plugins if (found := plugin.attend_local(site.layer, local)) is not None]
+    watchers = [plugin for plugin in site.viewers if plugin.watches_local]
+    if len(outputs) > 1 or (outputs and (shared or watchers)):
+        raise RuntimeError(
+            f"layer {site.layer}: one plugin may compute local attention, and no view share its softmax or watch it"
+        )
+    if outputs:
+        return outputs[0]
+    if not shared and not watchers:
+        return local.output()
+    parts = [local.partial(), *shared]
+    for plugin in watchers:
+        plugin.attended(site.layer, local, total_lse(parts))
+    return merge_softmax(parts)
 
 
 AttentionInterface.register(ATTENTION_NAME, ltm_attention)

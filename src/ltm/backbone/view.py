@@ -50,6 +50,9 @@ class BackboneView:
         self.embeddings: nn.Module = model.get_input_embeddings()
         self.head: nn.Module = model.get_output_embeddings()
         self.rotary: nn.Module | None = getattr(self.decoder, "rotary_emb", None)
+        self._rotates_by_layer_type = (
+            self.rotary is not None and "layer_type" in inspect.signature(self.rotary.forward).parameters
+        )
         self.final_norm = self._find_final_norm()
         self.project_out: nn.Module | None = getattr(self.decoder, "project_out", None)
 
@@ -66,16 +69,16 @@ class BackboneView:
             return own
         return getattr(self.config, "sliding_window", None)
 
-    def rotary_angles(self, layer: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-        """Cosines and sines [1, tokens, rotary_dim] with which this layer rotates at positions (int64 [tokens], also
-        negative), with the model's own frequencies and scaling; None where positions are not rotary."""
+    def angles(self, positions: Tensor, layer: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines [batch, tokens, rotary_dim] with which a layer rotates keys at positions (int64 [batch,
+        tokens], also negative), for `ltm.attention.rotate`, with the model's own frequencies and scaling; in the
+        model's dtype where none is given. None where positions are not rotary."""
         if self.rotary is None:
             return None
-        like = torch.empty(0, dtype=dtype, device=positions.device)
-        kinds = getattr(self.rotary, "layer_types", None)  # Gemma 3: local and global layers turn at different speeds
-        own = () if kinds is None else (self.config.layer_types[layer],)
-        cos, sin = self.rotary(like, positions[None], *own)
-        return cos, sin
+        like = torch.empty(0, dtype=dtype or self.model.dtype, device=positions.device)
+        if self._rotates_by_layer_type:  # Gemma 3: local and global layers turn at different speeds
+            return self.rotary(like, positions, self.config.layer_types[layer])
+        return self.rotary(like, positions)
 
     @property
     def pre_norm(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -11,14 +12,17 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from ltm.bank.checks import check_layer, check_search, check_write, row_numbers
+from ltm.bank.absence import find_text
+from ltm.bank.checks import check_layer, check_layout, check_search, check_write, row_numbers
 from ltm.bank.chunks import ChunkLayout, EventCut
 from ltm.bank.config import BankConfig
 from ltm.bank.documents import Documents
 from ltm.bank.events import EventTable, RowEvents
+from ltm.bank.field import Chunks
 from ltm.bank.hits import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
-from ltm.bank.loading import check_files, load_bank
+from ltm.bank.loading import load_bank
 from ltm.bank.manifest import Manifest, has_bank, read_manifest
+from ltm.bank.merging import merge_banks
 from ltm.bank.retrieval import (
     Group,
     find_slots,
@@ -46,8 +50,9 @@ class Bank:
     num_kv_heads, head_dim: of the backbone; layers: backbone layers whose keys and values are kept; dtype, device: of
     keys and values (token ids and spans stay on the host). fingerprint: the backbone's identity (or its plain values),
     stored and checked by `load`; backbone: the name it was loaded by. `extra` is a dict of plain JSON values that is
-    saved as well.
-    Raises ConfigError where the byte budget holds no chunk or a size is less than 1.
+    saved as well. key_center: about the mean of the backbone's keys, float32 [layers, kv_heads, head_dim]; keys that
+    are stored in codes are nearer to the truth with it, and it must not depend on what is remembered.
+    Raises ConfigError where the byte budget holds no chunk, a size is less than 1, or a storage does not fit.
 
     >>> bank = Bank(BankConfig(), num_rows=1, num_kv_heads=3, head_dim=64, layers=(23,))  # doctest: +SKIP
     >>> bank.write(keys, values, token_ids)  # doctest: +SKIP
@@ -66,6 +71,7 @@ class Bank:
         device: torch.device | str = "cpu",
         fingerprint: Fingerprint | Mapping[str, Any] | None = None,
         backbone: str | None = None,
+        key_center: Tensor | None = None,
     ):
         sizes = {"num_rows": num_rows, "num_kv_heads": num_kv_heads, "head_dim": head_dim, "layers": len(layers)}
         problems = [f"{name}={size}; use 1 or more" for name, size in sizes.items() if size < 1]
@@ -84,13 +90,33 @@ class Bank:
             head_dim,
             dtype,
             self.device,
+            self.config.key_storage,
+            self.config.value_storage,
+            self.config.search_storage,
+            key_center,
             self.config.event_heads,
             self.config.offload,
         )
+        check_layout(self.layout)
         budget = budget_of(self.config, self.layout)
         self.rows = [Row(self.layout, budget, self.config.index) for _ in range(num_rows)]
         self.document_registry = Documents()
         self.saved_revisions: dict[Path, str] = {}  # of the manifest that this bank last wrote or read, by directory
+
+    def empty_like(self, **settings: Any) -> Bank:
+        """An empty bank of the same backbone and shapes; settings: fields of the config that are to be others."""
+        return type(self)(
+            replace(self.config, **settings),
+            num_rows=self.num_rows,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            layers=self.layers,
+            dtype=self.dtype,
+            device=self.device,
+            fingerprint=self._fingerprint,
+            backbone=self.backbone,
+            key_center=self.layout.key_center,
+        )
 
     @property
     def fingerprint(self) -> Fingerprint | None:
@@ -205,7 +231,7 @@ class Bank:
                 None if spans is None else spans[batch][chosen],
                 None if documents is None else documents[batch],
             )
-            self._writable(number).append(chunks, len(ids), cut)
+            self._writable(number).append(chunks, len(ids), None if cut is None else self.layout.events(cut))
 
     def reset(self, rows: Rows | None = None) -> None:
         """Forget all rows or some, with the documents of which nothing is left in other rows."""
@@ -231,6 +257,16 @@ class Bank:
         held = [row.tokens_by_document() for row in other.rows] if len(self.document_registry) else []
         other.document_registry = self.document_registry.select(numbers, held)
         return other
+
+    @torch.no_grad()
+    def merge(self, other: Bank) -> list[str]:
+        """Add all that another bank of the same backbone holds, row by row, after what is here; it stays as it is.
+
+        Its documents get new ids, its chunks new slots; what it stores in another way is decoded and encoded anew.
+        Documents that are here already, text for text, are passed over: returns their names. Raises
+        BankMismatchError where the two cannot be one, BankError where a name stands for different texts.
+        """
+        return merge_banks(self, other)
 
     # reading
 
@@ -323,6 +359,12 @@ class Bank:
         places = zip(wanted.tolist(), orders.tolist(), present.tolist(), strict=True)
         return [held.source(slot, order if there else None) for slot, order, there in places]
 
+    def chunks(self, row: int = 0) -> Chunks:
+        """All that a row holds, in order of writing and on the host: the fields of `ChunkLayout`, chunks on their
+        axis."""
+        (number,) = row_numbers([row], 1, self.num_rows)
+        return self.rows[number].chunks(0, self.rows[number].num_chunks)
+
     # sizes
 
     @property
@@ -352,15 +394,16 @@ class Bank:
 
     # on disk
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = False, compact: bool = False) -> None:
         """Write the bank to a directory; saved there before, only what is new is written, as a new shard.
 
         Whatever happens on the way (killed, disk full), the directory holds the state of the last save that was
-        complete. What was deleted or evicted is gone from the disk when this returns; a shard of which a part is
-        evicted stays until all of it is. overwrite: replace another bank, or one that was changed by another process.
-        Raises BankError where something else is there or the disk refuses.
+        complete. What was deleted is gone from the disk when this returns; a shard of which a part is evicted stays
+        until all of it is, or with compact: every shard is then written anew, few and without anything but what is
+        remembered. overwrite: replace another bank, or one that was changed by another process. Raises BankError where
+        something else is there, another process writes there, or the disk refuses.
         """
-        save_bank(self, Path(path), overwrite)
+        save_bank(self, Path(path), overwrite, compact)
 
     @classmethod
     def load(
@@ -391,12 +434,18 @@ class Bank:
         """What a saved bank holds (documents, sizes, backbone), without opening it."""
         return read_manifest(path)
 
-    @staticmethod
-    def verify(path: str | Path) -> Manifest:
-        """Compare every file of a saved bank with its checksum; BankCorruptError names the one that is damaged."""
-        manifest = read_manifest(path)
-        check_files(Path(path), manifest, checksums=True)
-        return manifest
+    @classmethod
+    def verify(cls, path: str | Path) -> Manifest:
+        """Compare every file of a saved bank with its checksum, and what it holds with the manifest; BankCorruptError
+        names the one that is damaged."""
+        load_bank(cls, Path(path), None, None, True, True)
+        return read_manifest(path)
+
+    @classmethod
+    def find_text(cls, path: str | Path, text: str, tokenizer: Any = None) -> list[str]:
+        """Every place of a saved bank where a text is found, in what it holds and in the bytes of all files; none: it
+        is not there. tokenizer: looks at remembered tokens too. See `ltm.bank.absence`."""
+        return find_text(cls, path, text, tokenizer)
 
     # helpers
 

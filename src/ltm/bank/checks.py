@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ltm.bank.chunks import ChunkLayout
-from ltm.errors import BankError
+from ltm.errors import BankError, ConfigError
 
 
 def row_numbers(rows: Sequence[int] | Tensor | None, batch: int, num_rows: int) -> list[int]:
@@ -50,6 +51,18 @@ def check_write(
             raise BankError(f"{name} has shape {tuple(extra.shape)}; give {shape}, as token_ids has it")
     if documents is not None and len(documents) != batch:
         raise BankError(f"{len(documents)} documents for {batch} batch rows; give one for each, or None")
+
+
+def check_layout(layout: ChunkLayout) -> None:
+    """Raises ConfigError where a storage or the centre of keys does not fit the bank's shapes."""
+    problems = []
+    if layout.head_dim % 2 and any(codec.storage == "int4" for codec in layout.codecs.values()):
+        problems.append(f"int4 puts two numbers in a byte, but head_dim={layout.head_dim} is odd; use int8")
+    center, expected = layout.key_center, (layout.num_layers, layout.num_kv_heads, layout.head_dim)
+    if center is not None and (tuple(center.shape) != expected or center.dtype != torch.float32):
+        problems.append(f"key_center is {center.dtype} {tuple(center.shape)}; give float32 {expected}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def check_search(layout: ChunkLayout, queries: Tensor, top_k: int, layer: int) -> None:

@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ltm.bank.mapped import file_backed
+from ltm.bank.field import Chunks, Field
+from ltm.bank.storage import BITS, DERIVED, Codec
 from ltm.errors import BankError
-
-Chunks = dict[str, Tensor]
-"""Consecutive chunks of a row: one tensor for each field of `ChunkLayout.fields`, chunks along its axis."""
 
 NO_DOCUMENT = -1
 """In the field `documents`: a chunk that was written without one."""
-HEAVY = ("keys", "values")
-"""The fields that make up most of a bank, which may stay on disk."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """A tensor kept for each chunk (or event): its shape before and after the axis of chunks.
-
-    offload: chunks above which it lies in a temporary file; None: never.
-    """
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-    offload: int | None = None
-
-    @property
-    def axis(self) -> int:
-        return len(self.before)
-
-    def empty(self, num_chunks: int) -> Tensor:
-        shape = (*self.before, num_chunks, *self.after)
-        if self.offload is not None and num_chunks > self.offload and self.device.type == "cpu":
-            return file_backed(shape, self.dtype)
-        return torch.empty(shape, dtype=self.dtype, device=self.device)
 
 
 class EventCut(NamedTuple):
@@ -59,11 +30,15 @@ class ChunkLayout:
     """Shapes of everything that a bank stores.
 
     keys and values [layers, kv_heads, chunks, chunk_size, head_dim]; search_keys without chunk_size: means of the
-    keys; numbers [chunks]: the chunk's slot; counts [chunks]: its tokens, fewer than chunk_size at the end of a write;
-    and on the host documents [chunks], token_ids [chunks, chunk_size], spans [chunks, chunk_size, 2] (-1: not known).
+    keys. Each of the three as its storage says (None: in `dtype`; see `Codec`): codes have a field of scales beside
+    them, derived search keys are not there. numbers [chunks]: the chunk's slot; counts [chunks]: its tokens, fewer
+    than chunk_size at the end of a write; and on the host documents [chunks], token_ids [chunks, chunk_size], spans
+    [chunks, 2]: the chunk's range of characters (-1: not known). key_center: float32 [layers, kv_heads, head_dim],
+    taken from keys before they are stored in codes.
 
     With event_heads there are no search_keys but events, in the order of their tokens: event_keys [layers, events,
-    event_heads * head_dim]; and on the host starts [events]: the slot of the first token, and sizes [events].
+    event_heads * head_dim] in `dtype`; and on the host starts [events]: the slot of the first token, and sizes
+    [events]. offload: chunks above which a row's keys and values lie in temporary files.
     """
 
     num_layers: int
@@ -72,23 +47,47 @@ class ChunkLayout:
     head_dim: int
     dtype: torch.dtype
     device: torch.device
+    key_storage: str | None = None
+    value_storage: str | None = None
+    search_storage: str | None = None
+    key_center: Tensor | None = field(default=None, compare=False)
     event_heads: int | None = None
     offload: int | None = None
 
     @cached_property
+    def codecs(self) -> dict[str, Codec]:
+        """How keys, values and search keys are stored; search keys are missing where they are derived, or events take
+        their place."""
+        own = str(self.dtype).removeprefix("torch.")
+        entry = (self.chunk_size, self.head_dim)
+        codecs = {
+            "keys": Codec(self.key_storage or own, entry),
+            "values": Codec(self.value_storage or own, entry),
+        }
+        if self.search_storage != DERIVED and self.event_heads is None:
+            codecs["search_keys"] = Codec(self.search_storage or own, (self.head_dim,))
+        return codecs
+
+    @cached_property
+    def heavy(self) -> tuple[str, ...]:
+        """The fields that make up most of a bank, which may stay on disk: those of keys and values."""
+        return tuple(name for codec in ("keys", "values") for name in self._stored(codec))
+
+    @cached_property
+    def of_search(self) -> tuple[str, ...]:
+        """The fields of search keys; none where they are derived, or events take their place."""
+        return tuple(self._stored("search_keys")) if "search_keys" in self.codecs else ()
+
+    @cached_property
     def fields(self) -> dict[str, Field]:
-        heads, cpu, int32 = (self.num_layers, self.num_kv_heads), torch.device("cpu"), torch.int32
-        entries = Field(heads, (self.chunk_size, self.head_dim), self.dtype, self.device, self.offload)
-        search_keys = {"search_keys": Field(heads, (self.head_dim,), self.dtype, self.device)}
+        cpu, int32 = torch.device("cpu"), torch.int32
         return {
-            "keys": entries,
-            "values": entries,
-            **(search_keys if self.event_heads is None else {}),
+            **{name: stored for codec in self.codecs for name, stored in self._stored(codec).items()},
             "numbers": Field((), (), torch.int64, self.device),
             "counts": Field((), (), int32, self.device),
             "documents": Field((), (), int32, cpu),
             "token_ids": Field((), (self.chunk_size,), int32, cpu),
-            "spans": Field((), (self.chunk_size, 2), int32, cpu),
+            "spans": Field((), (2,), int32, cpu),
         }
 
     @cached_property
@@ -103,22 +102,40 @@ class ChunkLayout:
             "sizes": Field((), (), torch.int32, cpu),
         }
 
+    @cached_property
+    def all_fields(self) -> dict[str, Field]:
+        """Of chunks and of events: what a shard holds."""
+        return {**self.fields, **self.event_fields}
+
+    def _stored(self, name: str) -> dict[str, Field]:
+        fields = self.codecs[name].fields(name, (self.num_layers, self.num_kv_heads), self.device)
+        offload = None if name == "search_keys" else self.offload
+        return {part: replace(stored, offload=offload) for part, stored in fields.items()}
+
+    @property
+    def uses_codes(self) -> bool:
+        """Whether anything that a centre is taken from is stored in codes."""
+        return any(codec.storage in BITS for name, codec in self.codecs.items() if name != "values")
+
     @property
     def bytes_per_chunk(self) -> int:
         """Of all fields together."""
-        return _bytes_of(self.fields)
+        return sum(stored.bytes_per_chunk for stored in self.fields.values())
 
     @property
     def bytes_per_event(self) -> int:
         """Of all fields of events together; 0 without events."""
-        return _bytes_of(self.event_fields)
+        return sum(stored.bytes_per_chunk for stored in self.event_fields.values())
 
-    def events(self, cut: EventCut, first: int) -> Chunks:
-        """Events as they are stored; first: the slot of their first token."""
-        starts = first + torch.cumsum(cut.sizes, dim=0) - cut.sizes
+    def center(self, name: str) -> Tensor | None:
+        """What is taken from "keys" and "search_keys" that are stored in codes: [layers, kv_heads, head_dim]."""
+        return None if name == "values" or self.codecs[name].bits is None else self.key_center
+
+    def events(self, cut: EventCut) -> Chunks:
+        """Events as they are stored, but for starts, which count from the write's first token."""
         return {
             "event_keys": cut.keys.detach().to(device=self.device, dtype=self.dtype),
-            "starts": starts.cpu(),
+            "starts": (torch.cumsum(cut.sizes, dim=0) - cut.sizes).cpu(),
             "sizes": cut.sizes.to(torch.int32).cpu(),
         }
 
@@ -147,36 +164,48 @@ class ChunkLayout:
         num_chunks = -(-tokens // size)
         counts = torch.full((num_chunks,), size, dtype=torch.int32, device=self.device)
         counts[-1:] = tokens - size * (num_chunks - 1)
-        spans = torch.full((tokens, 2), -1) if spans is None else spans
-        chunked_keys = self._chunked("keys", keys, tokens)
-        search_keys = {} if self.event_heads is not None else {"search_keys": self._means(chunked_keys, counts)}
+        chunked = {
+            "keys": self._chunked(keys.to(device=self.device, dtype=self.dtype), 2),
+            "values": self._chunked(values.to(device=self.device, dtype=self.dtype), 2),
+        }
+        if "search_keys" in self.codecs:
+            chunked["search_keys"] = self.means(chunked["keys"], counts)
         return {
-            "keys": chunked_keys,
-            "values": self._chunked("values", values, tokens),
-            **search_keys,
+            **{part: t for name, whole in chunked.items() for part, t in self.encode(name, whole).items()},
             "counts": counts,
             "documents": torch.full((num_chunks,), NO_DOCUMENT if document is None else document, dtype=torch.int32),
-            "token_ids": self._chunked("token_ids", token_ids, tokens),
-            "spans": self._chunked("spans", spans, tokens, fill=-1),
+            "token_ids": self._chunked(token_ids.to("cpu", torch.int32), 0),
+            "spans": self._ranges(spans, num_chunks),
         }
 
-    def _means(self, chunked_keys: Tensor, counts: Tensor) -> Tensor:
-        """The mean key of each chunk, [layers, kv_heads, chunks, head_dim]."""
-        precise = torch.promote_types(self.dtype, torch.float32)
-        return (chunked_keys.sum(dim=3, dtype=precise) / counts[:, None]).to(self.dtype)
+    def encode(self, name: str, tensor: Tensor) -> Chunks:
+        """ "keys", "values" or "search_keys" [layers, kv_heads, chunks, ...] as they are stored."""
+        return self.codecs[name].encode(name, tensor, self.center(name))
 
-    def _chunked(self, name: str, tensor: Tensor, tokens: int, fill: int = 0) -> Tensor:
-        """[..., tokens, ...] to [..., chunks, chunk_size, ...] in the field's dtype and place, filled up at the end."""
-        field = self.fields[name]
-        tensor = tensor.detach().to(device=field.device, dtype=field.dtype)
-        missing = -tokens % self.chunk_size
+    def means(self, keys: Tensor, counts: Tensor) -> Tensor:
+        """Search keys [layers, kv_heads, chunks, head_dim] of keys whose missing tokens are zero, in the bank's dtype
+        or, where they are kept in higher precision, float32."""
+        total = keys.sum(dim=3, dtype=torch.promote_types(self.dtype, torch.float32))
+        means = total / counts[:, None]
+        return means if self.search_storage in ("float32", *BITS) else means.to(self.dtype)
+
+    def _ranges(self, spans: Tensor | None, num_chunks: int) -> Tensor:
+        """The range of characters of each chunk, int32 [chunks, 2], from those of tokens [tokens, 2]."""
+        if spans is None:
+            return torch.full((num_chunks, 2), -1, dtype=torch.int32)
+        spans = spans.to("cpu", torch.int32)
+        known = spans[:, 0] >= 0
+        last = torch.iinfo(torch.int32).max
+        starts = self._chunked(spans[:, 0].where(known, torch.tensor(last, dtype=torch.int32)), 0, last).amin(dim=1)
+        ends = self._chunked(spans[:, 1].where(known, torch.tensor(-1, dtype=torch.int32)), 0, -1).amax(dim=1)
+        return torch.stack((starts.where(ends >= 0, ends), ends), dim=1)
+
+    def _chunked(self, tensor: Tensor, axis: int, fill: int = 0) -> Tensor:
+        """[..., tokens, ...] to [..., chunks, chunk_size, ...], filled up at the end."""
+        missing = -tensor.shape[axis] % self.chunk_size
+        tensor = tensor.detach()
         if missing:
             shape = list(tensor.shape)
-            shape[field.axis] = missing
-            tensor = torch.cat((tensor, tensor.new_full(shape, fill)), dim=field.axis)
-        return tensor.unflatten(field.axis, (-1, self.chunk_size))
-
-
-def _bytes_of(fields: dict[str, Field]) -> int:
-    """Bytes that one chunk, or event, takes."""
-    return sum(prod(f.before) * prod(f.after) * f.dtype.itemsize for f in fields.values())
+            shape[axis] = missing
+            tensor = torch.cat((tensor, tensor.new_full(shape, fill)), dim=axis)
+        return tensor.unflatten(axis, (-1, self.chunk_size))

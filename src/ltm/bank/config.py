@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ltm.bank.index import INDEXES
+from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
 
 
@@ -28,6 +29,12 @@ class BankConfig:
     """Most bytes the tensors of a row take, search keys, token ids and spans included; None: no limit."""
     index: str = "exact"
     """Search over chunk keys: 'exact' in torch, or 'faiss' (needs the faiss extra)."""
+    key_storage: str | None = None
+    """Keys in memory and on disk: float32, float16, bfloat16, int8 or int4; None: as the backbone computes."""
+    value_storage: str | None = None
+    """Values, in the same way."""
+    search_storage: str | None = None
+    """Search keys, in the same way, or 'derived' from the stored keys at each search: no bytes, and more time."""
     event_heads: int | None = None
     """Heads of the representative keys that writes bring for *events*, runs of tokens that are found together; None:
     no events, chunks are searched by their mean keys."""
@@ -50,8 +57,13 @@ class BankConfig:
         ]
         if self.event_heads is not None and self.chunk_size != 1:
             problems.append(f"chunk_size={self.chunk_size} with events; use 1, an event has as many tokens as it has")
+        if self.event_heads is not None and self.search_storage is not None:
+            problems.append(
+                f"search_storage={self.search_storage!r} with events; their keys are stored as computed: None"
+            )
         if self.index not in INDEXES:
             problems.append(f"index={self.index!r}; use one of {', '.join(sorted(INDEXES))}")
+        problems += storage_problems(self)
         if not problems and self.memory_size is not None and self.memory_size < self.chunk_size:
             problems.append(
                 f"memory_size={self.memory_size} is less than chunk_size={self.chunk_size}; "

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ltm.bank.chunks import ChunkLayout, Chunks
+from ltm.bank.chunks import ChunkLayout
+from ltm.bank.field import Chunks
 from ltm.bank.ring import Ring
 
 FIRST_EVENTS = 16
@@ -64,6 +65,12 @@ class RowEvents:
         kept = torch.isin(self.ring.ordered("starts"), slots)
         if not bool(kept.all()):
             self.ring.keep(kept.nonzero().squeeze(1))
+
+    def lie_within(self, numbers: Tensor) -> bool:
+        """Whether every token of every event is among those with these slots (ascending, on the host)."""
+        starts, sizes = self.ring.ordered("starts"), self.ring.ordered("sizes").to(torch.int64)
+        low, high = torch.searchsorted(numbers, starts), torch.searchsorted(numbers, starts + sizes)
+        return bool((high - low == sizes).all())
 
     def table(self, numbers: Tensor) -> EventTable:
         """Where the events lie; numbers: the slots of the row's tokens, ascending, on the host."""

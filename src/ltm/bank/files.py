@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import uuid
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from ltm.bank.manifest import MANIFEST, Manifest, TextEntry
-
-SHARDS, TEXTS = "shards", "documents"
-_OURS = re.compile(
-    rf"{SHARDS}/\d+-\d+-\d+-[0-9a-f]{{8}}\.safetensors"
-    rf"|{TEXTS}/\d+-[0-9a-f]{{8}}\.txt"
-    rf"|\.{re.escape(MANIFEST)}\.[0-9a-f]{{8}}"
-)
+from ltm.bank.manifest import Manifest, TextEntry
+from ltm.bank.names import HOLDER, LOCK, MANIFEST, SHARDS, TEXTS, is_bank_file
 
 
 class Transaction:
@@ -97,7 +90,7 @@ def unique() -> str:
 
 def is_ours(path: Path) -> bool:
     """Whether a directory holds nothing but what banks leave there."""
-    return all(_OURS.fullmatch(name) or name == MANIFEST for name in _names(path))
+    return all(is_bank_file(name) or name in (MANIFEST, LOCK, HOLDER) for name in _names(path))
 
 
 def remove_orphans(path: Path, manifest: Manifest) -> None:
@@ -105,7 +98,7 @@ def remove_orphans(path: Path, manifest: Manifest) -> None:
     named = {file.file for file in manifest.files}
     with suppress(OSError):  # in use on some systems; the next save tries again
         for name in _names(path):
-            if name not in named and _OURS.fullmatch(name):
+            if name not in named and is_bank_file(name):
                 (path / name).unlink()
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from ltm.bank.blocks import search_blocks, search_keys_of
 from ltm.bank.search import exact_search
 from ltm.errors import LtmError
 
@@ -29,6 +30,8 @@ class ExactIndex:
     """Inner products with every chunk key, read where they are stored; see `exact_search`."""
 
     def search(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        if not row.has_float_search_keys:
+            return search_blocks(row, layer, queries, top_k)
         low, high, dead = row.ring.live
         keys = row.ring.buffers["search_keys"][layer, :, low:high]
         scores, found = exact_search(queries, keys, top_k, dead)
@@ -60,7 +63,7 @@ class FaissIndex:
         if first >= had_end:
             self.layers[layer] = [self.faiss.IndexFlatIP(row.layout.head_dim) for _ in range(row.layout.num_kv_heads)]
             had_first = had_end = first
-        added = row.ring.ordered("search_keys", had_end - first, end - had_end)[layer]  # [kv_heads, new, head_dim]
+        added = search_keys_of(row, layer, had_end - first, end - had_end)  # [kv_heads, new, head_dim]
         for index, keys in zip(self.layers[layer], added, strict=True):
             if first > had_first:
                 index.remove_ids(self.faiss.IDSelectorRange(0, first - had_first))

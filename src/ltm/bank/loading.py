@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from ltm.bank.chunks import HEAVY, ChunkLayout, Chunks
+from ltm.bank.chunks import ChunkLayout
 from ltm.bank.documents import Document
+from ltm.bank.field import Chunks, Field
 from ltm.bank.manifest import Manifest, RowEntry, ShardEntry, TextEntry, damaged, read_manifest
+from ltm.bank.names import MANIFEST
 from ltm.bank.rows import Row
+from ltm.bank.sound import shard_problems
 from ltm.errors import BankCorruptError, BankError, BankMismatchError
 
 if TYPE_CHECKING:
     from ltm.backbone.fingerprint import Fingerprint
     from ltm.bank.bank import Bank
 
+SEARCH_BYTES = 256 * 2**20
+"""Search keys of a bank that stay in its files where they are more than this: opening takes no longer, and the memory
+of a small machine is enough; below it they are read, and searched faster."""
 VERIFY_BYTES = 512 * 2**20
 """Banks up to this size are read through and compared with their checksums at every load: half a second."""
 
@@ -97,12 +106,14 @@ def _load(
         device="cpu" if device is None else device,
         fingerprint=manifest.fingerprint_values,
         backbone=manifest.backbone,
+        key_center=_center(path, manifest),
     )
     bank.uuid, bank.extra = manifest.uuid, manifest.extra
     bank.saved_revisions[path.resolve()] = manifest.revision
+    on_host = bank.device.type == "cpu"
     for number, (row, entry) in enumerate(zip(bank.rows, manifest.rows, strict=True)):
         shards = sorted((s for s in manifest.shards if s.row == number), key=lambda shard: shard.first)
-        _fill_row(row, entry, [path / shard.file for shard in shards], mmap and bank.device.type == "cpu")
+        _fill_row(row, entry, path, shards, mapped_names(bank.layout, manifest) if mmap and on_host else ())
     for document in manifest.documents:
         info = document.info
         text = None if document.text is None else _read_text(path / document.text.file)
@@ -111,38 +122,62 @@ def _load(
     return bank
 
 
-def _fill_row(row: Row, entry: RowEntry, files: Sequence[Path], mmap: bool) -> None:
+def mapped_names(layout: ChunkLayout, manifest: Manifest) -> tuple[str, ...]:
+    """The fields that stay in the files."""
+    search_bytes = sum(layout.fields[name].bytes_per_chunk for name in layout.of_search) * manifest.num_chunks
+    return layout.heavy + (layout.of_search if search_bytes > SEARCH_BYTES else ())
+
+
+def _center(path: Path, manifest: Manifest) -> Tensor | None:
+    """The centre of keys; raises BankCorruptError where it does not fit."""
+    if manifest.key_center is None:
+        return None
+    shape = (len(manifest.layers), manifest.num_kv_heads, manifest.head_dim)
+    try:
+        numbers = np.frombuffer(base64.b64decode(manifest.key_center, validate=True), "<f4")
+        return torch.from_numpy(numbers.astype(np.float32).reshape(shape))
+    except ValueError as error:
+        raise BankCorruptError(damaged(path / MANIFEST, f"its key_center: {error}")) from error
+
+
+def _fill_row(row: Row, entry: RowEntry, path: Path, shards: Sequence[ShardEntry], mapped: Sequence[str]) -> None:
     row.next_number = entry.next
-    blocks = [block for file in files if len((block := _read_shard(file, row.layout, entry.first))["numbers"])]
-    if not blocks:
-        return
-    mapped = [{name: block.pop(name) for name in HEAVY} for block in blocks] if mmap else []
-    axes = {name: field.axis for name, field in {**row.layout.fields, **row.layout.event_fields}.items()}
-    chunks = {name: torch.cat([block[name] for block in blocks], dim=axes[name]) for name in blocks[0]}
-    row.restore(chunks, mapped, entry.next)
+    read = (_read_shard(path / shard.file, row.layout, shard, entry.first) for shard in shards)
+    blocks = [block for block in read if len(block["numbers"])]
+    if blocks:
+        left = [{name: block.pop(name) for name in mapped} for block in blocks] if mapped else []
+        axes = {name: field.axis for name, field in row.layout.all_fields.items()}
+        chunks = {name: torch.cat([block[name] for block in blocks], dim=axes[name]) for name in blocks[0]}
+        row.restore(chunks, left, entry.next)
     if (row.num_chunks, row.num_tokens) != (entry.num_chunks, entry.num_tokens):
-        why = f"it has {row.num_tokens} tokens instead of {entry.num_tokens}"
-        raise BankCorruptError(damaged(files[0].parent, why))
+        why = f"a row has {row.num_tokens} tokens in its shards instead of {entry.num_tokens}"
+        raise BankCorruptError(damaged(path, why))
+    if row.events is not None and not row.events.lie_within(row.numbers()):
+        raise BankCorruptError(damaged(path, "a row has events whose tokens are not there"))
 
 
-def _read_shard(file: Path, layout: ChunkLayout, first: int) -> Chunks:
+def _read_shard(file: Path, layout: ChunkLayout, entry: ShardEntry, first: int) -> Chunks:
     """A shard's chunks from slot `first` on (older ones were evicted), still mapped from the file."""
     try:
         with safe_open(file, framework="pt") as shard:
-            fields = {**layout.fields, **layout.event_fields}
-            tensors = {name: shard.get_tensor(name) for name in fields}
+            tensors = {name: shard.get_tensor(name) for name in layout.all_fields}
+        problem = next(shard_problems(tensors, entry, layout), None)
     except (SafetensorError, OSError) as error:
         raise BankCorruptError(damaged(file, str(error))) from error
-    gone = {False: int((tensors["numbers"] < first).sum())}
-    if layout.event_fields:
-        gone[True] = int((tensors["starts"] < first).sum())
-    for name, field in fields.items():
-        tensor, evicted = tensors[name], gone[name in layout.event_fields]
-        shape = (*tensor.shape[: field.axis], *tensor.shape[field.axis + 1 :])
-        if shape != field.before + field.after or tensor.dtype != field.dtype:
-            raise BankCorruptError(damaged(file, f"its {name} do not have the shape or dtype of this bank"))
-        tensors[name] = tensor.narrow(field.axis, evicted, tensor.shape[field.axis] - evicted)
-    return tensors
+    except RuntimeError as error:  # torch: no room in the address space
+        raise BankError(f"{file} cannot be mapped into memory: {error}; give the process more") from error
+    if problem is not None:
+        raise BankCorruptError(damaged(file, problem))
+    return {**_kept(tensors, layout.fields, "numbers", first), **_kept(tensors, layout.event_fields, "starts", first)}
+
+
+def _kept(tensors: Chunks, fields: Mapping[str, Field], slots: str, first: int) -> Chunks:
+    """Some fields without what lies in slots below `first`; slots: the field that holds them, ascending."""
+    if not fields:
+        return {}
+    evicted = int((tensors[slots] < first).sum())
+    left = len(tensors[slots]) - evicted
+    return {name: tensors[name].narrow(field.axis, evicted, left) for name, field in fields.items()}
 
 
 def _read_text(file: Path) -> str:

@@ -6,18 +6,21 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ltm.bank.config import BankConfig
 from ltm.bank.hits import DocumentInfo
-from ltm.errors import BankCorruptError, BankError, LtmError
+from ltm.bank.names import MANIFEST
+from ltm.bank.sound import manifest_problems
+from ltm.bank.typed import typed
+from ltm.errors import BankCorruptError, BankError, ConfigError, LtmError
 
 if TYPE_CHECKING:
     from ltm.backbone.fingerprint import Fingerprint
 
-MANIFEST = "manifest.json"
 FORMAT = "ltm-bank"
-VERSION = 1
+VERSION = 2
+"""2: storages, ranges of characters for each chunk instead of each token."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class RowEntry:
 class Manifest:
     """All that is known of a saved bank without opening its shards; `Bank.read_manifest` reads it.
 
-    revision changes with every save; fingerprint_values is the fingerprint as plain values, None if the bank has none.
+    revision changes with every save; fingerprint_values is the fingerprint as plain values, None if the bank has none;
+    key_center: base64 of little-endian float32 [layers, kv_heads, head_dim], or None.
     """
 
     uuid: str
@@ -77,6 +81,7 @@ class Manifest:
     num_kv_heads: int
     head_dim: int
     dtype: str
+    key_center: str | None
     backbone: str | None
     fingerprint_values: dict[str, Any] | None
     extra: dict[str, Any]
@@ -132,15 +137,18 @@ class Manifest:
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise ValueError("it does not say that it is a bank's")
         if values["version"] != VERSION:
-            raise BankError(f"it has format {values['version']}, this ltm reads {VERSION}; upgrade ltm")
+            newer = isinstance(values["version"], int) and values["version"] > VERSION
+            way_out = "upgrade ltm" if newer else "read the texts again into a new bank"
+            raise BankError(f"it has format {values['version']}, this ltm reads {VERSION}; {way_out}")
         if values.pop("checksum") != _checksum(values):
             raise ValueError("its checksum does not agree with its content")
-        values = {field.name: values[field.name] for field in fields(cls)}
-        values["config"] = BankConfig.from_dict(values["config"])
-        values["documents"] = [_document(entry) for entry in values["documents"]]
-        values["rows"] = [RowEntry(**entry) for entry in values["rows"]]
-        values["shards"] = [ShardEntry(**entry) for entry in values["shards"]]
-        return cls(**values)
+        config, hints = BankConfig.from_dict(values["config"]), get_type_hints(cls)
+        names = [field.name for field in fields(cls) if field.name != "config"]
+        manifest = cls(config=config, **{name: typed(hints[name], values[name], name) for name in names})
+        problem = next(manifest_problems(manifest), None)
+        if problem is not None:
+            raise ValueError(problem)
+        return manifest
 
 
 def has_bank(path: str | Path) -> bool:
@@ -159,9 +167,11 @@ def read_manifest(path: str | Path) -> Manifest:
         raise BankError(f"there is no bank at {path} (no {MANIFEST} in it); make one with `ltm read FILE -o {path}`")
     try:
         return Manifest.from_json(file.read_text(encoding="utf-8"))
+    except ConfigError as error:
+        raise BankCorruptError(damaged(file, str(error))) from error
     except LtmError as error:
         raise BankError(f"{file} cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BankCorruptError(damaged(file, str(error))) from error
     except OSError as error:
         raise BankError(f"{file} cannot be read: {error.strerror or error}") from error
@@ -170,11 +180,6 @@ def read_manifest(path: str | Path) -> Manifest:
 def damaged(file: Path, why: str) -> str:
     """What to tell about a file that is not as it was written."""
     return f"{file} is damaged: {why}; put back a copy of the bank, or read the texts again into a new one"
-
-
-def _document(entry: dict[str, Any]) -> DocumentEntry:
-    text = entry["text"]
-    return DocumentEntry(DocumentInfo(**entry["info"]), None if text is None else TextEntry(**text))
 
 
 def _checksum(values: dict[str, Any]) -> str:

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ltm.bank.chunks import HEAVY, NO_DOCUMENT, ChunkLayout, Chunks, EventCut
+from ltm.bank.blocks import search_blocks
+from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
 from ltm.bank.config import BankConfig
 from ltm.bank.events import RowEvents
+from ltm.bank.field import Chunks
 from ltm.bank.hits import ChunkSource
 from ltm.bank.index import create_index
 from ltm.bank.mapped import MappedEntries
 from ltm.bank.ring import Ring
 from ltm.bank.search import joint_search
+from ltm.bank.storage import FLOATS, SCALE
 from ltm.errors import ConfigError
 
 FIRST_CHUNKS = 16
@@ -101,10 +104,10 @@ class Row:
         host."""
         found = {name: self.ring.ordered(name, first, count) for name in self.ring.buffers}
         if self.mapped is not None:
-            found |= {name: self.mapped.ordered(name, first, count) for name in HEAVY}
+            found |= {name: self.mapped.ordered(name, first, count).clone() for name in self.mapped.names}
         if self.events is not None:
             slots = found["numbers"]
-            found |= self.events.chunks(int(slots[0]), int(slots[-1])) if count else {}
+            found |= self.events.chunks(int(slots[0]), int(slots[-1])) if count else self.events.chunks(0, -1)
         return {name: tensor.cpu().contiguous() for name, tensor in found.items()}
 
     def locate(self, slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,9 +121,9 @@ class Row:
 
     # writing and removing
 
-    def append(self, chunks: Chunks, num_tokens: int, cut: EventCut | None = None) -> None:
-        """Add chunks of `num_tokens` tokens at the end and evict the oldest that do not fit the budget; cut: the
-        events that these tokens are, where the row keeps any."""
+    def append(self, chunks: Chunks, num_tokens: int, events: Chunks | None = None) -> None:
+        """Add chunks of `num_tokens` tokens at the end and evict the oldest that do not fit the budget; events: those
+        that begin in these chunks where the row keeps any, with `starts` that count from the first of them."""
         self._load()
         added = chunks["counts"].shape[0]
         start, end = self.next_number, self.next_number + added
@@ -138,8 +141,8 @@ class Row:
         self.ring.append(chunks)
         self.num_tokens += num_tokens
         self.next_number = end
-        if self.events is not None and cut is not None:
-            self.events.append(self.layout.events(cut, start))
+        if self.events is not None and events is not None:
+            self.events.append({**events, "starts": events["starts"] + start})
             self.events.drop_before(self.first_number)
 
     def evict(self, count: int) -> None:
@@ -165,11 +168,11 @@ class Row:
             self.events.keep(self.numbers())
 
     def restore(self, chunks: Chunks, blocks: Sequence[Chunks], next_number: int) -> None:
-        """Fill an empty row: `chunks` without keys and values, which stay in the files that `blocks` map, or with
-        them and no blocks; with the events' fields where the row keeps events."""
+        """Fill an empty row: `chunks` without the fields that stay in the files which `blocks` map, or with all and
+        no blocks; with the events' fields where the row keeps events."""
         if blocks:
-            self.mapped = MappedEntries(blocks)
-            for name in HEAVY:
+            self.mapped = MappedEntries(blocks, {name: self.layout.fields[name].axis for name in blocks[0]})
+            for name in self.mapped.names:
                 del self.ring.buffers[name]
         self.ring.reserve(chunks["counts"].shape[0])
         self.ring.append(chunks)
@@ -208,8 +211,9 @@ class Row:
     def _load(self) -> None:
         """Bring what is mapped from files into memory: it is about to change."""
         if self.mapped is not None:
-            for name in HEAVY:
-                self.ring.buffers[name] = self.mapped.ordered(name, 0, self.num_chunks)
+            for name in self.mapped.names:
+                self.ring.buffers[name] = self.layout.fields[name].empty(self.num_chunks)
+                self.ring.buffers[name].copy_(self.mapped.ordered(name, 0, self.num_chunks))
             self.mapped = None
 
     # reading
@@ -219,40 +223,86 @@ class Row:
 
         queries: [kv_heads, queries, head_dim].
         """
-        return self.index.search(self, layer, queries, min(top_k, self.num_chunks))
+        found = self.index.search(self, layer, queries.to(self.search_dtype), min(top_k, self.num_chunks))
+        return found[0].to(self.layout.dtype), found[1]
 
     def search_joint(self, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """As `search`, with scores summed over heads: one ranking [queries, top_k]. Exact whatever the index is."""
-        parts = [part[layer] for part in self.ring.parts("search_keys")]
-        return joint_search(queries, parts, min(top_k, self.num_chunks))
+        top_k = min(top_k, self.num_chunks)
+        if self.has_float_search_keys:
+            parts = [part[layer] for part in self.ring.parts("search_keys")]
+            found = joint_search(queries.to(self.search_dtype), parts, top_k)
+        else:
+            found = search_blocks(self, layer, queries, top_k, jointly=True)
+        return found[0].to(self.layout.dtype), found[1]
+
+    @property
+    def has_float_search_keys(self) -> bool:
+        """Whether search keys lie in the ring's buffers as floats: not as codes, not in files, and not derived."""
+        return "search_keys" in self.ring.buffers and self.layout.codecs["search_keys"].bits is None
+
+    @property
+    def search_dtype(self) -> torch.dtype:
+        """What queries and search keys are multiplied in."""
+        codec = self.layout.codecs.get("search_keys")
+        return self.layout.dtype if codec is None or codec.bits is not None else FLOATS[codec.storage]
+
+    def field(self, name: str, first: int, count: int) -> Tensor:
+        """A stored field of `count` chunks from the first-th oldest on, wherever it lies."""
+        here = name in self.ring.buffers
+        return self.ring.ordered(name, first, count) if here else self._mapped().ordered(name, first, count)
 
     def gather(self, layer: int, head: int, order: Tensor, into: Mapping[str, Tensor]) -> None:
-        """Entries ("keys", "values") of the chunks at these places in order [n], each [n, chunk_size * head_dim]."""
-        if self.mapped is not None:
-            self.mapped.gather(layer, head, order, into)
-            return
-        position = self.ring.position(order)
+        """Entries ("keys", "values") of the chunks at these places in order [n], each [n, chunk_size * head_dim].
+
+        Only these are decoded where entries are stored in codes."""
         for name, out in into.items():
-            torch.index_select(self.ring.buffers[name][layer, head].flatten(1), 0, position, out=out)
+            codec = self.layout.codecs[name]
+            if codec.bits is None and FLOATS[codec.storage] == out.dtype:
+                self._take(name, layer, head, order, out)
+            elif codec.bits is None:
+                out.copy_(self._take(name, layer, head, order))
+            else:
+                stored = (self._take(part, layer, head, order) for part in (name, name + SCALE))
+                center = self.layout.center(name)
+                decoded = codec.decode_rows(*stored)
+                out.copy_(codec.restore(decoded, None if center is None else center[layer, head]).flatten(1))
+
+    def _take(self, name: str, layer: int, head: int, order: Tensor, out: Tensor | None = None) -> Tensor:
+        """A stored field of one layer and head at these places in order, [n, all the rest]."""
+        if name not in self.ring.buffers:
+            return self._mapped().take(name, layer, head, order, out)
+        stored = self.ring.buffers[name][layer, head]
+        return torch.index_select(stored.view(len(stored), -1), 0, self.ring.position(order), out=out)
+
+    def _mapped(self) -> MappedEntries:
+        assert self.mapped is not None
+        return self.mapped
 
     def entries(self, layer: int, places: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Keys and values [kv_heads, n, head_dim] of all heads at places in order: int64 [n], or a range (a view where
         that is possible). Of rows whose chunks are single tokens."""
-        if isinstance(places, slice):
-            if self.mapped is None:
-                first, count = places.start, places.stop - places.start
-                keys, values = (self.ring.ordered(name, first, count)[layer].flatten(1, 2) for name in HEAVY)
-                return keys, values
-            places = torch.arange(places.start, places.stop)
-        heads, width = self.layout.num_kv_heads, self.layout.head_dim
-        if self.mapped is None:
-            position = self.ring.position(places)
-            keys, values = (self.ring.buffers[name][layer].flatten(1, 2).index_select(1, position) for name in HEAVY)
-            return keys, values
-        found = {name: torch.empty(heads, len(places), width, dtype=self.layout.dtype) for name in HEAVY}
-        for head in range(heads):
-            self.mapped.gather(layer, head, places, {name: found[name][head] for name in HEAVY})
-        return found["keys"], found["values"]
+        return self._entries("keys", layer, places), self._entries("values", layer, places)
+
+    def _entries(self, name: str, layer: int, places: Tensor | slice) -> Tensor:
+        """ "keys" or "values" [kv_heads, n, head_dim]; only these are decoded where they are stored in codes."""
+        codec, center = self.layout.codecs[name], self.layout.center(name)
+        if codec.bits is None:
+            floats = self._pick(name, layer, places)  # [kv_heads, n, 1, head_dim]
+        else:
+            decoded = codec.decode(*(self._pick(part, layer, places) for part in (name, name + SCALE)))
+            floats = codec.restore(decoded, None if center is None else center[layer][:, None, None])
+        return floats.flatten(1, 2).to(self.layout.dtype)
+
+    def _pick(self, name: str, layer: int, places: Tensor | slice) -> Tensor:
+        """A stored field of one layer and all heads at places in order, [kv_heads, n, all the rest]."""
+        if name in self.ring.buffers:
+            if isinstance(places, slice):
+                return self.ring.ordered(name, places.start, places.stop - places.start)[layer]
+            return self.ring.buffers[name][layer].index_select(1, self.ring.position(places))
+        order = torch.arange(places.start, places.stop) if isinstance(places, slice) else places
+        by_head = [self._mapped().take(name, layer, head, order) for head in range(self.layout.num_kv_heads)]
+        return torch.stack(by_head).view(len(by_head), len(order), *self.layout.fields[name].after)
 
     def following(self, order: Tensor) -> Tensor:
         """The token that came after each token of these chunks, int64 [..., chunk_size]; -1: not known.
@@ -282,9 +332,7 @@ class Row:
             return ChunkSource(slot, None, 0, 0, [])
         place = torch.tensor(order)
         count, document = int(self.at("counts", place)), int(self.at("documents", place))
-        spans = self.at("spans", place)[:count]
-        spans = spans[spans[:, 0] >= 0]
-        start, end = (int(spans[:, 0].min()), int(spans[:, 1].max())) if len(spans) else (0, 0)
+        start, end = self.at("spans", place).clamp(min=0).tolist()
         token_ids = self.at("token_ids", place)[:count].tolist()
         return ChunkSource(slot, None if document == NO_DOCUMENT else document, start, end, token_ids)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +13,8 @@ from uuid import uuid4
 from safetensors.torch import save
 
 from ltm.bank.chunks import NO_DOCUMENT
-from ltm.bank.files import SHARDS, TEXTS, Transaction, is_ours, remove_orphans, unique
+from ltm.bank.files import Transaction, remove_orphans, unique
+from ltm.bank.lock import WriteLock, check_place
 from ltm.bank.manifest import (
     DocumentEntry,
     Manifest,
@@ -22,6 +24,7 @@ from ltm.bank.manifest import (
     has_bank,
     read_manifest,
 )
+from ltm.bank.names import SHARDS, TEXTS
 from ltm.bank.rows import Row
 from ltm.errors import BankError
 
@@ -32,20 +35,13 @@ SHARD_BYTES = 64 * 2**20
 """Most bytes of chunks in a shard: what a save needs beside the bank, and about what a deletion rewrites."""
 
 
-def save_bank(bank: Bank, path: Path, overwrite: bool) -> None:
+def save_bank(bank: Bank, path: Path, overwrite: bool, compact: bool = False) -> None:
     """See `Bank.save`."""
-    previous = _previous(bank, path, overwrite)
+    check_place(path)
     try:
-        with Transaction(path) as files:
-            shards = [
-                shard
-                for number, row in enumerate(bank.rows)
-                for shard in _row_shards(bank, number, row, previous, files)
-            ]
-            manifest = _manifest(bank, shards, _documents(bank, previous, files))
-            files.commit(manifest)
-        bank.saved_revisions[path.resolve()] = manifest.revision
-        remove_orphans(path, manifest)
+        with WriteLock(path):
+            previous = _previous(bank, path, overwrite)
+            _save(bank, path, previous, compact)
     except OSError as error:
         kept = "the bank there is still what was saved last" if has_bank(path) else "nothing was left there"
         raise BankError(
@@ -53,18 +49,27 @@ def save_bank(bank: Bank, path: Path, overwrite: bool) -> None:
         ) from error
 
 
+def _save(bank: Bank, path: Path, previous: Manifest | None, compact: bool) -> None:
+    """compact: every shard is written anew, without what was evicted, as few as there can be."""
+    shards_before = None if compact else previous
+    with Transaction(path) as files:
+        shards = [
+            shard
+            for number, row in enumerate(bank.rows)
+            for shard in _row_shards(bank, number, row, shards_before, files)
+        ]
+        manifest = _manifest(bank, shards, _documents(bank, previous, files))
+        files.commit(manifest)
+    bank.saved_revisions[path.resolve()] = manifest.revision
+    remove_orphans(path, manifest)
+
+
 def _previous(bank: Bank, path: Path, overwrite: bool) -> Manifest | None:
     """What this bank saved at `path` before, to go on from; None: everything is to be written.
 
     Raises BankError where something else is there that must not be lost.
     """
-    if not path.exists():
-        return None
-    if not path.is_dir():
-        raise BankError(f"{path} is a file; give a directory for the bank")
     if not has_bank(path):
-        if not is_ours(path):
-            raise BankError(f"{path} is a directory with other files and no bank; give a new one")
         return None
     if overwrite:
         return _known(bank, path)
@@ -155,6 +160,7 @@ def _manifest(bank: Bank, shards: list[ShardEntry], documents: list[DocumentEntr
         num_kv_heads=bank.num_kv_heads,
         head_dim=bank.head_dim,
         dtype=str(bank.dtype).removeprefix("torch."),
+        key_center=_center(bank),
         backbone=bank.backbone,
         fingerprint_values=bank.fingerprint_values,
         extra=_plain(bank.extra),
@@ -163,6 +169,11 @@ def _manifest(bank: Bank, shards: list[ShardEntry], documents: list[DocumentEntr
         rows=[RowEntry(row.first_number, row.next_number, row.num_chunks, row.num_tokens) for row in bank.rows],
         shards=shards,
     )
+
+
+def _center(bank: Bank) -> str | None:
+    center = bank.layout.key_center
+    return None if center is None else base64.b64encode(center.cpu().numpy().astype("<f4").tobytes()).decode()
 
 
 def _plain(extra: dict[str, Any]) -> dict[str, Any]:

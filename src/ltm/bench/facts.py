@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import ltm
-from ltm.session import KeepsBank
 
 if TYPE_CHECKING:
     from ltm.methods import Method
@@ -93,7 +92,7 @@ def reset_gpu_peak() -> None:
 
 
 def bytes_per_token(method: Method) -> float | None:
-    """Bytes that each remembered token takes: a bank's entries, or keys and values of all layers without an end.
+    """Bytes that each remembered token takes: a bank's entries, or what a stream without an end keeps.
 
     None for a method that keeps nothing beyond its window, or in a form that this cannot see. Forgets what was read.
     """
@@ -102,12 +101,12 @@ def bytes_per_token(method: Method) -> float | None:
     bank = method.bank
     holds = bank is not None and bank.num_rows > 0 and bank.num_tokens(0) > 0
     method.reset()
-    if isinstance(method, KeepsBank):
-        return bank.layout.bytes_per_chunk / bank.config.chunk_size if bank is not None and holds else None
-    if method.new_cache().window is not None:
-        return None
-    view = method.backbone.view
-    return float(2 * view.num_layers * view.num_kv_heads * view.head_dim * method.dtype.itemsize)
+    if bank is not None:
+        if not holds:
+            return None
+        of_events = bank.layout.bytes_per_event / bank.config.event_tokens  # at most: 0 without events
+        return bank.layout.bytes_per_chunk / bank.config.chunk_size + of_events
+    return method.stream_bytes_per_token
 
 
 def trained_hash(method: Method) -> str | None:

@@ -56,6 +56,23 @@ class MemoryCache(Cache):
         self.logical_length = 0
         self.reset()
 
+    # what another kind of cache may do in its own way
+
+    def new_keys(self) -> DynamicCache:
+        """Empty keys and values of one network."""
+        return DynamicCache()
+
+    def empty(self) -> MemoryCache:
+        """A cache like this one that holds nothing."""
+        return MemoryCache(self.window, self.stride, self.num_sinks, self.num_caches)
+
+    def copy_keys(self, keys: DynamicCache, rows: Tensor) -> DynamicCache:
+        """Rows of one network's keys and values as a cache of their own; appending to one does not touch the other."""
+        copied = self.new_keys()
+        for index, (own_keys, own_values) in enumerate(_keys_values(keys)):
+            copied.update(own_keys[rows], own_values[rows], index)
+        return copied
+
     # what a method's stream uses
 
     def begin(self, batch: int, device: torch.device) -> None:
@@ -107,7 +124,7 @@ class MemoryCache(Cache):
 
     def clear_keys(self) -> None:
         """Throw the window's keys and values away, keep its tokens."""
-        self.caches = [DynamicCache() for _ in range(self.num_caches)]
+        self.caches = [self.new_keys() for _ in range(self.num_caches)]
         self.valid = self.valid[:, :0]
         self.memory_keys = self.memory_values = None
         self.notes, self.scratch = {}, {}
@@ -137,10 +154,10 @@ class MemoryCache(Cache):
         Its logical length starts from 0: for generate() the past is not part of the prompt. `into`: an empty cache
         that becomes the fork (the caller already handed it out).
         """
-        fork = into if into is not None else MemoryCache(self.window, self.stride, self.num_sinks, self.num_caches)
+        fork = into if into is not None else self.empty()
         fork.tokens = [self._rows()[int(row)] for row in rows]
         fork.valid = self.valid[rows]
-        fork.caches = [_copy_rows(cache, rows) for cache in self.caches]
+        fork.caches = [self.copy_keys(keys, rows) for keys in self.caches]
         fork.notes = {name: note[rows] for name, note in self.notes.items()}
         fork.stale = self.stale
         return fork
@@ -215,11 +232,3 @@ def _keys_values(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of each layer that has any, [batch, kv_heads, columns, head_dim]."""
     pairs = ((getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers)
     return [(keys, values) for keys, values in pairs if keys is not None and values is not None]
-
-
-def _copy_rows(cache: DynamicCache, rows: Tensor) -> DynamicCache:
-    """Rows of a cache as a cache of their own; appending to one does not touch the other."""
-    copied = DynamicCache()
-    for index, (keys, values) in enumerate(_keys_values(cache)):
-        copied.update(keys[rows], values[rows], index)
-    return copied

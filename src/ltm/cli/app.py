@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-bank_app = typer.Typer(help="What is in a saved memory; remove a document from it.", no_args_is_help=True)
+bank_app = typer.Typer(help="What is in saved memories; remove, prove, merge, move.", no_args_is_help=True)
 eval_app = typer.Typer(help="Measure methods.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure methods on tasks; make a page of the results.", no_args_is_help=True)
 app.add_typer(bank_app, name="bank", epilog="Try: ltm bank list moby.bank")
@@ -24,6 +24,7 @@ app.add_typer(eval_app, name="eval", epilog="Try: ltm eval perplexity --method w
 app.add_typer(bench_app, name="bench", epilog="Try: ltm bench list")
 
 BankPath = Annotated[Path, typer.Argument(metavar="BANK", help="The directory of a memory.")]
+BankOrText = Annotated[Path, typer.Argument(metavar="BANK", help="A memory, or a text that is read first, each time.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON to stdout.")]
 BackboneName = Annotated[
     str | None,
@@ -44,6 +45,16 @@ Penalty = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.")]
 Trace = Annotated[bool, typer.Option("--trace", help="Show the passages of memory that the answer used.")]
 More = Annotated[list[Path] | None, typer.Argument(metavar="[DATA]...", help="More data, so that --data *.txt works.")]
+KeyStorage = Annotated[
+    str | None, typer.Option(help="Keys of a new memory: float32, float16, bfloat16, int8, int4; default: as computed.")
+]
+ValueStorage = Annotated[str | None, typer.Option(help="Values of a new memory, in the same way.")]
+SearchStorage = Annotated[
+    str | None, typer.Option(help="Search keys of a new memory, in the same way, or derived: smaller and slower.")
+]
+MemorySize = Annotated[int | None, typer.Option(help="Most tokens of the new memory; default: as it was, or 65536.")]
+NewBank = Annotated[Path, typer.Option("--output", "-o", metavar="BANK", help="The new memory.")]
+_STORAGES = ("key_storage", "value_storage", "search_storage")
 Data = Annotated[
     list[Path],
     typer.Option("--data", help="A file or folder of .txt, .md, .jsonl, .jsonl.gz (field text); repeatable."),
@@ -78,6 +89,9 @@ def read(
     sidenet: SideNetPath = None,
     method: MethodName = "longmem",
     memory_size: Annotated[int, typer.Option(help="Most tokens a new memory holds; the oldest leave first.")] = 65536,
+    key_storage: KeyStorage = None,
+    value_storage: ValueStorage = None,
+    search_storage: SearchStorage = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -88,12 +102,13 @@ def read(
     """
     from ltm.cli.read import run_read
 
-    run_read(files, output, backbone, sidenet, method, memory_size, device, as_json)
+    storages = {"key_storage": key_storage, "value_storage": value_storage, "search_storage": search_storage}
+    run_read(files, output, backbone, sidenet, method, memory_size, device, as_json, **storages)
 
 
 @app.command(epilog='Try: ltm ask moby.bank "Who is Queequeg?" --trace')
 def ask(
-    bank: BankPath,
+    bank: BankOrText,
     question: Annotated[str, typer.Argument(help="What to ask; with --continue, a text to go on from.")],
     trace: Trace = False,
     plain: Annotated[
@@ -129,7 +144,7 @@ def ask(
 
 @app.command(epilog="Try: ltm chat moby.bank")
 def chat(
-    bank: BankPath,
+    bank: BankOrText,
     trace: Trace = False,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
@@ -303,12 +318,112 @@ def bank_delete(
     run_delete(bank, document, as_json)
 
 
-@bank_app.command("verify", epilog="Try: ltm bank verify moby.bank")
-def bank_verify(bank: BankPath, as_json: AsJson = False) -> None:
-    """Check every file of a memory against its checksum."""
-    from ltm.cli.bank import run_verify
+@bank_app.command("verify", epilog='Try: ltm bank verify moby.bank --absent "Call me Ishmael"')
+def bank_verify(
+    bank: BankPath,
+    absent: Annotated[
+        str | None, typer.Option("--absent", metavar="TEXT", help="Prove that this text is not in the memory.")
+    ] = None,
+    model: Annotated[bool, typer.Option("--model/--no-model", help="With --absent: ask the model as well.")] = True,
+    backbone: BackboneName = None,
+    sidenet: SideNetPath = None,
+    method: MethodName = "longmem",
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every file of a memory against its checksum; with --absent, that a text is gone from it.
 
-    run_verify(bank, as_json)
+    Gone by search (texts, remembered tokens), by bytes (every file), and by the model's likelihood, beside a memory
+    that never held it. Exit code 1: it is still there.
+    """
+    from ltm.cli.bank import run_absent, run_verify
+
+    if absent is None:
+        run_verify(bank, as_json)
+        return
+    opening = {"backbone": backbone, "sidenet": sidenet, "method": method, "device": device}
+    raise typer.Exit(run_absent(bank, absent, model, as_json, opening))
+
+
+@bank_app.command("compact", epilog="Try: ltm bank compact moby.bank")
+def bank_compact(bank: BankPath, as_json: AsJson = False) -> None:
+    """Write a memory anew in as few files as can be, without anything that was forgotten."""
+    from ltm.cli.bank import run_compact
+
+    run_compact(bank, as_json)
+
+
+@bank_app.command("merge", epilog="Try: ltm bank merge moby.bank omoo.bank -o both.bank")
+def bank_merge(
+    banks: Annotated[list[Path], typer.Argument(metavar="BANKS...", help="Memories of one backbone.")],
+    output: NewBank,
+    memory_size: Annotated[
+        int | None, typer.Option(help="Most tokens the new memory holds; default: enough for all of them.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one memory of several."""
+    from ltm.cli.bank import run_merge
+
+    run_merge(banks, output, memory_size, as_json)
+
+
+@bank_app.command("export", epilog="Try: ltm bank export moby.bank -o moby.jsonl")
+def bank_export(
+    bank: BankPath,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The texts of a memory as JSON lines, with the ranges of characters that are remembered."""
+    from ltm.cli.bank_texts import run_export
+
+    run_export(bank, output, as_json)
+
+
+@bank_app.command("import", epilog="Try: ltm bank import moby.jsonl -o moby.bank")
+def bank_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `ltm bank export` wrote.")],
+    output: NewBank,
+    backbone: BackboneName = None,
+    sidenet: SideNetPath = None,
+    method: MethodName = "longmem",
+    memory_size: MemorySize = None,
+    key_storage: KeyStorage = None,
+    value_storage: ValueStorage = None,
+    search_storage: SearchStorage = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build a memory from exported texts: what was remembered of each."""
+    from ltm.cli.bank_texts import run_import
+
+    run_import(file, output, as_json, _opening(locals()))
+
+
+@bank_app.command("rebuild", epilog="Try: ltm bank rebuild moby.bank -o new.bank --backbone gemma3-270m")
+def bank_rebuild(
+    bank: BankPath,
+    output: NewBank,
+    backbone: BackboneName = None,
+    sidenet: SideNetPath = None,
+    method: MethodName = "longmem",
+    memory_size: MemorySize = None,
+    key_storage: KeyStorage = None,
+    value_storage: ValueStorage = None,
+    search_storage: SearchStorage = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build a memory from the texts of another, for another backbone or method; what is not given stays as it was."""
+    from ltm.cli.bank_texts import run_rebuild
+
+    run_rebuild(bank, output, as_json, _opening(locals()))
+
+
+def _opening(values: dict[str, Any]) -> dict[str, Any]:
+    """The options of a command that `Session.open` takes."""
+    names = ("backbone", "sidenet", "method", "memory_size", "device", *_STORAGES)
+    return {name: values[name] for name in names}
 
 
 @app.command(epilog="Try: ltm methods --json")

@@ -8,6 +8,7 @@ from typing import Any
 
 from ltm.bank import Bank
 from ltm.cli.console import ask_patience, notice, notices, print_json
+from ltm.documents import iter_documents
 from ltm.errors import LtmError
 from ltm.passages import Passage
 from ltm.session import Answer, Session
@@ -46,11 +47,18 @@ def run_chat(bank: Path, trace: bool, sampling: dict[str, Any], **opening: Any) 
 
 
 def open_session(bank: Path, **opening: Any) -> Session:
-    """A session on a memory that must exist."""
-    if not Bank.exists(bank):
+    """A session on a memory that must exist, or on a text that is read first and not kept."""
+    if not Bank.exists(bank) and not bank.is_file():
         raise LtmError(f"{bank} is no memory; make one with: ltm read FILES -o {bank}")
-    ask_patience(f"opening {bank}")
-    return Session.open(bank, **opening)
+    if Bank.exists(bank):
+        ask_patience(f"opening {bank}")
+        return Session.open(bank, **opening)
+    documents = list(iter_documents(bank))
+    ask_patience(f"reading {bank}")
+    session = Session.open(None, **opening)
+    for document in documents:
+        session.read(document.text, document.name)
+    return session
 
 
 def finish(made: Answer, trace: bool) -> None:

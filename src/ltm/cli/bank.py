@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ltm.bank import Bank, Manifest
-from ltm.cli.console import format_bytes, notice, print_json, print_table
+from ltm.bank.lock import WriteLock
+from ltm.cli.console import ask_patience, format_bytes, notice, print_json, print_table
 from ltm.errors import LtmError
 
 
@@ -64,9 +66,10 @@ def run_delete(path: Path, document: str, as_json: bool) -> None:
     if not found:
         names = ", ".join(info.name for info in infos[:20]) or "nothing"
         raise LtmError(f"no document {document} in {path}; it holds: {names}")
-    bank = Bank.load(path)
-    bank.delete_document(found[0].id)
-    bank.save(path)
+    with WriteLock(path):
+        bank = Bank.load(path)
+        bank.delete_document(found[0].id)
+        bank.save(path)
     if as_json:
         print_json(asdict(found[0]))
     else:
@@ -80,3 +83,72 @@ def run_verify(path: Path, as_json: bool) -> None:
         print_json({"bank": str(path), "files": len(manifest.files) + 1, "bytes": manifest.num_bytes, "whole": True})
     else:
         notice(f"{path} is whole: {len(manifest.files) + 1} files, {format_bytes(manifest.num_bytes)}")
+
+
+def run_absent(path: Path, text: str, with_model: bool, as_json: bool, opening: dict[str, Any]) -> int:
+    """Whether a text is gone from a memory: by search, by bytes and by the model's likelihood. Exit code 1: it is not.
+
+    Without the model, remembered tokens are looked at through texts and bytes only.
+    """
+    Bank.verify(path)
+    tokenizer = likelihood = None
+    if with_model:
+        from ltm.forgetting import likelihood_of
+        from ltm.session import Session
+
+        ask_patience(f"opening {path}")
+        session = Session.open(path, **opening)
+        tokenizer = session.tokenizer
+        likelihood = likelihood_of(session, text)
+    found = Bank.find_text(path, text, tokenizer)
+    absent = not found and (likelihood is None or likelihood.is_forgotten)
+    if as_json:
+        facts = None if likelihood is None else {**asdict(likelihood), "gain_per_token": likelihood.gain_per_token}
+        print_json({"bank": str(path), "absent": absent, "found": found, "likelihood": facts})
+        return 0 if absent else 1
+    notice(f"by search and by bytes: {'; '.join(found) if found else 'not there'}")
+    if likelihood is None:
+        notice("by the model: not looked at (--no-model)")
+    else:
+        tokens = likelihood.tokens
+        sides = (likelihood.with_memory, likelihood.never_held, likelihood.without)
+        notice(
+            "by the model: {:.3f} nats a token; {:.3f} with a memory that never held it; {:.3f} without any".format(
+                *(nats / tokens for nats in sides)
+            )
+        )
+    notice(f"{path} {'holds nothing of this text' if absent else 'STILL HOLDS this text'}")
+    return 0 if absent else 1
+
+
+def run_compact(path: Path, as_json: bool) -> None:
+    """Write every shard anew, few and without what was evicted."""
+    with WriteLock(path):
+        before = Bank.read_manifest(path)
+        Bank.load(path).save(path, compact=True)
+        after = Bank.read_manifest(path)
+    if as_json:
+        print_json({"bank": str(path), "bytes_before": before.num_bytes, "bytes": after.num_bytes})
+    else:
+        sizes = f"{format_bytes(before.num_bytes)} in {len(before.files)} files"
+        notice(f"{path}: {sizes} before, {format_bytes(after.num_bytes)} in {len(after.files)} files now")
+
+
+def run_merge(paths: Sequence[Path], output: Path, memory_size: int | None, as_json: bool) -> None:
+    """Several memories of one backbone as a new one; nothing is forgotten on the way unless asked for."""
+    if Bank.exists(output):
+        raise LtmError(f"{output} is there already; give a new place")
+    banks = [Bank.load(path) for path in paths]
+    most = max(sum(bank.num_tokens(row) for bank in banks) for row in range(banks[0].num_rows))
+    limit = banks[0].config.memory_size
+    size = memory_size or (None if limit is None else max(limit, most))
+    merged = banks[0].empty_like(memory_size=size)
+    passed_over = [name for bank in banks for name in merged.merge(bank)]
+    merged.save(output)
+    for name in passed_over:
+        notice(f"{name} is in several; taken once")
+    tokens = sum(merged.num_tokens(row) for row in range(merged.num_rows))
+    if as_json:
+        print_json({"bank": str(output), "tokens": tokens, "documents": [info.name for info in merged.documents]})
+    else:
+        notice(f"{output} holds {len(merged.documents)} documents, {tokens:,} tokens")

@@ -28,23 +28,40 @@ def run_read(
     memory_size: int,
     device: str | None,
     as_json: bool,
+    **storages: str | None,
 ) -> None:
     """Look at all files, then open or make the memory and read them into it."""
     total_chars = _survey(files)
-    from ltm.session import Session  # only now: what cannot be read is told at once
+    from ltm.bank.lock import WriteLock  # only now: what cannot be read is told at once
+    from ltm.methods.registry import has_memory_size
+    from ltm.session import Session
 
-    ask_patience(f"opening {output}")
-    session = Session.open(output, backbone, method, sidenet, device=device, memory_size=memory_size)
-    whole = {info.id: info.num_tokens for info in session.documents if info.complete}
-    results = []
-    with make_progress() as progress, _explain_interrupt(output):
-        bar = ReadBar(progress, total_chars)
-        for document in iter_documents(files):
-            bar.start(document)
-            info = session.read(document.text, document.name, progress=bar.update)
-            results.append((info, info.id not in whole))
-            bar.finish(document)
-    _report(session, output, results, sum(whole.values()) + bar.tokens, bar, as_json)
+    with WriteLock(output):  # a second writer is told now, not after hours of reading
+        ask_patience(f"opening {output}")
+        chosen = {name: value for name, value in storages.items() if value is not None}
+        new = {**({"memory_size": memory_size} if has_memory_size(method) else {}), **chosen}
+        session = Session.open(output, backbone, method, sidenet, device=device, **new)
+        _check_storages(session, output, chosen)
+        whole = {info.id: info.num_tokens for info in session.documents if info.complete}
+        results = []
+        with make_progress() as progress, _explain_interrupt(output):
+            bar = ReadBar(progress, total_chars)
+            for document in iter_documents(files):
+                bar.start(document)
+                info = session.read(document.text, document.name, progress=bar.update)
+                results.append((info, info.id not in whole))
+                bar.finish(document)
+        _report(session, output, results, sum(whole.values()) + bar.tokens, bar, as_json)
+
+
+def _check_storages(session: Session, output: Path, chosen: dict[str, str]) -> None:
+    """Raise LtmError where a memory is there already and stores something in another way than was asked for."""
+    bank = session.method.bank
+    for name, asked in chosen.items():
+        has = asked if bank is None else getattr(bank.config, name)
+        if has != asked:
+            option = "--" + name.replace("_", "-")
+            raise LtmError(f"{output} was made with {option} {has or 'as computed'}; leave {option} out, or read anew")
 
 
 def _survey(files: Sequence[Path]) -> int:

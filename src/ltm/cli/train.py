@@ -15,7 +15,7 @@ from ltm.cli.options import ConfigOption, config_options, run_with_options
 from ltm.errors import LtmError
 from ltm.methods import create_method, load_method, method_class
 from ltm.session import DEFAULT_BACKBONE, DEFAULT_METHOD
-from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, TrainResult, Validation
+from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, TrainResult, Validation, exercises
 
 EPILOG = "Try: ltm train --data books/ --out sidenet/ --max-minutes 45"
 
@@ -40,6 +40,9 @@ def train(
         list[Path] | None, typer.Option(help="Held-out data to evaluate on meanwhile; repeatable.")
     ] = None,
     start_from: Annotated[Path | None, typer.Option(help="Go on from trained weights, with their config.")] = None,
+    num_exercises: Annotated[
+        int, typer.Option("--exercises", help="Documents of generated exercises for memory to add to the data.")
+    ] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON to stdout.")] = False,
@@ -58,6 +61,8 @@ def train(
     method_options = {name: value for name, value in options.items() if name in own}
     method_class(method).config_class(**method_options)
     corpus = Corpus.from_paths([*data, *(more or [])])
+    if num_exercises:
+        corpus = corpus.joined("exercises", exercises([document.text for document in corpus], num_exercises))
     loaded = load_backbone(backbone, device=device)
     if start_from is None:
         trained = create_method(method, loaded, **method_options)

@@ -105,6 +105,9 @@ class Method(nn.Module, GenerationMixin):
     def spill(self, row: int, token_ids: Tensor, columns: Tensor, cache: MemoryCache) -> None:
         """Tokens [stride] that leave a row's window, and the physical columns they had; by default they are gone."""
 
+    def encode_leaving(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor) -> None:
+        """Encode a window [batch, tokens] of memory rows [batch] as far as `spill` needs it; by default not at all."""
+
     def start_stream(self, cache: MemoryCache | None, rows: Tensor) -> MemoryCache:
         """The stream that a call goes on with: the caller's, or a new one."""
         return self.new_cache() if cache is None else cache
@@ -308,6 +311,9 @@ class Method(nn.Module, GenerationMixin):
             piece = slice(start, start + columns)
             start += columns
             wanted = min(max(keep - (ids.shape[1] - start), 0), columns)  # of the last `keep`, those in this piece
+            if keep and not wanted and start < ids.shape[1] and self._trace is None:
+                self._pass_over(ids[:, piece], mask[:, piece], cache, rows)
+                continue
             logits = self._advance(ids[:, piece], mask[:, piece], cache, rows, (wanted or 1) if keep else 0)
             if wanted or not keep:
                 pieces.append(logits[:, -wanted:])
@@ -318,6 +324,17 @@ class Method(nn.Module, GenerationMixin):
         for row in cache.full_rows(incoming):
             columns = cache.columns_of(row)[cache.num_sinks : cache.num_sinks + cache.stride]
             self.spill(row, cache.drop_oldest(row), columns, cache)
+
+    def _pass_over(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor) -> None:
+        """Take new columns in that fill the window, so that it moves on next, and whose logits nobody wants.
+
+        What stays of a moved window is encoded anew, so only what will leave has to be known: see `encode_leaving`.
+        """
+        cache.append(ids, mask)
+        window_ids, window_mask = cache.context()
+        cache.clear_keys()
+        cache.valid = window_mask
+        self.encode_leaving(window_ids, window_mask, cache, rows)
 
     def _advance(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor, keep: int) -> Tensor:
         """Run new columns after the window's; a stale window is encoded anew in the same pass."""
@@ -391,6 +408,15 @@ class Method(nn.Module, GenerationMixin):
     def max_stream_tokens(self) -> int | None:
         """Most tokens that one stream can hold, what was read included; None: no end."""
         return None
+
+    @property
+    def stream_bytes_per_token(self) -> float | None:
+        """Bytes that each token takes in a stream without an end: keys and values of all layers; None where the stream
+        has a window."""
+        if self.new_cache().window is not None:
+            return None
+        view = self.backbone.view
+        return float(2 * view.num_layers * view.num_kv_heads * view.head_dim * self.dtype.itemsize)
 
     @property
     def device(self) -> torch.device:

@@ -80,24 +80,6 @@ def check_window(local_window: int, stride: int | None, num_sinks: int) -> None:
         raise ConfigError(problems)
 
 
-def pass_over(cache: MemoryCache, ids: Tensor, mask: Tensor) -> None:
-    """Let a stream's windows move past tokens (ids and mask [batch, tokens]) without encoding any.
-
-    What a moved window holds is encoded anew anyway, so only the last one has to be, with the next token.
-    """
-    start = 0
-    while start < ids.shape[1]:
-        columns = cache.columns_that_fit(mask[:, start:])
-        if columns == 0:
-            for row in cache.full_rows(mask[:, start]):
-                cache.drop_oldest(row)
-            continue
-        cache.append(ids[:, start : start + columns], mask[:, start : start + columns])
-        start += columns
-    cache.clear_keys()
-    cache.stale = True
-
-
 class StreamBaseline(Method):
     """A baseline whose memory is the tokens of its own window."""
 
@@ -124,9 +106,6 @@ class StreamBaseline(Method):
             elif rows.tolist() != list(range(self._past_rows)):
                 raise LtmError(f"method {self.name} reads all its {self._past_rows} rows together, in order")
             self._past.begin(len(input_ids), input_ids.device)
-            if self._past.columns_that_fit(mask) < input_ids.shape[1]:
-                pass_over(self._past, input_ids[:, :-1], mask[:, :-1])
-                input_ids, mask = input_ids[:, -1:], mask[:, -1:]
             self._stream(input_ids, mask, self._past, rows, 1)
 
     def score_and_read(self, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:

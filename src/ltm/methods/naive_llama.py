@@ -36,13 +36,13 @@ class NaiveLlama:
         """Keys before rotation, and values, [kv_heads, tokens, head_dim]."""
         normed = layer.input_layernorm(hidden)
         keys, values = layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)
-        return self._split(keys, self.view.num_kv_heads), self._split(values, self.view.num_kv_heads)
+        return self.split(keys, self.view.num_kv_heads), self.split(values, self.view.num_kv_heads)
 
     def _attention(self, layer: Any, hidden: Tensor, fuse: Fuse | None) -> Tensor:
         """[tokens, heads * head_dim]: local causal attention, fused with what else the layer looks at."""
-        free_query = self._split(layer.self_attn.q_proj(layer.input_layernorm(hidden)), self.view.num_heads)
+        free_query = self.split(layer.self_attn.q_proj(layer.input_layernorm(hidden)), self.view.num_heads)
         free_keys, values = self.keys_values(layer, hidden)
-        query, keys = self._rotate(free_query), self._rotate(free_keys)
+        query, keys = self.rotate(free_query), self.rotate(free_keys)
         heads, tokens = range(self.view.num_heads), range(len(hidden))
         seen_keys = [[[keys[h // self.group, : t + 1] for t in tokens] for h in heads]]
         seen_values = [[[values[h // self.group, : t + 1] for t in tokens] for h in heads]]
@@ -51,11 +51,11 @@ class NaiveLlama:
             output = fuse(output, lse, free_query)
         return output[0].transpose(0, 1).reshape(len(hidden), -1)
 
-    def _split(self, states: Tensor, heads: int) -> Tensor:
+    def split(self, states: Tensor, heads: int) -> Tensor:
         """[tokens, heads * head_dim] -> [heads, tokens, head_dim]."""
         return states.view(len(states), heads, self.view.head_dim).transpose(0, 1)
 
-    def _rotate(self, states: Tensor) -> Tensor:
+    def rotate(self, states: Tensor) -> Tensor:
         """Rotary embedding at positions 0, 1, ...: channel pairs (i, i + half) turn by position * theta^(-2i / dim)."""
         dim = states.shape[-1]
         theta = self.view.config.rope_parameters["rope_theta"]

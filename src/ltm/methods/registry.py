@@ -48,6 +48,11 @@ def method_class(name: str) -> type[Method]:
     return METHODS[name]
 
 
+def has_memory_size(name: str) -> bool:
+    """Whether a method lets old tokens go beyond a `memory_size`; others keep all, or hold what fits their window."""
+    return "memory_size" in (field.name for field in fields(method_class(name).config_class))
+
+
 def create_method(name: str, backbone: Backbone, **options: Any) -> Method:
     """Build a method on a backbone from its config's fields.
 

@@ -57,8 +57,6 @@ if TYPE_CHECKING:
     from ltm.methods import Method
 
 VARIANTS = ("passkey", "multi", "kinds", "key_value", "uuid")
-READ_TOKENS = 1024
-"""Tokens given to one `read`: whole segments for every method, and little to hold at once."""
 SPARE_TOKENS = 4
 """What a method may write beside the answer: a space, a quotation mark, the end of the number."""
 
@@ -206,11 +204,9 @@ def ask(method: Method, tokenizer: Any, reading: Reading) -> list[Record]:
 
 
 def read_tokens(method: Method, tokens: Sequence[int]) -> None:
-    """Forget everything, then read tokens into memory row 0, piece by piece."""
+    """Forget everything, then read tokens into memory row 0."""
     method.reset()
-    row = torch.zeros(1, dtype=torch.long)
-    for piece in torch.tensor([list(tokens)], device=method.device).split(READ_TOKENS, dim=1):
-        method.read(piece, memory_rows=row)
+    method.read(torch.tensor([list(tokens)], device=method.device), memory_rows=torch.zeros(1, dtype=torch.long))
 
 
 def _answer(question: Question, written: str, log_likelihoods: list[float]) -> Record:

@@ -38,7 +38,6 @@ from ltm.errors import ConfigError, LtmError
 from ltm.tasks.base import Record, Row, Task, Unit
 from ltm.tasks.intervals import bootstrap_interval, wilson_interval
 from ltm.tasks.lists import numbers, words
-from ltm.tasks.perplexity import PIECE_TOKENS
 from ltm.tasks.registry import register
 from ltm.tasks.scoring import CACHE_BYTES, start_tokens, text_tokens
 from ltm.tokens import token_ids
@@ -240,16 +239,11 @@ def figures(log_likelihoods: Sequence[float], tokens: int) -> Record:
 
 
 def _stream_of(method: Method, tokens: Sequence[int]) -> tuple[MemoryCache, Tensor]:
-    """The stream after these tokens, of one row, and the logits of what comes next, float32 [vocab].
-
-    Piece by piece: a forward over a long text would hold the logits of all of it.
-    """
+    """The stream after these tokens, of one row, and the logits of what comes next, float32 [vocab]."""
     cache = method.new_cache()
-    logits = torch.empty(0)
-    for piece in torch.tensor([list(tokens)], device=method.device).split(PIECE_TOKENS, dim=1):
-        output = method(piece, past_key_values=cache, use_cache=True, memory_rows=[0], logits_to_keep=1)
-        logits = output.logits[0, -1].float()
-    return cache, logits
+    ids = torch.tensor([list(tokens)], device=method.device)
+    output = method(ids, past_key_values=cache, use_cache=True, memory_rows=[0], logits_to_keep=1)
+    return cache, output.logits[0, -1].float()
 
 
 def _in_turn(groups: Iterable[Iterator[Example]]) -> Iterator[Example]:

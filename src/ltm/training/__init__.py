@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .config import TrainConfig
 from .corpus import Corpus
+from .exercises import exercises
 from .log import read_log
 from .loop import Trainer
 from .plot import plot_loss
@@ -19,6 +20,7 @@ __all__ = [
     "TrainResult",
     "Trainer",
     "Validation",
+    "exercises",
     "plot_loss",
     "read_log",
 ]

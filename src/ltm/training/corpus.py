@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,11 +62,22 @@ class Corpus:
         sources = [iter_documents(path) for path in given]  # looks at every path before reading the first
         return cls(sources, _short_names([Path(path) for path in given]))
 
+    def joined(self, kind_name: str, documents: Iterable[Document]) -> Corpus:
+        """This corpus with one more kind."""
+        kinds = [
+            [Document(stored.name, stored.text, "") for stored in self if stored.kind == kind]
+            for kind in range(len(self.kind_names))
+        ]
+        return Corpus([*kinds, documents], [*self.kind_names, kind_name])
+
     def __len__(self) -> int:
         return len(self.documents)
 
     def __getitem__(self, number: int) -> StoredDocument:
         return self.documents[number]
+
+    def __iter__(self) -> Iterator[StoredDocument]:
+        return iter(self.documents)
 
     def of_kind(self, kind: int) -> list[int]:
         """The numbers of a kind's documents."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ltm.bank.storage import STORAGES
 from ltm.errors import ConfigError
 
 
@@ -61,6 +62,10 @@ class EmLlmConfig:
     """Most bytes that a row's memory takes; none: no limit but memory_size."""
     offload: int | None = 65536
     """Tokens of a row above which its keys and values lie in temporary mapped files (paper: disk above 300,000)."""
+    key_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
+    """Keys in a new memory: as floats, or codes of 8 or 4 bits (docs/bank-format.md); None: as computed."""
+    value_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
+    """Values, in the same way; representative keys are always stored as computed."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -70,7 +75,7 @@ class EmLlmConfig:
         ]
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                problems.append(f"{name}={getattr(self, name)!r}; use one of {', '.join(choices)}")
+                problems.append(f"{name}={getattr(self, name)!r}; use one of {', '.join(map(str, choices))}")
         if self.max_event_size < self.min_event_size:
             problems.append(f"max_event_size={self.max_event_size}; use min_event_size={self.min_event_size} or more")
         if not 0 <= self.contiguity < 1:
@@ -148,4 +153,6 @@ _CHOICES = {
     "representative": ("mean", "attended"),
     "vote": ("softmax", "sum"),
     "placement": ("edge", "ordered"),
+    "key_storage": (*STORAGES, None),
+    "value_storage": (*STORAGES, None),
 }

@@ -46,9 +46,11 @@ from torch.nn.utils.rnn import pad_sequence
 from ltm.attention import attach, unrotate
 from ltm.backbone import Backbone
 from ltm.bank import Bank, BankConfig, EventCut
+from ltm.bank.storage import BITS
 from ltm.cache import MemoryCache
 from ltm.compat import DynamicCache
 from ltm.errors import BankMismatchError
+from ltm.methods.bank_memory import center_tokens
 from ltm.methods.base import Card, Method, new_columns, window_positions
 from ltm.methods.em_llm.config import EmLlmConfig
 from ltm.methods.em_llm.past import Held, RowPast
@@ -90,6 +92,7 @@ class EmLlm(Method):
 
     def __init__(self, backbone: Backbone, config: EmLlmConfig):
         super().__init__(backbone, config)
+        self._center: Tensor | None = None
         self.refine_from_layer = config.resolved_refine_from_layer(backbone.view.num_layers)
         self._recalling = sorted(recalling_layers(backbone.view))
         self._memory_on = True
@@ -107,6 +110,8 @@ class EmLlm(Method):
                 event_heads=self._event_heads,
                 event_tokens=config.min_event_size,
                 offload=config.offload,
+                key_storage=config.key_storage,
+                value_storage=config.value_storage,
             ),
             num_rows=num_rows,
             num_kv_heads=view.num_kv_heads,
@@ -116,7 +121,19 @@ class EmLlm(Method):
             device=self.backbone.device,
             fingerprint=self.backbone.fingerprint,
             backbone=self.backbone.name,
+            key_center=self._key_center() if config.key_storage in BITS else None,
         )
+
+    @torch.no_grad()
+    def _key_center(self) -> Tensor:
+        """The mean keys of pseudo-random tokens, float32 [layers, kv_heads, head_dim]: of the backbone alone."""
+        if self._center is None:
+            ids = center_tokens(self.backbone)
+            cache = DynamicCache()
+            self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            keys, _ = self._position_free(cache, 0, torch.arange(ids.shape[1], device=ids.device))
+            self._center = keys.float().mean(dim=2)
+        return self._center
 
     def use_bank(self, bank: Bank) -> None:
         """Remember with this bank, saved or shared; BankMismatchError where it is not of this backbone's layers."""
@@ -242,11 +259,11 @@ class EmLlm(Method):
 
     def _position_free(self, cache: DynamicCache, row: int, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Keys without positions and values of a row's tokens at positions 0, 1, ..., of every layer."""
-        positions = torch.arange(len(columns), device=columns.device)
+        positions = torch.arange(len(columns), device=columns.device)[None]
         keys, values = [], []
         for index, layer in enumerate(cache.layers):
             own: Any = layer
-            angles = self.backbone.view.rotary_angles(index, positions, self.backbone.dtype)
+            angles = self.backbone.view.angles(positions, index, self.backbone.dtype)
             rotated = own.keys[row : row + 1, :, columns]
             keys.append(rotated if angles is None else unrotate(rotated, *angles))
             values.append(own.values[row : row + 1, :, columns])
@@ -324,6 +341,12 @@ class EmLlm(Method):
             last[row] = logits[row, valid][-1]
         held = cache.notes.get("surprise", surprise[:, :0])
         cache.notes.update(surprise=torch.cat((held, surprise), dim=1), logits=last)
+
+    @torch.no_grad()
+    def encode_leaving(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor) -> None:
+        """All of it: keys of every layer, which depend on what they recall, and the surprise."""
+        if self._memory_on:
+            self.encode(ids, mask, cache, rows, 1)
 
     def spill(self, row: int, token_ids: Tensor, columns: Tensor, cache: MemoryCache) -> None:
         """A full window goes to the stream's own bank, cut into events."""

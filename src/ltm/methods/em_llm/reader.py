@@ -104,7 +104,7 @@ class EventReader(Plugin):
             past.entries(layer, past.recent) if past.tokens else None for past in self.pasts
         ]  # [kv_heads, n, head_dim]
         keys, values, mask = _stack(parts, longest, left=True)
-        angles = self.view.rotary_angles(layer, torch.arange(-longest, 0, device=device), torch.float32)
+        angles = self.view.angles(torch.arange(-longest, 0, device=device)[None], layer, torch.float32)
         return (keys if angles is None else rotate(keys, *angles)), values, mask
 
     # events
@@ -113,8 +113,8 @@ class EventReader(Plugin):
         """The position-free query, rotated to the window's far edge from where remembered keys stand."""
         key = ("edge", layer)
         if key not in self.scratch:
-            edge = torch.tensor([self.config.edge], device=query.device)
-            self.scratch[key] = self.view.rotary_angles(layer, edge, torch.float32)
+            edge = torch.tensor([[self.config.edge]], device=query.device)
+            self.scratch[key] = self.view.angles(edge, layer, torch.float32)
         angles = self.scratch[key]
         return query if angles is None else rotate(query, *angles)
 
@@ -154,7 +154,7 @@ class EventReader(Plugin):
         """Keys of sinks and events, those of an event rotated to the last places before position 0."""
         offsets = places - past.first[events][owner] - past.sizes[events][owner]  # -size to -1
         offsets = torch.cat((torch.zeros(past.num_sinks, dtype=torch.int64), offsets)).to(keys.device)
-        angles = self.view.rotary_angles(layer, offsets, torch.float32)
+        angles = self.view.angles(offsets[None], layer, torch.float32)
         return keys if angles is None else rotate(keys[None], *angles)[0]
 
 

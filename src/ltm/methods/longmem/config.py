@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
 
 
@@ -27,6 +28,8 @@ class LongMemConfig:
     """Consecutive tokens that share one search key, their mean (paper: 4; 2 for in-context learning)."""
     memory_size: int = 65536
     """Most tokens remembered in each row; the oldest leave first."""
+    memory_bytes: int | None = None
+    """Most bytes of memory in each row, keys, values, token ids and spans; None: memory_size alone decides."""
     retrieved_tokens: int = 32
     """Tokens that each query token of each head gets from memory (paper: 64); a multiple of chunk_size."""
     pointer: bool = True
@@ -55,6 +58,12 @@ class LongMemConfig:
     """Tokens that go to memory when the window is full; None: half of the window."""
     index: Literal["exact", "faiss"] = "exact"
     """Search over chunk keys: 'exact' in torch, or 'faiss' (needs the faiss extra)."""
+    key_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
+    """Keys in a new memory: as floats, or codes of 8 or 4 bits (docs/bank-format.md); None: as computed."""
+    value_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
+    """Values, in the same way."""
+    search_storage: Literal["float32", "float16", "bfloat16", "int8", "int4", "derived"] | None = None
+    """Search keys, in the same way, or 'derived' from the stored keys at each search: no bytes, and more time."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -62,11 +71,14 @@ class LongMemConfig:
             for name, least in _LEAST.items()
             if getattr(self, name) < least
         ]
+        if self.memory_bytes is not None and self.memory_bytes < 1:
+            problems.append(f"memory_bytes={self.memory_bytes}; use 1 or more, or None")
         problems += [
             f"{name}={getattr(self, name)!r}; use one of {', '.join(choices)}"
             for name, choices in _CHOICES.items()
             if getattr(self, name) not in choices
         ]
+        problems += storage_problems(self)
         if not problems:
             problems = self._relations()
         if problems:

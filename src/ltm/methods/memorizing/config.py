@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
 
 
@@ -22,6 +23,8 @@ class MemorizingConfig:
     """Tokens that each query token of each head gets from memory (paper: 32; released: 128)."""
     memory_size: int = 65536
     """Most tokens remembered in each row; the oldest leave first (paper: up to 262,144; released: 8,192)."""
+    memory_bytes: int | None = None
+    """Most bytes of memory in each row, keys, values, token ids and spans; None: memory_size alone decides."""
     gate_start: float = 0.05
     """Memory's weight in every head before training, between 0 and 1 (released: 0.5, trained with all else)."""
     segment_size: int = 256
@@ -32,6 +35,12 @@ class MemorizingConfig:
     """Tokens that go to memory when the window is full; None: half of the window."""
     index: Literal["exact", "faiss"] = "exact"
     """Search over keys: 'exact' in torch, or 'faiss' (needs the faiss extra)."""
+    key_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
+    """Keys in a new memory: as floats, or codes of 8 or 4 bits (docs/bank-format.md); None: as computed."""
+    value_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
+    """Values, in the same way."""
+    search_storage: Literal["float32", "float16", "bfloat16", "int8", "int4", "derived"] | None = None
+    """Search keys, in the same way, or 'derived' from the stored keys at each search: no bytes, and more time."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -39,12 +48,15 @@ class MemorizingConfig:
             for name, least in _LEAST.items()
             if getattr(self, name) < least
         ]
+        if self.memory_bytes is not None and self.memory_bytes < 1:
+            problems.append(f"memory_bytes={self.memory_bytes}; use 1 or more, or None")
         if not 0 < self.gate_start < 1:
             problems.append(f"gate_start={self.gate_start}; use a share between 0 and 1, such as 0.05")
         if self.stride is not None and not 0 < self.stride <= self.local_window:
             problems.append(f"stride={self.stride}; use 1 to local_window={self.local_window}")
         if self.index not in _INDEXES:
             problems.append(f"index={self.index!r}; use one of {', '.join(_INDEXES)}")
+        problems += storage_problems(self)
         if problems:
             raise ConfigError(problems)
 

@@ -1,0 +1,120 @@
+"""What docs/results.md shows of LongMem by `ltm bench run`: one call for each experiment, resumed if stopped.
+
+    python benchmarks/longmem_experiments.py --list
+    python benchmarks/longmem_experiments.py --data data --runs runs   # about two hours on two cores
+    python benchmarks/results_page.py
+
+data: folder of data sets as `ltm bench run --data` takes it; runs: what benchmarks/longmem_learns.py wrote (no_memory,
+coupled) and `ltm train --method memorizing` (memorizing). LongMem itself is the SideNet that is shipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+
+from common import RESULTS, notice
+
+KINDS = "long_text.kinds=books,techdocs,latex_math"
+RUN_ON_OTHER_WEIGHTS = {
+    "no memory": "longmem@{runs}/no_memory:local_window=1024 as no memory",
+    "coupled": "longmem@{runs}/coupled:local_window=1024,stride=none as coupled",
+    "memorizing": "memorizing@{runs}/memorizing:local_window=1024,stride=none as memorizing",
+}
+WINDOWS = (256, 512, 2048)
+"""Beside 1,024, which the main experiment has."""
+
+Experiment = tuple[str, list[str], list[str]]
+"""Folder of results below benchmarks/results, methods, task and settings."""
+
+
+def experiments() -> dict[str, Experiment]:
+    others = list(RUN_ON_OTHER_WEIGHTS.values())
+    long_text = ["long_text", KINDS]
+    eight = ["long_text.documents=4", "long_text.max_tokens=8192"]
+    fewer = ["long_text.documents=2", "long_text.max_tokens=8192"]
+    longer = ["long_text", "long_text.kinds=books", "long_text.documents=1", "long_text.max_tokens=32768"]
+    return {
+        "long_text": ("bench", ["window", "sinks", "longmem", *others, "full"], [*long_text, *eight]),
+        **{
+            f"window-{size}": (
+                f"window-{size}",
+                ["window", "longmem@{runs}/no_memory as no memory", "longmem"],
+                [*long_text, *fewer, f"window={size}"],
+            )
+            for size in WINDOWS
+        },
+        "chunks": (
+            "chunks",
+            [f"longmem:chunk_size={size} as chunks of {size}" for size in (1, 4, 8, 16)],
+            [*long_text, *fewer],
+        ),
+        "beyond": (
+            "beyond",
+            [
+                "window",
+                RUN_ON_OTHER_WEIGHTS["no memory"],
+                "longmem",
+                *(f"longmem:memory_size={size} as memory of {size}" for size in (2048, 8192)),
+            ],
+            longer,
+        ),
+        "suffix": (
+            "bench",
+            ["window", "longmem", others[1], others[2]],
+            ["suffix", "suffix.num_examples=60", "suffix.lengths=4096"],
+        ),
+        "in_context": (
+            "bench",
+            ["window", "longmem"],
+            ["in_context", "in_context.seeds=3", "in_context.examples=100", "in_context.remembered=0,2000"],
+        ),
+        "reading": ("bench", ["window", "longmem"], ["reading", "reading.seeds=1", "reading.examples=100"]),
+        "recall": (
+            "bench",
+            ["window", "longmem", "full"],
+            [
+                "recall",
+                "recall.variants=passkey,multi,key_value",
+                "recall.lengths=4096,16384,65536,131072",
+                "recall.trials=1",
+            ],
+        ),
+    }
+
+
+def main() -> None:
+    known = experiments()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="data")
+    parser.add_argument("--runs", default="runs")
+    parser.add_argument("--only", default=",".join(known), help="experiments, with commas")
+    parser.add_argument("--methods", help="only methods whose label or name is here, with commas")
+    parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
+    arguments = parser.parse_args()
+    for name in arguments.only.split(","):
+        command = command_of(known[name], arguments)
+        notice(f"{name}: {shlex.join(command)}")
+        if not arguments.list:
+            subprocess.run(command, check=True)
+
+
+def command_of(experiment: Experiment, arguments: argparse.Namespace) -> list[str]:
+    folder, methods, (task, *settings) = experiment
+    chosen = [spec.format(runs=arguments.runs) for spec in methods if _is_chosen(spec, arguments.methods)]
+    out = os.path.relpath(RESULTS / folder)
+    given = ["--data", arguments.data, "--out", out, "--tasks", task, "--methods", ",".join(chosen)]
+    for setting in settings:
+        window = setting.removeprefix("window=")
+        given += ["--set", setting] if window == setting else ["--window", window]
+    return ["ltm", "bench", "run", *given]
+
+
+def _is_chosen(spec: str, wanted: str | None) -> bool:
+    return wanted is None or spec.rpartition(" as ")[2] in wanted.split(",")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Write docs/methods.md: every registered method beside what was measured of it: python benchmarks/methods_table.py
+
+Names, papers and what differs come from the registry; figures from the result files under benchmarks/results, those of
+`ltm bench run` in its folder bench. What no file holds is "not measured". A file of a speed benchmark takes part in the
+column of decode cost where it has a list `decode_cost` of {method, label, tokens, seconds, full_seconds}: a generated
+token after so many tokens, and full attention's in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from results_page import grid
+
+from ltm.bench.results import Result, read_results
+from ltm.methods import METHODS
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "methods.md"
+MISSING = "not measured"
+KINDS = ("books", "techdocs", "latex_math")
+
+START = (
+    "# Methods\n\nWritten by `python benchmarks/methods_table.py` from the registry and the result files, not by hand. "
+    "`ltm methods --json` prints each method's options."
+)
+COLUMNS = (
+    "- **Bytes a token**: what a remembered token takes, in the dtype of the run; – for a window, which keeps nothing "
+    "beyond itself.",
+    "- **Decode cost**: seconds of a generated token after a context of so many tokens, as a share of full attention's "
+    "in the same run.",
+    "- **Recall**: keys planted in a text of so many tokens, read and asked for: written out / likeliest of ten "
+    "(chance 10%).",
+    "- **Perplexity**: of test documents, {kinds}, scored to {tokens} tokens of each.",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=PAGE)
+    arguments = parser.parse_args()
+    arguments.out.write_text(page(arguments.results))
+
+
+def page(folder: Path) -> str:
+    """The whole page from a folder of result files."""
+    results = [result for result in bench_results(folder / "bench") if not result.failed]
+    costs = decode_costs(folder)
+    rows, notes = [], []
+    for name in sorted(METHODS):
+        card, own = METHODS[name].card, of_method(results, name)
+        row = [f"`{name}`", card.paper or "baseline", "yes" if card.needs_training else "no", per_token(own)]
+        rows.append([*row, decode_cost(costs, name), recall(own), perplexity(own)])
+        notes.append(f"**`{name}`**: {card.claim}." + (f" What differs: {card.differs}." if card.differs else ""))
+    header = ["method", "paper", "needs training", "bytes a token", "decode cost", "recall", "perplexity"]
+    meaning = "\n".join(COLUMNS).format(kinds=" / ".join(KINDS), tokens=scored_tokens(results))
+    parts = [START, grid(header, rows), meaning, *notes, "## Measured with", *commands(results, folder)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def bench_results(folder: Path) -> list[Result]:
+    return read_results(folder) if folder.is_dir() and any(folder.glob("*.json")) else []
+
+
+def of_method(results: Iterable[Result], name: str) -> dict[str, Result]:
+    """For each task the result that stands for a method: the one that is called as the method is, else the first."""
+    found: dict[str, Result] = {}
+    for result in results:
+        about = result.facts["setup"]["method"]
+        if about["name"] == name and (result.task not in found or about["label"] == name):
+            found[result.task] = result
+    return found
+
+
+def per_token(own: dict[str, Result]) -> str:
+    known = [result.facts["bytes_per_token"] for result in own.values()]
+    sizes = [size for size in known if size is not None]
+    if sizes:
+        return f"{sizes[0]:,.0f}"
+    return "–" if known else MISSING
+
+
+def perplexity(own: dict[str, Result]) -> str:
+    """Of each kind of text over all documents."""
+    rows = own["long_text"].rows if "long_text" in own else []
+    by_kind = {r.condition["kind"]: r for r in rows if r.metric == "perplexity" and set(r.condition) == {"kind"}}
+    if not by_kind:
+        return MISSING
+    return " / ".join(f"{by_kind[kind].value:.2f}" if kind in by_kind else "–" for kind in KINDS)
+
+
+def recall(own: dict[str, Result]) -> str:
+    """By length, the variants of planted keys taken together."""
+    rows = [r for r in own["recall"].rows if set(r.condition) == {"variant", "length"}] if "recall" in own else []
+    rows = [row for row in rows if row.condition["variant"] in ("passkey", "multi")]
+    parts = []
+    for length in sorted({row.condition["length"] for row in rows}):
+        shares = [mean(rows, length, metric) for metric in ("accuracy", "choice_accuracy")]
+        parts.append(f"{length:,}: {shares[0]:.0%} / {shares[1]:.0%}")
+    return "; ".join(parts) or MISSING
+
+
+def mean(rows: Sequence[Any], length: int, metric: str) -> float:
+    """Over the questions of all variants."""
+    chosen = [row for row in rows if row.condition["length"] == length and row.metric == metric]
+    return sum(row.value * row.count for row in chosen) / sum(row.count for row in chosen)
+
+
+def decode_costs(folder: Path) -> list[dict[str, Any]]:
+    """The entries of all files that have some."""
+    entries = []
+    for file in sorted(folder.glob("*.json")):
+        result = json.loads(file.read_text())
+        entries += result.get("decode_cost", [])
+        if file.stem == "longmem_context":
+            entries += _of_longmem_context(result)
+    return entries
+
+
+def _of_longmem_context(result: dict[str, Any]) -> list[dict[str, Any]]:
+    speeds = {
+        int(length): [found[side]["generate_tokens_per_s"] for side in ("longmem", "full")]
+        for length, found in result["results"].items()
+    }
+    return [
+        {"method": "longmem", "label": "longmem", "tokens": length, "seconds": 1 / own, "full_seconds": 1 / full}
+        for length, (own, full) in speeds.items()
+    ]
+
+
+def decode_cost(entries: list[dict[str, Any]], name: str) -> str:
+    """Of the method as it is by default, by length; other settings of it with their labels."""
+    own = sorted(
+        (e for e in entries if e["method"] == name), key=lambda e: (e["label"] != name, e["label"], e["tokens"])
+    )
+    parts = [
+        f"{'' if e['label'] == name else e['label'] + ', '}{e['tokens']:,}: {e['seconds'] / e['full_seconds']:.2f} x"
+        for e in own
+    ]
+    if name == "full":
+        return "1 x"
+    return "; ".join(parts) or MISSING
+
+
+def scored_tokens(results: Iterable[Result]) -> str:
+    """The most that was scored of a document."""
+    limits = {r.facts["setup"]["task"]["config"].get("max_tokens") for r in results if r.task == "long_text"}
+    return " or ".join("all" if limit is None else f"{limit:,}" for limit in sorted(limits, key=str)) or "all"
+
+
+def commands(results: Iterable[Result], folder: Path) -> list[str]:
+    """Every command that a figure came from, once."""
+    own = [result.facts["command"] for result in results if result.task in ("long_text", "recall")]
+    for file in sorted(folder.glob("*.json")):
+        result = json.loads(file.read_text())
+        own += [result["command"]] if "decode_cost" in result or file.stem == "longmem_context" else []
+    return [f"`{line}`" for line in dict.fromkeys(own)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The texts of a bank with the ranges that are remembered of them: what a bank can be built from again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltm.errors import BankError
+
+if TYPE_CHECKING:
+    from ltm.bank.bank import Bank
+
+
+@dataclass(frozen=True)
+class KeptText:
+    """A document. ranges: the characters that are remembered, in order; all of the text where all was read."""
+
+    name: str
+    text: str
+    ranges: list[tuple[int, int]]
+
+    def to_json(self) -> str:
+        """One line, which `ltm read` takes as well (the whole text then)."""
+        return json.dumps({"id": self.name, "text": self.text, "ranges": self.ranges}, ensure_ascii=False)
+
+
+def kept_texts(bank: Bank) -> Iterator[KeptText]:
+    """The documents of a bank. Raises BankError where one was added without its text.
+
+    A document that was cut off is given whole, so that it is read to its end; of one that was forgotten in part (its
+    oldest chunks were evicted) the ranges leave that out.
+    """
+    missing = [info.name for info in bank.documents if bank.document_text(info.id) is None]
+    if missing:
+        raise BankError(f"the texts of {', '.join(missing[:5])} are not in this bank; nothing can be built from it")
+    for info in bank.documents:
+        text = bank.document_text(info.id) or ""
+        ranges = _held(bank, info.id) if info.complete else [(0, len(text))]
+        yield KeptText(info.name, text, ranges)
+
+
+def read_kept_texts(file: str | Path) -> Iterator[KeptText]:
+    """What `to_json` wrote, a line each. Raises BankError with the line that is not."""
+    for number, line in enumerate(Path(file).read_text(encoding="utf-8").split("\n"), 1):
+        if line.strip():
+            try:
+                yield _parsed(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise BankError(f"{file}:{number} is no line of `ltm bank export` ({error}); export again") from error
+
+
+def _parsed(values: dict[str, Any]) -> KeptText:
+    name, text = values["id"], values["text"]
+    ranges = [(int(start), int(end)) for start, end in values["ranges"]]
+    if not isinstance(name, str) or not isinstance(text, str):
+        raise ValueError("id and text must be texts")
+    if any(not 0 <= start < end <= len(text) for start, end in ranges) or ranges != sorted(ranges):
+        raise ValueError("its ranges are not those of its text")
+    return KeptText(name, text, ranges)
+
+
+def _held(bank: Bank, document: int) -> list[tuple[int, int]]:
+    """The ranges of characters that chunks of a document cover: neighbours, and what lies between them unless a chunk
+    is missing there, as one."""
+    ranges: list[tuple[int, int]] = []
+    before = None
+    for row in bank._unique_rows():
+        of_it = row.ring.ordered("documents") == document
+        spans, numbers = row.ring.ordered("spans")[of_it], row.ring.ordered("numbers").cpu()[of_it]
+        for number, (start, end) in zip(numbers.tolist(), spans.tolist(), strict=True):
+            if end <= start:
+                continue
+            if ranges and before == number - 1:
+                ranges[-1] = (ranges[-1][0], max(end, ranges[-1][1]))
+            else:
+                ranges.append((start, end))
+            before = number
+    return _joined(sorted(ranges))
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted ranges with those that overlap or touch as one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in ranges:
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined

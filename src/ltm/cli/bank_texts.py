@@ -1,0 +1,79 @@
+"""ltm bank export, import and rebuild: a memory out of its texts, for the same backbone or another."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ltm.bank import Bank
+from ltm.bank.lock import WriteLock
+from ltm.bank.texts import KeptText, kept_texts, read_kept_texts
+from ltm.cli.console import ask_patience, make_progress, notice, print_json
+from ltm.errors import LtmError
+from ltm.session import DEFAULT_METHOD, Session
+
+
+def run_export(path: Path, output: Path | None, as_json: bool) -> None:
+    """One JSON line for each document, to a file or stdout."""
+    lines = [kept.to_json() for kept in kept_texts(Bank.load(path))]
+    text = "".join(f"{line}\n" for line in lines)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LtmError(f"{output} cannot be written: {error.strerror or error}") from error
+    if as_json:
+        print_json({"bank": str(path), "documents": len(lines), "file": str(output)})
+    else:
+        notice(f"wrote {len(lines)} documents of {path} to {output}")
+
+
+def run_import(file: Path, output: Path, as_json: bool, opening: dict[str, Any]) -> None:
+    """Read exported texts into a memory: of each what was remembered."""
+    if not file.is_file():
+        raise LtmError(f"{file} does not exist; make it with: ltm bank export BANK -o {file}")
+    _read_all(list(read_kept_texts(file)), output, as_json, opening)
+
+
+def run_rebuild(path: Path, output: Path, as_json: bool, opening: dict[str, Any]) -> None:
+    """Read the texts of one memory into another, with its budget and storage where none are given."""
+    if output.resolve() == path.resolve():
+        raise LtmError(f"{output} is the memory that is to be rebuilt; give another place with -o")
+    bank = Bank.load(path)
+    if bank.num_rows > 1:
+        raise LtmError(f"{path} has {bank.num_rows} rows, each a memory of its own; only one of one row is rebuilt")
+    config = bank.config
+    kept = {name: getattr(config, name) for name in ("key_storage", "value_storage", "search_storage")}
+    kept["memory_size"] = config.memory_size
+    given = {name: value for name, value in opening.items() if value is not None}
+    _read_all(list(kept_texts(bank)), output, as_json, {n: v for n, v in kept.items() if v is not None} | given)
+
+
+def _read_all(texts: Sequence[KeptText], output: Path, as_json: bool, opening: dict[str, Any]) -> None:
+    opening = {name: value for name, value in opening.items() if value is not None}
+    with WriteLock(output), make_progress() as progress:
+        ask_patience(f"opening {output}")
+        session = Session.open(output, **opening)
+        task = progress.add_task("reading", total=sum(len(kept.text) for kept in texts), detail="")
+        for kept in texts:
+            progress.update(task, description=kept.name)
+            if kept.ranges:
+                session.read(kept.text, kept.name, ranges=kept.ranges)
+            progress.update(task, advance=len(kept.text))
+        session.save()
+        documents = session.documents
+    nothing = [kept.name for kept in texts if not kept.ranges]
+    if nothing:
+        notice(f"of {len(nothing)} documents nothing was remembered any more; they were left out")
+    tokens = sum(info.num_tokens for info in documents)
+    if as_json:
+        method = opening.get("method", DEFAULT_METHOD)
+        backbone = session.method.backbone.name
+        facts = {"bank": str(output), "backbone": backbone, "method": method, "documents": len(documents)}
+        print_json({**facts, "tokens": tokens, "left_out": nothing})
+    else:
+        notice(f"{output} holds {len(documents)} documents, {tokens:,} tokens, for {session.method.backbone.name}")

@@ -1,0 +1,65 @@
+"""Whether a model still profits from a text that its memory should have forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ltm.bank.texts import kept_texts
+from ltm.errors import LtmError
+from ltm.tasks.perplexity import score_stream
+from ltm.tokens import token_ids
+
+if TYPE_CHECKING:
+    from ltm.session import Session
+
+TOLERANCE = 0.02
+"""Nats a token: what rounding may do. A text that is remembered word for word gains whole nats."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Nats of a text: with the memory, without any, and with one that was built from the memory's present texts and so
+    never held it."""
+
+    tokens: int
+    with_memory: float
+    without: float
+    never_held: float
+
+    @property
+    def gain_per_token(self) -> float:
+        """Nats a token by which the memory foretells the text better than one that never held it; 0 or less: no
+        trace."""
+        return (self.never_held - self.with_memory) / self.tokens
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether no trace is left, up to rounding."""
+        return self.gain_per_token <= TOLERANCE
+
+
+@torch.no_grad()
+def likelihood_of(session: Session, text: str) -> Likelihood:
+    """How likely a text is to a session's model; reads all remembered texts again, into a memory beside.
+
+    Raises LtmError for a text of less than two tokens, and where a document was added without its text.
+    """
+    method, ids = session.method, token_ids(session.tokenizer, text)
+    if len(ids) < 2:
+        raise LtmError(f"the text has {len(ids)} tokens; give one of two or more")
+    bank = session._bank()
+    texts = list(kept_texts(bank))
+    with_memory = float(score_stream(method, ids).double().sum())
+    try:
+        method.bank = session._keeper().new_bank(1)
+        without = float(score_stream(method, ids).double().sum())
+        aside = type(session)(method, session.tokenizer)
+        for kept in texts:
+            aside.read(kept.text, kept.name, ranges=kept.ranges)
+        never = float(score_stream(method, ids).double().sum())
+    finally:
+        method.bank = bank
+    return Likelihood(len(ids), with_memory, without, never)

@@ -1,0 +1,8 @@
+"""Quest (Tang et al., 2024): a query attends only to the pages of the cache that may matter to it."""
+
+from __future__ import annotations
+
+from ltm.methods.quest.config import QuestConfig
+from ltm.methods.quest.model import Quest
+
+__all__ = ["Quest", "QuestConfig"]

@@ -1,0 +1,191 @@
+"""Quest as a method: all keys and values stay, at their true positions; what is scored reads few of their pages.
+
+Reading is dense. Each token that is scored or generated chooses, in every layer but the first few and for each head,
+the pages of `page_size` tokens whose keys may match its query best - by an upper bound from the smallest and largest
+value of each key channel - and attends to the tokens of these pages alone. Where everything fits the budget the result
+is full attention's, by the same code.
+
+How paper and released code (mit-han-lab/Quest) go together, and what differs here:
+
+- Released prefill is dense and decoding sparse, where decoding is any pass over one token. Its evaluations therefore
+  feed questions (LongBench) and whole books (PG-19) token by token. Here `read` is the dense part, and every token
+  given to `forward` or `generate` is sparse, one by one or many at once with the same result.
+- Released kernels always attend to the page that is being filled, as one of the budget; the evaluation code, with which
+  the paper's tables were made, lets it compete (`current_page`). Both choose for each query head, also where heads
+  share keys; `share_pages` chooses for each key head, which fetches less.
+- Fewer than three pages are never chosen, and the first two layers are dense, as in the evaluation code. That code cuts
+  the budget to the context's length before it counts whole pages, so that a context that fits but does not fill its
+  last page loses one; here what fits is attended whole.
+- Several rows, each with pages of its own whatever padding stands between them; beams; banks (released: one row).
+- Layers that slide over a window of their own (Gemma 2 and 3, Mistral) stay as they are.
+
+Quest makes a long context cheap to use; it does not lengthen it. Where the backbone's positions end, so does the stream
+(`extrapolate` goes on regardless, for measurements).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ltm.attention import attach
+from ltm.backbone import Backbone
+from ltm.bank import Bank
+from ltm.cache import MemoryCache
+from ltm.cache.pages import Columns, PagedCache
+from ltm.errors import LtmError
+from ltm.methods.base import Card, new_columns
+from ltm.methods.baselines import StreamBaseline
+from ltm.methods.quest import storing
+from ltm.methods.quest.config import QuestConfig
+from ltm.methods.quest.reader import PageReader
+from ltm.methods.registry import register
+
+
+@register("quest")
+class Quest(StreamBaseline):
+    """See the module's text and `QuestConfig`.
+
+    >>> model = Quest(load_backbone("smollm2-135m"), QuestConfig())  # doctest: +SKIP
+    >>> model.read(past)  # doctest: +SKIP
+    >>> model.generate(present, max_new_tokens=20)  # doctest: +SKIP
+    """
+
+    config_class = QuestConfig
+    card = Card(
+        "Tang et al., 2024, arXiv:2406.10774",
+        "attention over the few pages of the cache that matter to a query, up to 7 times faster, nothing evicted",
+        "every token after reading is sparse, however it comes; rows, padding, beams and banks",
+        needs_training=False,
+    )
+
+    def __init__(self, backbone: Backbone, config: QuestConfig):
+        super().__init__(backbone, config)
+        self._layers = range(config.dense_layers, backbone.view.num_layers)
+        self._reading = False
+
+    @property
+    def max_stream_tokens(self) -> int | None:
+        learned = not self.backbone.view.has_rotary
+        return self.backbone.view.max_positions if learned or not self.method_config.extrapolate else None
+
+    @property
+    def stream_bytes_per_token(self) -> float | None:
+        """Keys, values, and the pages' bounds of the layers that choose."""
+        kept, view = super().stream_bytes_per_token, self.backbone.view
+        assert kept is not None
+        precise = torch.promote_types(self.dtype, torch.float32)
+        channels = len(self._layers) * view.num_kv_heads * 2 * view.head_dim
+        return kept + channels * precise.itemsize / self.method_config.page_size
+
+    def new_cache(self) -> PagedCache:
+        return PagedCache(self.method_config.page_size)
+
+    def encode(self, ids: Tensor, mask: Tensor, cache: MemoryCache | None, rows: Tensor, keep: int) -> Tensor:
+        assert isinstance(cache, PagedCache)
+        columns = Columns(mask)
+        self._check_length(columns.num_tokens)
+        traced = self._trace is not None
+        reader = PageReader(self.method_config, self._layers, cache, columns, ids.shape[1], traced)
+        if reader.bypass and not traced:
+            return super().encode(ids, mask, cache, rows, keep)
+        with attach(self.backbone.view, reader):
+            logits = super().encode(ids, mask, cache, rows, keep)
+        if self._trace is not None and self.bank is not None and reader.weights:
+            storing.note_usage(self._trace, self.bank, reader, rows)
+        return logits
+
+    def _check_length(self, length: int) -> None:
+        limit = self.max_stream_tokens
+        if limit is None or length <= limit:
+            return
+        rotary = self.backbone.view.has_rotary
+        more = ", or extrapolate=True to go on where its answers cannot be trusted" if rotary else ""
+        raise LtmError(
+            f"{length:,} tokens are more than the backbone's {limit:,} positions, and Quest keeps true positions: it "
+            f"makes a long context cheap, not longer; read less, use a backbone with more positions, or a method "
+            f"that moves what it remembers{more}"
+        )
+
+    def _stream(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor, keep: int) -> Tensor:
+        assert isinstance(cache, PagedCache)
+        cache.reading = self._reading
+        return super()._stream(ids, mask, cache, rows, keep)
+
+    # the past
+
+    def read(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        documents: Sequence[int] | None = None,
+        spans: Tensor | None = None,
+        memory_rows: Tensor | None = None,
+    ) -> None:
+        self._follow_bank()
+        self._reading = True
+        try:
+            super().read(input_ids, attention_mask, memory_rows=memory_rows)
+        finally:
+            self._reading = False
+        if self.bank is not None:
+            mask = new_columns(attention_mask, input_ids)
+            storing.write(self.bank, self._past_cache(), self.backbone.view, mask, documents, spans)
+
+    def score_and_read(self, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        self._follow_bank()
+        logits = super().score_and_read(ids, mask, rows)
+        if self.bank is not None:
+            storing.write(self.bank, self._past_cache(), self.backbone.view, mask)
+        return logits
+
+    def start_stream(self, cache: MemoryCache | None, rows: Tensor) -> MemoryCache:
+        self._follow_bank()
+        if self._past is not None and self._past_cache().valid.shape[1] > self.method_config.token_budget:
+            self._past_cache().update_bounds(self._layers)  # once, not in every stream that starts here
+        return super().start_stream(cache, rows)
+
+    def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
+        if self.bank is not None:
+            self.bank.reset(None if rows is None else [int(row) for row in rows])
+        if rows is None or self._past is None or self._past.tokens is None:
+            self._past, self._past_rows = None, 0
+            return
+        for row in rows:
+            self._past_cache().forget_row(int(row))
+
+    def _past_cache(self) -> PagedCache:
+        assert isinstance(self._past, PagedCache)
+        return self._past
+
+    # the past in a bank
+
+    def new_bank(self, num_rows: int) -> Bank:
+        """An empty bank of every layer, without a limit: its chunks are for storage, not for search."""
+        return storing.new_bank(self.backbone, num_rows, self.method_config.page_size)
+
+    def use_bank(self, bank: Bank) -> None:
+        """Go on from what a bank holds, and write to it what is read from now on.
+
+        What was read after a document that is deleted later had seen it; read that again to be rid of it.
+        Raises BankMismatchError where the bank is another method's or backbone's.
+        """
+        storing.check_bank(bank, self.backbone)
+        self.bank = bank
+        self._past, self._past_rows = None, 0
+        self._follow_bank()
+
+    def _follow_bank(self) -> None:
+        """Take the past from the bank where they are not the same: it was just opened, or something was deleted."""
+        if self.bank is None:
+            return
+        held = [] if self._past is None else [len(row) for row in self._past.tokens or []]
+        stored = [self.bank.num_tokens(row) for row in range(self.bank.num_rows)]
+        if held == stored or not any([*held, *stored]):
+            return
+        self._past, self._past_rows = None, 0
+        if any(stored):
+            self._past, self._past_rows = storing.restore(self.bank, self.new_cache(), self.backbone.view), len(stored)

@@ -1,0 +1,86 @@
+"""docs/methods.md from the registry and result files: figures by hand, and blanks that say so."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from ltm.methods import METHODS
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return import_module("methods_table")
+
+
+def cells(page, name):
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def write(folder, task, label, method, rows, per_token=None):
+    facts = {
+        "format": 1,
+        "status": "done",
+        "command": f"ltm bench run --tasks {task} --methods {label}",
+        "date": label,
+        "order": [0, 0],
+        "setup": {"task": {"name": task, "config": {"max_tokens": 512}}, "method": {"name": method, "label": label}},
+        "bytes_per_token": per_token,
+        "rows": rows,
+    }
+    (folder / "bench").mkdir(exist_ok=True)
+    (folder / "bench" / f"{task}.{label}.json").write_text(json.dumps(facts))
+
+
+def row(condition, metric, value, count):
+    return {"condition": condition, "metric": metric, "value": value, "low": None, "high": None, "count": count}
+
+
+def test_without_results_every_method_has_a_row_of_blanks(table, tmp_path):
+    page = table.page(tmp_path)
+    for name in METHODS:
+        assert cells(page, name)[3:] == [
+            "not measured",
+            "1 x" if name == "full" else "not measured",
+            *["not measured"] * 2,
+        ]
+    assert cells(page, "quest")[1:3] == ["Tang et al., 2024, arXiv:2406.10774", "no"]
+
+
+def test_figures_come_from_the_files(table, tmp_path):
+    kinds = [row({"kind": kind}, "perplexity", value, 1) for kind, value in (("books", 20.004), ("techdocs", 5.5))]
+    write(tmp_path, "long_text", "a", "quest", [row({"kind": "books"}, "perplexity", 99.0, 1)], 7.0)
+    write(
+        tmp_path,
+        "long_text",
+        "quest",
+        "quest",
+        [*kinds, row({"kind": "books", "position": 9}, "perplexity", 1.0, 1)],
+        1234.5,
+    )
+    recall = [
+        row({"variant": variant, "length": length}, metric, value, count)
+        for variant, length, metric, value, count in (
+            ("passkey", 4096, "accuracy", 1.0, 1),
+            ("multi", 4096, "accuracy", 0.5, 3),
+            ("passkey", 4096, "choice_accuracy", 1.0, 1),
+            ("multi", 4096, "choice_accuracy", 1.0, 3),
+            ("uuid", 4096, "accuracy", 0.0, 9),
+        )
+    ]
+    write(tmp_path, "recall", "quest", "quest", recall)
+    cost = {"method": "quest", "label": "quest", "tokens": 8192, "seconds": 0.1, "full_seconds": 0.4}
+    speed = {"command": "python benchmarks/quest_speed.py", "decode_cost": [{**cost, "label": "other"}, cost]}
+    (tmp_path / "speed.json").write_text(json.dumps(speed))
+    page = table.page(tmp_path)
+    found = cells(page, "quest")[3:]
+    assert found == ["1,234", "8,192: 0.25 x; other, 8,192: 0.25 x", "4,096: 62% / 100%", "20.00 / 5.50 / –"]
+    assert "scored to 512 tokens" in page and page.count("`python benchmarks/quest_speed.py`") == 1
+    assert "`ltm bench run --tasks recall --methods quest`" in page
