@@ -29,10 +29,8 @@ class ExactIndex:
     """Inner products with every chunk key, read where they are stored; see `exact_search`."""
 
     def search(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        low, high, dead = row.ring.live
-        keys = row.ring.buffers["search_keys"][layer, :, low:high]
-        scores, found = exact_search(queries, keys, top_k, dead)
-        return scores, found if low == row.ring.start else (found - row.ring.start) % row.ring.capacity
+        parts = [part[layer] for part in row.ring.parts("search_keys")]
+        return exact_search(queries, parts, top_k)
 
 
 class FaissIndex:
