@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ltm.bank.eviction import EVICTIONS
 from ltm.bank.index import INDEXES
 from ltm.errors import ConfigError
 
@@ -23,11 +24,16 @@ class BankConfig:
     chunk_size: int = 4
     """Consecutive tokens that share one search key (their mean); larger is faster to search and coarser."""
     memory_size: int | None = 65_536
-    """Most tokens a row remembers, the oldest chunks leave first; None: no limit."""
+    """Most tokens a row remembers; None: no limit."""
     memory_bytes: int | None = None
     """Most bytes the tensors of a row take, search keys, token ids and spans included; None: no limit."""
-    index: str = "exact"
-    """Search over chunk keys: 'exact' in torch, or 'faiss' (needs the faiss extra)."""
+    index: str = "auto"
+    """Search over chunk keys: 'exact'; 'approximate' (clusters); 'auto': exact up to 131,072 chunks a row, then
+    approximate; or 'faiss' (exact too, needs the faiss extra)."""
+
+    evict: str = "oldest"
+    """What leaves a full memory first: 'oldest', 'least_recent' or 'least_frequent' (retrieved), or a name added to
+    `ltm.bank.eviction.EVICTIONS`."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -37,6 +43,8 @@ class BankConfig:
         ]
         if self.index not in INDEXES:
             problems.append(f"index={self.index!r}; use one of {', '.join(sorted(INDEXES))}")
+        if self.evict not in EVICTIONS:
+            problems.append(f"evict={self.evict!r}; use one of {', '.join(sorted(EVICTIONS))}")
         if not problems and self.memory_size is not None and self.memory_size < self.chunk_size:
             problems.append(
                 f"memory_size={self.memory_size} is less than chunk_size={self.chunk_size}; "

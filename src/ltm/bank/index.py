@@ -1,13 +1,15 @@
-"""Search structures over a row's chunk keys, behind one interface: exact in torch, and faiss."""
+"""Search structures over a row's chunk keys, behind one interface: exact, approximate, and faiss."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ltm.bank.search import exact_search
+from ltm.bank.approximate import ApproximateIndex, AutoIndex
+from ltm.bank.search import exact_search, joint_search
 from ltm.errors import LtmError
 
 if TYPE_CHECKING:
@@ -24,18 +26,35 @@ class ChunkIndex(Protocol):
         """
         ...
 
+    def search_joint(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """As `search`, with scores summed over heads: one ranking [queries, top_k]."""
+        ...
+
+    def kept(self, places: Tensor, num_dropped: int) -> ChunkIndex:
+        """What serves the row after all but the chunks at these places in order (int64, ascending) were removed.
+
+        num_dropped: the row's, before; it counts from 0 again then."""
+        ...
+
 
 class ExactIndex:
     """Inner products with every chunk key, read where they are stored; see `exact_search`."""
+
+    def kept(self, places: Tensor, num_dropped: int) -> ChunkIndex:
+        return type(self)()
+
+    def search_joint(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        return joint_search(queries, [part[layer] for part in row.ring.parts("search_keys")], top_k)
 
     def search(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         parts = [part[layer] for part in row.ring.parts("search_keys")]
         return exact_search(queries, parts, top_k)
 
 
-class FaissIndex:
+class FaissIndex(ExactIndex):
     """One faiss.IndexFlatIP for each layer and kv head, brought up to date before a search: new chunks are added,
-    evicted ones removed (a row that deletes chunks elsewhere takes a new index). On the host, in float32.
+    evicted ones removed (a row that deletes chunks elsewhere takes a new index). On the host, in float32; over all
+    heads together it searches as the exact index does.
 
     Raises LtmError where faiss is not installed.
     """
@@ -68,7 +87,12 @@ class FaissIndex:
         return self.layers[layer]
 
 
-INDEXES: dict[str, type[ExactIndex] | type[FaissIndex]] = {"exact": ExactIndex, "faiss": FaissIndex}
+INDEXES: dict[str, Callable[[], ChunkIndex]] = {
+    "auto": AutoIndex,
+    "exact": ExactIndex,
+    "approximate": ApproximateIndex,
+    "faiss": FaissIndex,
+}
 
 
 def create_index(name: str) -> ChunkIndex:

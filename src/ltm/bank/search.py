@@ -85,7 +85,13 @@ def joint_search(queries: Tensor, search_keys: Sequence[Tensor], top_k: int) -> 
     which count as one after another: of keys that are the same, which is found must not depend on where they lie.
     Returns scores and int64 indices [queries, top_k], best first; rounding as in `exact_search`.
     """
-    return _search_columns(queries, search_keys, top_k)
+    if queries.shape[1] > FEW_QUERIES:
+        return _search_columns(queries, search_keys, top_k)
+    found = []
+    for low, pieces in _key_blocks(search_keys):
+        rows = torch.cat([_summed_rows(queries, piece) for piece in pieces], dim=1)
+        found.append(_shifted(grouped_top_k(rows, min(top_k, rows.shape[1])), low))
+    return _merged(found, top_k)
 
 
 def _search_columns(queries: Tensor, parts: Sequence[Tensor], top_k: int) -> tuple[Tensor, Tensor]:
@@ -140,11 +146,19 @@ def _row_scores(queries: Tensor, pieces: Sequence[Tensor]) -> Tensor:
     return torch.cat(rows)
 
 
+def _summed_rows(queries: Tensor, keys: Tensor) -> Tensor:
+    """[queries, keys], products summed over heads."""
+    rows = torch.mm(queries[0], keys[0].T)
+    for query, key in zip(queries[1:], keys[1:], strict=True):
+        rows.addmm_(query, key.T)
+    return rows
+
+
 def _column_scores(queries: Tensor, pieces: Sequence[Tensor], room: Tensor) -> Tensor:
     """[keys, queries] of the pieces: products summed over heads, of queries [kv_heads, queries, head_dim]; in `room`
     if the product can be made there."""
-    if _ONEDNN_LINEAR is not None and queries.dtype == torch.float32 and queries.device.type == "cpu":
-        products = [[_onednn_product(key, query) for key, query in zip(p, queries, strict=True)] for p in pieces]
+    if queries.dtype == torch.float32 and queries.device.type == "cpu":
+        products = [[key_product(key, query) for key, query in zip(p, queries, strict=True)] for p in pieces]
         summed = [sum(heads[1:], start=heads[0]) for heads in products]
         return summed[0] if len(summed) == 1 else torch.cat(summed)
     low = 0
@@ -157,10 +171,11 @@ def _column_scores(queries: Tensor, pieces: Sequence[Tensor], room: Tensor) -> T
     return room[:low]
 
 
-def _onednn_product(keys: Tensor, queries: Tensor) -> Tensor:
-    """[keys, queries]."""
-    assert _ONEDNN_LINEAR is not None
-    return _ONEDNN_LINEAR(keys, queries.contiguous(), None, "none", [], "")
+def key_product(keys: Tensor, queries: Tensor) -> Tensor:
+    """Inner products [keys, queries], the fastest way there is for many of both."""
+    if _ONEDNN_LINEAR is not None and queries.dtype == torch.float32 and queries.device.type == "cpu":
+        return _ONEDNN_LINEAR(keys, queries.contiguous(), None, "none", [], "")
+    return torch.mm(keys, queries.T)
 
 
 def _shifted(found: tuple[Tensor, Tensor], places: int) -> tuple[Tensor, Tensor]:
