@@ -105,7 +105,7 @@ class Clusters:
         if missing > 0:
             scores = torch.cat((scores, scores.new_full((len(queries), missing), float("-inf"))), dim=1)
             places, numbers = (torch.cat((t, t.new_zeros(missing))) for t in (places, numbers))
-        best, chosen = row_top_k(scores, top_k)
+        best, chosen = scores.topk(top_k, dim=-1)
         return best.to(queries.dtype), numbers[chosen]
 
     def _places(self, clusters: Tensor) -> Tensor:
