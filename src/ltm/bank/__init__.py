@@ -8,6 +8,7 @@ from ltm.bank.hits import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
 from ltm.bank.index import INDEXES
 from ltm.bank.manifest import Manifest
 from ltm.bank.search import exact_search, joint_search, naive_search
+from ltm.bank.sharded import ShardedBank
 from ltm.bank.waiting import WaitingQueries
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Manifest",
     "Neighbours",
     "Retrieved",
+    "ShardedBank",
     "Usage",
     "WaitingQueries",
     "exact_search",

@@ -29,7 +29,7 @@ class BankConfig:
     """Most bytes the tensors of a row take, search keys, token ids and spans included; None: no limit."""
     index: str = "auto"
     """Search over chunk keys: 'exact'; 'approximate' (clusters); 'auto': exact up to 131,072 chunks a row, then
-    approximate; or 'faiss' (exact too, needs the faiss extra)."""
+    approximate; 'faiss' or 'qdrant' (exact too, each needs its extra; LTM_QDRANT_URL names a server)."""
 
     evict: str = "oldest"
     """What leaves a full memory first: 'oldest', 'least_recent' or 'least_frequent' (retrieved), or a name added to

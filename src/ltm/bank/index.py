@@ -1,4 +1,4 @@
-"""Search structures over a row's chunk keys, behind one interface: exact, approximate, and faiss."""
+"""Search structures over a row's chunk keys, behind one interface: exact, approximate, faiss and Qdrant."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ltm.bank.approximate import ApproximateIndex, AutoIndex
+from ltm.bank.qdrant import QdrantIndex
 from ltm.bank.search import exact_search, joint_search
 from ltm.errors import LtmError
 
@@ -92,6 +93,7 @@ INDEXES: dict[str, Callable[[], ChunkIndex]] = {
     "exact": ExactIndex,
     "approximate": ApproximateIndex,
     "faiss": FaissIndex,
+    "qdrant": QdrantIndex,
 }
 
 

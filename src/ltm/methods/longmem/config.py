@@ -53,8 +53,8 @@ class LongMemConfig:
     """Most tokens of the present that attention sees beside memory (paper: 1,024)."""
     stride: int | None = None
     """Tokens that go to memory when the window is full; None: half of the window."""
-    index: Literal["auto", "exact", "approximate", "faiss"] = "auto"
-    """Search over chunk keys: 'exact', 'approximate', 'auto' (exact up to 131,072 chunks a row), or 'faiss' (an extra)."""
+    index: Literal["auto", "exact", "approximate", "faiss", "qdrant"] = "auto"
+    """Search over chunk keys: 'exact', 'approximate', 'auto' (exact up to 131,072 chunks a row), 'faiss' or 'qdrant' (extras)."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -146,5 +146,5 @@ _CHOICES = {
     "copied_layer": ("first", "last"),
     "fusion": ("gate", "softmax"),
     "start": ("identity", "paper"),
-    "index": ("auto", "exact", "approximate", "faiss"),
+    "index": ("auto", "exact", "approximate", "faiss", "qdrant"),
 }

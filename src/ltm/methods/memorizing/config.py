@@ -30,8 +30,8 @@ class MemorizingConfig:
     """Most tokens of the present that attention sees beside memory."""
     stride: int | None = None
     """Tokens that go to memory when the window is full; None: half of the window."""
-    index: Literal["auto", "exact", "approximate", "faiss"] = "auto"
-    """Search over keys: 'exact', 'approximate', 'auto' (exact up to 131,072 of them a row), or 'faiss' (an extra)."""
+    index: Literal["auto", "exact", "approximate", "faiss", "qdrant"] = "auto"
+    """Search over keys: 'exact', 'approximate', 'auto' (exact up to 131,072 of them a row), 'faiss' or 'qdrant' (extras)."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -63,4 +63,4 @@ class MemorizingConfig:
 
 
 _LEAST = {"top_k": 1, "memory_size": 1, "segment_size": 2, "local_window": 2}
-_INDEXES = ("auto", "exact", "approximate", "faiss")
+_INDEXES = ("auto", "exact", "approximate", "faiss", "qdrant")
