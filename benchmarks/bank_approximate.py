@@ -2,7 +2,7 @@
 
     python benchmarks/real_keys.py --data DATA --keys keys.safetensors                       # once, 3 to 4 minutes
     OMP_NUM_THREADS=1 python benchmarks/bank_approximate.py --keys keys.safetensors          # 256k chunks, 5 minutes
-    OMP_NUM_THREADS=1 python benchmarks/bank_approximate.py --keys keys.safetensors --layers 4    # 1M chunks, 10 minutes
+    OMP_NUM_THREADS=1 python benchmarks/bank_approximate.py --keys keys.safetensors --layers 4   # 1M chunks, 10 min
 
 One chunk a token, so that there are as many keys as tokens. With --layers 1 all keys are of the layer that asks; with
 more, keys of neighbouring layers stand in for further text: easier to tell apart than more text of the same layer
@@ -49,7 +49,9 @@ def main() -> None:
             if any(row["choice"] == choice and row["head"] == head for row in rows):
                 continue
             rows += measure(choice, head, keys[head], queries.unflatten(0, (keys.shape[0], -1))[head])
-            write_result(name, {"chunks": keys.shape[1], "layers": arguments.layers, "rows": rows, "machine": machine()})
+            write_result(
+                name, {"chunks": keys.shape[1], "layers": arguments.layers, "rows": rows, "machine": machine()}
+            )
     report(name, keys.shape[1], rows)
 
 

@@ -1,7 +1,7 @@
 """What retrieval costs for each generated token, against the size of the bank, beside the backbone's own step.
 
     OMP_NUM_THREADS=1 python benchmarks/bank_decode.py --keys keys.safetensors                # to 1M tokens, 4 minutes
-    OMP_NUM_THREADS=1 python benchmarks/bank_decode.py --keys keys.safetensors --tokens 1024,16384,262144,1048576,4194304
+    OMP_NUM_THREADS=1 python benchmarks/bank_decode.py --keys keys.safetensors --tokens 1024,131072,1048576,4194304
 
 Keys of benchmarks/real_keys.py in chunks of 2 tokens, tiled where the bank is larger, with a little noise so that
 copies differ. For each size: LongMem's two searches for one token (9 heads, 16 chunks; all heads together, 32 chunks)

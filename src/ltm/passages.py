@@ -118,9 +118,11 @@ def _place(span: UsedSpan, passages: Sequence[Passage], names: Mapping[int, str]
         if name is None or span.end <= span.start:
             if passage.start is None and passage.text == span.text:
                 return number, 0, 0
-        elif passage.document == name and passage.start is not None and passage.end is not None:
-            if passage.start <= span.start < passage.end:
-                return number, span.start - passage.start, min(span.end, passage.end) - passage.start
+            continue
+        if passage.document != name or passage.start is None or passage.end is None:
+            continue
+        if passage.start <= span.start < passage.end:
+            return number, span.start - passage.start, min(span.end, passage.end) - passage.start
     return None
 
 

@@ -1,4 +1,4 @@
-"""faiss and Qdrant behind the same interface: what it finds is what the exact search finds, through every change of a row."""
+"""faiss and Qdrant behind the same interface: they find what exact search finds, through all changes of a row."""
 
 from __future__ import annotations
 

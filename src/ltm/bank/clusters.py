@@ -3,7 +3,7 @@
 An inverted file (Sivic and Zisserman, 2003; Jégou et al., 2011) with one change that attention needs. Queries of a
 language model lie elsewhere than its keys (Liu et al., 2024, RetrievalAttention, arXiv:2409.10516), so clusters that
 are tight for keys are not tight for what queries ask. With C the queries' second moment, C = A A^T, the error that a
-centroid c makes in the score of a key k is q (k - c), on average over queries |A^T (k - c)|^2: so the keys are clustered
+centroid c makes in the score of a key k is q (k - c), on average over queries |A^T (k - c)|^2: so keys are clustered
 after multiplication with A^T. That halves what must be looked at for the same recall (docs/bank-search.md).
 
 A query ranks clusters by q mean + deviation, where deviation is the root of that average over the cluster's keys.
@@ -178,4 +178,3 @@ def _nearest(points: Tensor, centroids: Tensor) -> Tensor:
     half_squares = centroids.square().sum(dim=1, keepdim=True) / 2
     found = [column_top_k(key_product(centroids, part).sub_(half_squares), 1)[1] for part in points.split(BLOCK)]
     return torch.cat(found).squeeze(1)
-

@@ -32,7 +32,8 @@ class Usage:
 
     @classmethod
     def nothing(cls) -> Usage:
-        return cls(*(torch.zeros(0, dtype=torch.int64) for _ in range(3)))
+        none = torch.zeros(0, dtype=torch.int64)
+        return cls(none, none, none)
 
     def wrote(self, chunks: int) -> Usage:
         """After so many new chunks."""
@@ -83,7 +84,7 @@ def leaving_order(eviction: Eviction, usage: Usage) -> Tensor:
 
 
 def naive_evict(chunks: list[dict], excess: int, policy: str, now: int) -> list[dict]:
-    """The reference: chunks as dicts (tokens, written, last, times), one leaves after another until enough tokens have."""
+    """The reference: chunks as dicts (tokens, written, last, times), one after another until enough tokens left."""
     chunks = list(chunks)
     while excess > 0 and chunks:
         scores = {

@@ -54,8 +54,9 @@ def budget_of(config: BankConfig, layout: ChunkLayout) -> Budget:
 class Row:
     """The past of one row, in order of writing: a queue of chunks within a budget.
 
-    index_name: how `search` finds chunks; evict: which leave first, a name in `EVICTIONS`. `sharers` counts the banks (and places in a bank) that hold this row; one
-    that wants to write while others hold it takes a copy first (`Bank.select`).
+    index_name: how `search` finds chunks; evict: which leave first, a name in `EVICTIONS`. `sharers` counts the banks
+    (and places in a bank) that hold this row; one that wants to write while others hold it takes a copy first
+    (`Bank.select`).
     """
 
     def __init__(self, layout: ChunkLayout, budget: Budget, index_name: str, evict: str = "oldest"):
@@ -204,7 +205,9 @@ class Row:
                 there = self.ring.ordered("counts", 0, min(excess, self.num_chunks))
             else:
                 there = self.ring.ordered("counts")[order.to(counts.device)]
-            enough = torch.cat((there, counts[:excess])).cumsum(0) >= excess  # every chunk has a token, so `excess` chunks suffice
+            enough = (
+                torch.cat((there, counts[:excess])).cumsum(0) >= excess
+            )  # every chunk has a token, so `excess` chunks suffice
             surplus = max(surplus, int(enough.int().argmax()) + 1)
         return surplus
 

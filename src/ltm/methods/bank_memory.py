@@ -41,7 +41,7 @@ class Scored(NamedTuple):
 class BankMethod(Method):
     """Base of methods with a bank.
 
-    config: has `memory_size`, `index`, `segment_size`, `local_window` and `stride`. memory_layer: the zero-based
+    config: has `memory_size`, `index`, `evict`, `segment_size`, `local_window` and `stride`. memory_layer: zero-based
     backbone layer whose keys and values are kept; chunk_size: consecutive tokens that share one search key;
     shared_memory: all rows of a batch use one memory row. A method supplies `score`, `trained_module` and
     `local_share`.
@@ -87,7 +87,7 @@ class BankMethod(Method):
         """An empty bank that fits this model, with `num_rows` rows."""
         view, config = self.backbone.view, self.method_config
         return Bank(
-            BankConfig(chunk_size=self.chunk_size, memory_size=config.memory_size, index=config.index),
+            BankConfig(self.chunk_size, memory_size=config.memory_size, index=config.index, evict=config.evict),
             num_rows=num_rows,
             num_kv_heads=view.num_kv_heads,
             head_dim=view.head_dim,

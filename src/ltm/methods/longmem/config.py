@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ltm.bank.eviction import EVICTIONS
 from ltm.errors import ConfigError
 
 
@@ -53,8 +54,11 @@ class LongMemConfig:
     """Most tokens of the present that attention sees beside memory (paper: 1,024)."""
     stride: int | None = None
     """Tokens that go to memory when the window is full; None: half of the window."""
+    evict: str = "oldest"
+    """What leaves a full memory first: 'oldest', 'least_recent' or 'least_frequent' (retrieved), or a name of yours."""
     index: Literal["auto", "exact", "approximate", "faiss", "qdrant"] = "auto"
-    """Search over chunk keys: 'exact', 'approximate', 'auto' (exact up to 131,072 chunks a row), 'faiss' or 'qdrant' (extras)."""
+    """Search over keys: 'exact', 'approximate', 'auto' (exact up to 131,072 chunks a row, then approximate), 'faiss' or
+    'qdrant' (extras)."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -84,6 +88,8 @@ class LongMemConfig:
                     f"{name}={tokens} is no multiple of chunk_size={self.chunk_size}; "
                     f"use {max(tokens // self.chunk_size, 1) * self.chunk_size}"
                 )
+        if self.evict not in EVICTIONS:
+            problems.append(f"evict={self.evict!r}; use one of {', '.join(sorted(EVICTIONS))}")
         if self.stride is not None and not 0 < self.stride <= self.local_window:
             problems.append(f"stride={self.stride}; use 1 to local_window={self.local_window}")
         return problems

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ltm.bank.eviction import EVICTIONS
 from ltm.errors import ConfigError
 
 
@@ -30,8 +31,11 @@ class MemorizingConfig:
     """Most tokens of the present that attention sees beside memory."""
     stride: int | None = None
     """Tokens that go to memory when the window is full; None: half of the window."""
+    evict: str = "oldest"
+    """What leaves a full memory first: 'oldest', 'least_recent' or 'least_frequent' (retrieved), or a name of yours."""
     index: Literal["auto", "exact", "approximate", "faiss", "qdrant"] = "auto"
-    """Search over keys: 'exact', 'approximate', 'auto' (exact up to 131,072 of them a row), 'faiss' or 'qdrant' (extras)."""
+    """Search over keys: 'exact', 'approximate', 'auto' (exact up to 131,072 chunks a row, then approximate), 'faiss' or
+    'qdrant' (extras)."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -45,6 +49,8 @@ class MemorizingConfig:
             problems.append(f"stride={self.stride}; use 1 to local_window={self.local_window}")
         if self.index not in _INDEXES:
             problems.append(f"index={self.index!r}; use one of {', '.join(_INDEXES)}")
+        if self.evict not in EVICTIONS:
+            problems.append(f"evict={self.evict!r}; use one of {', '.join(sorted(EVICTIONS))}")
         if problems:
             raise ConfigError(problems)
 
