@@ -241,3 +241,22 @@ def test_a_backbone_without_a_tokenizer_is_refused(backbone):
     with pytest.raises(LtmError, match="no tokenizer"):
         Session(create_method("window", bare))
     assert Session(create_method("window", bare), backbone.tokenizer).ask("Who?", max_new_tokens=2).token_ids
+
+
+def test_every_token_tells_what_it_used(session):
+    session.read(BOOK, "moby")
+    session.read(OTHER, "idol")
+    answer = session.ask("Who?", max_new_tokens=6, trace=True)
+    traced, texts = answer.trace, {"moby": BOOK, "idol": OTHER}
+    assert "".join(token.text for token in traced.tokens) == answer.text
+    assert len(traced.tokens) == len(answer.token_ids) and all(token.uses for token in traced.tokens)
+    for token in traced.tokens:
+        assert 0 < token.weight <= 1 + 1e-5
+        assert sum(use.weight for use in token.uses) <= token.weight + 1e-6
+        for use in token.uses:
+            passage = traced.passages[use.passage]
+            assert texts[passage.document][passage.start : passage.end] == passage.text
+            assert 0 <= use.start < use.end <= len(passage.text)
+    assert {passage.text for passage in answer.passages[:1]} <= {passage.text for passage in traced.passages}
+    assert session.ask("Who?", max_new_tokens=2).trace.tokens == []
+    assert "trace" not in answer.to_dict()

@@ -63,11 +63,13 @@ class Sampling:
 @dataclass(frozen=True)
 class Generated:
     """token_ids: what was generated, without the end token; used: chunks of memory by use (empty without trace), with
-    weights averaged over the tokens; ended: the model ended it; seconds: prompt and generation together."""
+    weights averaged over the tokens; used_by_token: the same for each token of token_ids; ended: the model ended it;
+    seconds: prompt and generation together."""
 
     text: str
     token_ids: list[int]
     used: list[UsedChunk]
+    used_by_token: list[list[UsedChunk]]
     prompt_tokens: int
     ended: bool
     seconds: float
@@ -123,23 +125,28 @@ def generate(
     with torch.random.fork_rng(enabled=sampling.seed is not None):
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
-        output, used = _run(method, input_ids.to(method.device), arguments, trace)
+        output, used, by_token = _run(method, input_ids.to(method.device), arguments, trace)
     new = output[0, input_ids.shape[1] :].tolist()
     seconds, ended = time.perf_counter() - started, bool(new) and new[-1] in ends
     new = new[:-1] if ended else new
     text = tokenizer.decode(new, skip_special_tokens=True)
-    return Generated(text, new, used, input_ids.shape[1], ended, seconds)
+    return Generated(text, new, used, by_token[: len(new)], input_ids.shape[1], ended, seconds)
 
 
-def _run(method: Method, ids: Tensor, arguments: dict[str, Any], trace: bool) -> tuple[Tensor, list[UsedChunk]]:
+def _run(
+    method: Method, ids: Tensor, arguments: dict[str, Any], trace: bool
+) -> tuple[Tensor, list[UsedChunk], list[list[UsedChunk]]]:
     mask = torch.ones_like(ids)
     if not trace:
-        return method.generate(input_ids=ids, attention_mask=mask, **arguments), []
+        return method.generate(input_ids=ids, attention_mask=mask, **arguments), [], []
     with method.trace() as traced:
         output = method.generate(input_ids=ids, attention_mask=mask, **arguments)
     scored = output.shape[1] - ids.shape[1]  # each new token was chosen by one scored token before it
-    used = traced.total(0, last=scored, bank=method.bank) if method.bank is not None else []
-    return output, [type(chunk)(chunk.row, chunk.slot, chunk.weight / max(scored, 1)) for chunk in used]
+    if method.bank is None:
+        return output, [], []
+    used = traced.total(0, last=scored, bank=method.bank)
+    mean = [type(chunk)(chunk.row, chunk.slot, chunk.weight / max(scored, 1)) for chunk in used]
+    return output, mean, traced.tokens(0, method.bank)[-scored:]
 
 
 def _end_tokens(method: Method, tokenizer: Any) -> list[int]:

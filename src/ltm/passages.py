@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 CANDIDATES = 64
@@ -58,17 +58,87 @@ class Passage:
         return asdict(self)
 
 
-def find_passages(used: Sequence[UsedSpan], sources: Mapping[int, SourceText], most: int = 5) -> list[Passage]:
+@dataclass(frozen=True)
+class TokenUse:
+    """A chunk that a token used: the number of its passage, the chunk's characters in that passage's text (both 0
+    where not known), and its weight."""
+
+    passage: int
+    start: int
+    end: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class TracedToken:
+    """A token of an answer as text, memory's whole weight in it, and the chunks it used most, most used first."""
+
+    text: str
+    weight: float
+    uses: list[TokenUse]
+
+
+@dataclass(frozen=True)
+class AnswerTrace:
+    """Every passage that some token used, most used first, and the tokens."""
+
+    passages: list[Passage] = field(default_factory=list)
+    tokens: list[TracedToken] = field(default_factory=list)
+
+
+def trace_tokens(
+    words: Sequence[str],
+    used_by_token: Sequence[Sequence[tuple[UsedSpan, float]]],
+    used: Sequence[UsedSpan],
+    sources: Mapping[int, SourceText],
+    most: int = 8,
+) -> AnswerTrace:
+    """Passages of a whole answer and what each token used of them.
+
+    words: each token as text; used_by_token: for each token the chunks it used and their weights, most used first;
+    used: those chunks for all tokens together, most used first; most: chunks kept of each token.
+    """
+    shown = {id(span): span for uses in used_by_token for span, _ in uses[:most]}
+    spans = [span for span in used if id(span) in shown]
+    passages = find_passages(spans, sources, len(spans), len(spans))
+    names = {number: source.name for number, source in sources.items()}
+    places = {id(span): _place(span, passages, names) for span in spans}
+    tokens = []
+    for word, uses in zip(words, used_by_token, strict=True):
+        found = [(places[id(span)], weight) for span, weight in uses[:most]]
+        kept = [TokenUse(*place, weight) for place, weight in found if place is not None]
+        tokens.append(TracedToken(word, sum(weight for _, weight in uses), kept))
+    return AnswerTrace(passages, tokens)
+
+
+def _place(span: UsedSpan, passages: Sequence[Passage], names: Mapping[int, str]) -> tuple[int, int, int] | None:
+    """The passage that a chunk begins in, and its characters there."""
+    name = None if span.document is None else names.get(span.document)
+    for number, passage in enumerate(passages):
+        if name is None or span.end <= span.start:
+            if passage.start is None and passage.text == span.text:
+                return number, 0, 0
+            continue
+        if passage.document != name or passage.start is None or passage.end is None:
+            continue
+        if passage.start <= span.start < passage.end:
+            return number, span.start - passage.start, min(span.end, passage.end) - passage.start
+    return None
+
+
+def find_passages(
+    used: Sequence[UsedSpan], sources: Mapping[int, SourceText], most: int = 5, candidates: int = CANDIDATES
+) -> list[Passage]:
     """The `most` passages that were used most, none overlapping another.
 
     used: chunks, most used first. sources: by document id. A chunk whose place in a text is not known comes back as
-    a passage of its own.
+    a passage of its own. candidates: chunks, most used first, from which passages are grown.
     """
-    loose = [Passage(None, None, None, c.text, c.weight) for c in used[:CANDIDATES] if not _is_placed(c, sources)]
+    loose = [Passage(None, None, None, c.text, c.weight) for c in used[:candidates] if not _is_placed(c, sources)]
     passages = [
         _passage(document, sources[document], start, end, used)
         for document in sources
-        for start, end in _grow([c for c in used[:CANDIDATES] if c.document == document], sources[document].text)
+        for start, end in _grow([c for c in used[:candidates] if c.document == document], sources[document].text)
     ]
     return sorted(passages + loose, key=lambda passage: -passage.weight)[:most]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -16,7 +16,7 @@ from ltm.errors import LtmError
 from ltm.generation import OnText, Sampling, generate, plain_ids, question_ids
 from ltm.methods import Method, create_method, load_method, method_class
 from ltm.methods.registry import config_from_options
-from ltm.passages import Passage, SourceText, UsedSpan, find_passages
+from ltm.passages import AnswerTrace, Passage, SourceText, UsedSpan, find_passages, trace_tokens
 from ltm.tasks.perplexity import DocumentScore, PerplexityResult, score_stream
 from ltm.tokens import TokenBlock, token_blocks, token_ids
 
@@ -58,7 +58,8 @@ class Answer:
     """What a session answered.
 
     text; token_ids without the end token; passages of memory it used, most used first (empty without trace);
-    prompt_tokens; ended: the model ended it itself (False: max_new_tokens did); seconds for prompt and answer.
+    prompt_tokens; ended: the model ended it itself (False: max_new_tokens did); seconds for prompt and answer; trace:
+    what each token used (empty without trace), for `ltm.trace_page`.
     """
 
     text: str
@@ -67,6 +68,7 @@ class Answer:
     prompt_tokens: int
     ended: bool
     seconds: float
+    trace: AnswerTrace = field(default_factory=AnswerTrace)
 
     @property
     def tokens_per_second(self) -> float:
@@ -75,7 +77,9 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**asdict(self), "tokens_per_second": self.tokens_per_second}
+        plain = asdict(replace(self, trace=AnswerTrace()))
+        del plain["trace"]  # many times as long as the rest
+        return {**plain, "tokens_per_second": self.tokens_per_second}
 
 
 class Session:
@@ -254,23 +258,27 @@ class Session:
     def _answer(self, ids: Any, trace: bool, on_text: OnText | None, sampling: dict[str, Any]) -> Answer:
         options = config_from_options(Sampling, sampling, "sampling")
         made = generate(self.method, self.tokenizer, ids, options, trace=trace, on_text=on_text)
-        passages = self._passages(made.used) if trace else []
-        return Answer(made.text, made.token_ids, passages, made.prompt_tokens, made.ended, made.seconds)
+        spans, texts = self._spans(made.used) if trace else ({}, {})
+        passages = find_passages(list(spans.values()), texts, NUM_PASSAGES)
+        words = _words(self.tokenizer, made.token_ids) if trace else []
+        by_token = [[(spans[chunk.slot], chunk.weight) for chunk in used] for used in made.used_by_token]
+        by_token = [[]] * (len(words) - len(by_token)) + by_token  # nothing is noted where nothing is remembered
+        traced = trace_tokens(words, by_token, list(spans.values()), texts) if trace else AnswerTrace()
+        return Answer(made.text, made.token_ids, passages, made.prompt_tokens, made.ended, made.seconds, traced)
 
-    def _passages(self, used: Sequence[UsedChunk]) -> list[Passage]:
-        """The passages behind used chunks, most used first."""
+    def _spans(self, used: Sequence[UsedChunk]) -> tuple[dict[int, UsedSpan], dict[int, SourceText]]:
+        """The chunks used, by slot, most used first, and the documents they lie in."""
         bank = self.method.bank
         if bank is None or not used:
-            return []
+            return {}, {}
         sources = bank.sources([chunk.slot for chunk in used], 0)
-        spans = [
-            UsedSpan(s.document, s.start, s.end, self.tokenizer.decode(s.token_ids), chunk.weight)
+        spans = {
+            s.slot: UsedSpan(s.document, s.start, s.end, self.tokenizer.decode(s.token_ids), chunk.weight)
             for s, chunk in zip(sources, used, strict=True)
-        ]
-        wanted = {span.document for span in spans}
+        }
+        wanted = {span.document for span in spans.values()}
         known = {info.id: (info.name, bank.document_text(info.id)) for info in bank.documents if info.id in wanted}
-        texts = {number: SourceText(name, text) for number, (name, text) in known.items() if text is not None}
-        return find_passages(spans, texts, NUM_PASSAGES)
+        return spans, {number: SourceText(name, text) for number, (name, text) in known.items() if text is not None}
 
     # helpers
 
@@ -330,6 +338,17 @@ class Session:
 
     def _info(self, document: int) -> DocumentInfo:
         return next(info for info in self.documents if info.id == document)
+
+
+def _words(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text; characters made of several tokens come with the last of them."""
+    words, done = [], ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+        whole = text if end == len(ids) else text.rstrip("\ufffd")
+        words.append(whole[len(done) :])
+        done = max(done, whole, key=len)
+    return words
 
 
 def _no_bank(method: str) -> str:

@@ -358,7 +358,7 @@ def test_mistakes_are_told_in_one_line(make_bank, call, told):
 
 def test_config_tells_every_problem_together():
     with pytest.raises(
-        ConfigError, match=r"chunk_size=0.*memory_size=-1.*memory_bytes='x'.*index='hnsw'; use one of exact"
+        ConfigError, match=r"chunk_size=0.*memory_size=-1.*memory_bytes='x'.*index='hnsw'; use one of approximate, auto"
     ):
         BankConfig(chunk_size=0, memory_size=-1, memory_bytes="x", index="hnsw")
     with pytest.raises(ConfigError, match="memory_size=4 is less than chunk_size=8"):

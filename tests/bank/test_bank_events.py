@@ -219,5 +219,7 @@ def test_wrong_events_are_refused():
         Bank(num_rows=1, num_kv_heads=2, head_dim=HEAD_DIM).event_table(0)
     with pytest.raises(ConfigError, match="search_storage='int8' with events"):
         BankConfig(chunk_size=1, event_heads=2, search_storage="int8")
+    with pytest.raises(ConfigError, match="evict='least_recent' with events"):
+        BankConfig(chunk_size=1, event_heads=2, evict="least_recent")
     with pytest.raises(ConfigError, match="chunk_size=4 with events"):
         BankConfig(chunk_size=4, event_heads=2)

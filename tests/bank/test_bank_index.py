@@ -1,4 +1,4 @@
-"""faiss behind the same interface: what it finds is what the exact search finds, through every change of a row."""
+"""faiss and Qdrant behind the same interface: they find what exact search finds, through all changes of a row."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from ltm.errors import LtmError
 SHAPE = {"num_rows": 1, "num_kv_heads": 2, "head_dim": 8, "layers": (1, 5)}
 
 
-def test_faiss_finds_what_exact_finds():
-    pytest.importorskip("faiss", reason="faiss is not installed")
-    exact, faiss = (Bank(BankConfig(memory_size=200, index=name), **SHAPE) for name in ("exact", "faiss"))
+@pytest.mark.parametrize(("name", "module"), [("faiss", "faiss"), ("qdrant", "qdrant_client")])
+def test_others_find_what_exact_finds(name, module, monkeypatch):
+    pytest.importorskip(module, reason=f"{module} is not installed")
+    monkeypatch.delenv("LTM_QDRANT_URL", raising=False)  # tests run without a server
+    exact, faiss = (Bank(BankConfig(memory_size=200, index=index), **SHAPE) for index in ("exact", name))
     document = [bank.add_document("d") for bank in (exact, faiss)][0]
     query = torch.randn(1, 4, 3, 8, generator=torch.Generator().manual_seed(0))
 
@@ -37,6 +39,9 @@ def test_faiss_finds_what_exact_finds():
         bank.delete_document(document)
     compare()
     (index,) = (row.index for row in faiss.rows)
+    if name == "qdrant":
+        assert [index.client.count(index._collection(0, head)).count for head in (0, 1)] == [faiss.num_chunks()] * 2
+        return
     assert [part.ntotal for part in index.layers[0]] == [faiss.num_chunks()] * 2
 
 
@@ -44,3 +49,16 @@ def test_without_faiss_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(LtmError, match=r'pip install "ltm\[faiss\]"'):
         Bank(BankConfig(index="faiss"), **SHAPE)
+
+
+def test_without_qdrant_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "qdrant_client", None)
+    with pytest.raises(LtmError, match=r'pip install "ltm\[qdrant\]"'):
+        Bank(BankConfig(index="qdrant"), **SHAPE)
+
+
+def test_a_server_that_does_not_answer_is_named(monkeypatch):
+    pytest.importorskip("qdrant_client", reason="qdrant-client is not installed")
+    monkeypatch.setenv("LTM_QDRANT_URL", "http://127.0.0.1:9")
+    with pytest.raises(LtmError, match="no Qdrant answers at http://127.0.0.1:9"):
+        Bank(BankConfig(index="qdrant"), **SHAPE)

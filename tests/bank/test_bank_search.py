@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ltm.bank import exact_search, naive_search
 from ltm.bank import search as search_module
-from ltm.bank.search import DIRECT, GROUP, grouped_top_k
+from ltm.bank.search import DIRECT, GROUP, column_top_k, grouped_top_k
 
 
 @pytest.mark.parametrize("chunks", [1, 63, 100])
@@ -34,31 +34,35 @@ def test_the_reference_keeps_to_its_head():
     assert scores[:, 0].tolist() == [[2, 1], [-1, -2], [10, 6], [-6, -10]]
 
 
-def test_blocks_and_groups_change_nothing(monkeypatch):
+@pytest.mark.parametrize("count", [3, 77])  # decoding's way and reading's
+def test_blocks_parts_and_groups_change_nothing(monkeypatch, count):
     random = torch.Generator().manual_seed(0)
-    queries, keys = torch.randn(2, 77, 8, generator=random), torch.randn(2, DIRECT * 2 + 5, 8, generator=random)
+    queries, keys = torch.randn(2, count, 8, generator=random), torch.randn(2, DIRECT * 2 + 5, 8, generator=random)
     expected = naive_search(queries[:, :3], keys, 5)[1]
     whole = exact_search(queries, keys, 5)
     assert torch.equal(whole[1][:, :3], expected)
-    monkeypatch.setattr(search_module, "BLOCK_SCORES", {"cpu": 1, "cuda": 1})
-    in_blocks = exact_search(queries, keys, 5)
-    assert torch.equal(whole[1], in_blocks[1])
+    in_parts = exact_search(queries, keys.split([7, DIRECT, DIRECT - 2], dim=1), 5)
+    assert torch.equal(whole[1], in_parts[1])
+    monkeypatch.setattr(search_module, "KEY_BLOCK", {"cpu": 100, "cuda": 100})
+    monkeypatch.setattr(search_module, "QUERY_BLOCK", 10)
+    monkeypatch.setattr(search_module, "MOST_QUERIES", 10)
+    for parts in (keys, keys.split([7, DIRECT, DIRECT - 2], dim=1)):
+        assert torch.equal(whole[1], exact_search(queries, parts, 5)[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shift", [0.0, -100.0])  # all negative: bf16 cannot be compared as int16
-def test_dead_keys_are_never_found(dtype, shift):
+@pytest.mark.parametrize("count", [3, 40])
+def test_every_dtype_and_sign(dtype, shift, count):
     random = torch.Generator().manual_seed(1)
     keys = torch.randn(1, 3 * DIRECT, 4, generator=random)
     keys[:, :, 0] = shift
-    keys[:, 100:5000] *= 10
-    queries = torch.randn(1, 20, 4, generator=random).abs()
-    alive = torch.cat((keys[:, :100], keys[:, 5000:]), dim=1)
-    scores, indices = exact_search(queries.to(dtype), keys.to(dtype), 9, (100, 5000))
-    assert not ((indices >= 100) & (indices < 5000)).any()
-    expected = torch.bmm(queries.to(dtype), alive.to(dtype).transpose(1, 2)).topk(9, dim=-1).values
+    queries = torch.randn(1, count, 4, generator=random).abs().to(dtype)
+    scores, indices = exact_search(queries, keys.to(dtype), 9)
+    expected = torch.bmm(queries, keys.to(dtype).transpose(1, 2)).topk(9, dim=-1).values
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-2 if dtype != torch.float32 else 1e-5)
-    assert bool((scores[:, :, 0] < 0).all()) == (shift < 0)
+    assert bool((scores < 0).any()) == (shift < 0)
+    assert all(len(set(found)) == 9 for found in indices[0].tolist())
 
 
 @settings(max_examples=60, deadline=None)
@@ -72,10 +76,10 @@ def test_dead_keys_are_never_found(dtype, shift):
 def test_grouped_top_k_is_top_k(n, top_k, levels, dtype, seed):
     random = torch.Generator().manual_seed(seed)
     scores = torch.randint(-levels, levels, (2, n), generator=random).to(dtype)  # many ties
-    best, indices = grouped_top_k(scores, top_k)
-    assert torch.equal(best, scores.topk(top_k, dim=-1).values)
-    assert torch.equal(scores.gather(1, indices), best)
-    assert all(len(set(row)) == top_k for row in indices.tolist())
+    for best, indices in (grouped_top_k(scores, top_k), column_top_k(scores.T.contiguous(), top_k)):
+        assert torch.equal(best, scores.topk(top_k, dim=-1).values)
+        assert torch.equal(scores.gather(1, indices), best)
+        assert all(len(set(row)) == top_k for row in indices.tolist())
 
 
 def test_the_groups_are_used():

@@ -118,6 +118,20 @@ def test_ask_streams_to_stdout_and_shows_passages(run, bank, sidenet):
     assert on["prompt_tokens"] == len("Call me")
 
 
+def test_ask_writes_the_page_of_an_answer(run, bank, sidenet, tmp_path):
+    page = tmp_path / "out.html"
+    options = ("--sidenet", sidenet, "--max-tokens", 3)
+    made = run("ask", bank, "Who?", "--trace", page, *options)
+    assert made.code == 0 and f"wrote {page}" in made.err.replace("\n", "")
+    content = page.read_text()
+    assert "<h1>Who?</h1>" in content and "moby.txt" in content
+    page.unlink()
+    assert run("ask", bank, "--trace", page, "Who?", *options).code == 0 and page.read_text() == content
+    assert run("ask", bank, "Who?", page, *options).code == 2
+    refused = run("ask", bank, "Who?", "--trace", tmp_path / "no" / "out.html", *options)
+    assert refused.code == 2 and "cannot write" in refused.err
+
+
 def test_chat_answers_each_line(run, bank, sidenet, monkeypatch):
     import io
 

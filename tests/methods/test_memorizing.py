@@ -207,7 +207,10 @@ def test_a_session_reads_asks_and_names_passages(tiny_backbone, tmp_path):
         ({"memory_layer": 6}, "memory_layer=6; the backbone has layers 0 to 5"),
         ({"top_k": 0, "segment_size": 1}, "top_k=0; use 1 or more; segment_size=1; use 2 or more"),
         ({"gate_start": 1.0}, "gate_start=1.0; use a share between 0 and 1, such as 0.05"),
-        ({"stride": 9, "index": "hnsw"}, "stride=9; use 1 to local_window=8; index='hnsw'; use one of exact, faiss"),
+        (
+            {"stride": 9, "index": "hnsw"},
+            "stride=9; use 1 to local_window=8; index='hnsw'; use one of auto, exact, approximate, faiss, qdrant",
+        ),
     ],
 )
 def test_configs_that_cannot_be_are_refused(tiny_backbone, options, words):

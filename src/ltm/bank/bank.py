@@ -45,7 +45,7 @@ Rows = Sequence[int] | Tensor
 
 
 class Bank:
-    """Memory for `num_rows` pasts that never see each other, each first in first out within the config's budget.
+    """Memory for `num_rows` pasts that never see each other, each within the config's budget.
 
     num_kv_heads, head_dim: of the backbone; layers: backbone layers whose keys and values are kept; dtype, device: of
     keys and values (token ids and spans stay on the host). fingerprint: the backbone's identity (or its plain values),
@@ -99,7 +99,7 @@ class Bank:
         )
         check_layout(self.layout)
         budget = budget_of(self.config, self.layout)
-        self.rows = [Row(self.layout, budget, self.config.index) for _ in range(num_rows)]
+        self.rows = [Row(self.layout, budget, self.config.index, self.config.evict) for _ in range(num_rows)]
         self.document_registry = Documents()
         self.saved_revisions: dict[Path, str] = {}  # of the manifest that this bank last wrote or read, by directory
 

@@ -18,6 +18,17 @@ BLOCK_CHUNKS = 2**13
 """Search keys that are decoded at a time: of 3 heads of 64 numbers, 6 MB in float32, which a cache holds."""
 
 
+def search_row(row: Row, layer: int, queries: Tensor, top_k: int, jointly: bool = False) -> tuple[Tensor, Tensor]:
+    """As `exact_search`, or with `jointly` as `joint_search`, over all chunks of a row, however search keys are stored.
+
+    queries: [kv_heads, queries, head_dim] in the row's search dtype; top_k: 1 to the row's chunks.
+    """
+    if not row.has_float_search_keys:
+        return search_blocks(row, layer, queries, top_k, jointly)
+    parts = [part[layer] for part in row.ring.parts("search_keys")]
+    return joint_search(queries, parts, top_k) if jointly else exact_search(queries, parts, top_k)
+
+
 def search_blocks(row: Row, layer: int, queries: Tensor, top_k: int, jointly: bool = False) -> tuple[Tensor, Tensor]:
     """As `exact_search`, or with `jointly` as `joint_search`, over all chunks of a row: scores and places in order.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ltm.bank.eviction import EVICTIONS
 from ltm.bank.index import INDEXES
 from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
@@ -24,17 +25,21 @@ class BankConfig:
     chunk_size: int = 4
     """Consecutive tokens that share one search key (their mean); larger is faster to search and coarser."""
     memory_size: int | None = 65_536
-    """Most tokens a row remembers, the oldest chunks leave first; None: no limit."""
+    """Most tokens a row remembers; None: no limit."""
     memory_bytes: int | None = None
     """Most bytes the tensors of a row take, search keys, token ids and spans included; None: no limit."""
-    index: str = "exact"
-    """Search over chunk keys: 'exact' in torch, or 'faiss' (needs the faiss extra)."""
+    index: str = "auto"
+    """Search over chunk keys: 'exact'; 'approximate' (clusters); 'auto': exact up to 131,072 chunks a row, then
+    approximate; 'faiss' or 'qdrant' (exact too, each needs its extra; LTM_QDRANT_URL names a server)."""
     key_storage: str | None = None
     """Keys in memory and on disk: float32, float16, bfloat16, int8 or int4; None: as the backbone computes."""
     value_storage: str | None = None
     """Values, in the same way."""
     search_storage: str | None = None
     """Search keys, in the same way, or 'derived' from the stored keys at each search: no bytes, and more time."""
+    evict: str = "oldest"
+    """What leaves a full memory first: 'oldest', 'least_recent' or 'least_frequent' (retrieved), or a name added to
+    `ltm.bank.eviction.EVICTIONS`."""
     event_heads: int | None = None
     """Heads of the representative keys that writes bring for *events*, runs of tokens that are found together; None:
     no events, chunks are searched by their mean keys."""
@@ -64,6 +69,10 @@ class BankConfig:
         if self.index not in INDEXES:
             problems.append(f"index={self.index!r}; use one of {', '.join(sorted(INDEXES))}")
         problems += storage_problems(self)
+        if self.evict not in EVICTIONS:
+            problems.append(f"evict={self.evict!r}; use one of {', '.join(sorted(EVICTIONS))}")
+        if self.event_heads is not None and self.evict != "oldest":
+            problems.append(f"evict={self.evict!r} with events; use 'oldest', it is not counted which are used")
         if not problems and self.memory_size is not None and self.memory_size < self.chunk_size:
             problems.append(
                 f"memory_size={self.memory_size} is less than chunk_size={self.chunk_size}; "

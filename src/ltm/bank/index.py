@@ -1,14 +1,16 @@
-"""Search structures over a row's chunk keys, behind one interface: exact in torch, and faiss."""
+"""Search structures over a row's chunk keys, behind one interface: exact, approximate, faiss and Qdrant."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ltm.bank.blocks import search_blocks, search_keys_of
-from ltm.bank.search import exact_search
+from ltm.bank.approximate import ApproximateIndex, AutoIndex
+from ltm.bank.blocks import search_keys_of, search_row
+from ltm.bank.qdrant import QdrantIndex
 from ltm.errors import LtmError
 
 if TYPE_CHECKING:
@@ -25,22 +27,34 @@ class ChunkIndex(Protocol):
         """
         ...
 
+    def search_joint(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """As `search`, with scores summed over heads: one ranking [queries, top_k]."""
+        ...
+
+    def kept(self, places: Tensor, num_dropped: int) -> ChunkIndex:
+        """What serves the row after all but the chunks at these places in order (int64, ascending) were removed.
+
+        num_dropped: the row's, before; it counts from 0 again then."""
+        ...
+
 
 class ExactIndex:
-    """Inner products with every chunk key, read where they are stored; see `exact_search`."""
+    """Inner products with every chunk key, read where they are stored; see `search_row`."""
+
+    def kept(self, places: Tensor, num_dropped: int) -> ChunkIndex:
+        return type(self)()
+
+    def search_joint(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        return search_row(row, layer, queries, top_k, jointly=True)
 
     def search(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        if not row.has_float_search_keys:
-            return search_blocks(row, layer, queries, top_k)
-        low, high, dead = row.ring.live
-        keys = row.ring.buffers["search_keys"][layer, :, low:high]
-        scores, found = exact_search(queries, keys, top_k, dead)
-        return scores, found if low == row.ring.start else (found - row.ring.start) % row.ring.capacity
+        return search_row(row, layer, queries, top_k)
 
 
-class FaissIndex:
+class FaissIndex(ExactIndex):
     """One faiss.IndexFlatIP for each layer and kv head, brought up to date before a search: new chunks are added,
-    evicted ones removed (a row that deletes chunks elsewhere takes a new index). On the host, in float32.
+    evicted ones removed (a row that deletes chunks elsewhere takes a new index). On the host, in float32; over all
+    heads together it searches as the exact index does.
 
     Raises LtmError where faiss is not installed.
     """
@@ -73,7 +87,13 @@ class FaissIndex:
         return self.layers[layer]
 
 
-INDEXES: dict[str, type[ExactIndex] | type[FaissIndex]] = {"exact": ExactIndex, "faiss": FaissIndex}
+INDEXES: dict[str, Callable[[], ChunkIndex]] = {
+    "auto": AutoIndex,
+    "exact": ExactIndex,
+    "approximate": ApproximateIndex,
+    "faiss": FaissIndex,
+    "qdrant": QdrantIndex,
+}
 
 
 def create_index(name: str) -> ChunkIndex:

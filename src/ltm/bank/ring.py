@@ -76,15 +76,6 @@ class Ring:
         """Positions in the buffers of chunks by their place in order."""
         return (order + self.start) % self.capacity if self.start else order
 
-    @property
-    def live(self) -> tuple[int, int, tuple[int, int]]:
-        """Positions low to high cover all chunks, and between them lies a dead range (relative to low; empty if not
-        wrapped around)."""
-        end = self.start + self.length
-        if end <= self.capacity:
-            return self.start, end, (0, 0)
-        return 0, self.capacity, (end - self.capacity, self.start)
-
     def copy(self) -> Ring:
         """The same chunks in buffers of their own."""
         other = Ring(self.fields)

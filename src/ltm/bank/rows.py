@@ -8,16 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ltm.bank.blocks import search_blocks
 from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
 from ltm.bank.config import BankConfig
 from ltm.bank.events import RowEvents
+from ltm.bank.eviction import EVICTIONS, Usage, leaving_order
 from ltm.bank.field import Chunks
 from ltm.bank.hits import ChunkSource
 from ltm.bank.index import create_index
 from ltm.bank.mapped import MappedEntries
 from ltm.bank.ring import Ring
-from ltm.bank.search import joint_search
 from ltm.bank.storage import FLOATS, SCALE
 from ltm.errors import ConfigError
 
@@ -62,14 +61,15 @@ def budget_of(config: BankConfig, layout: ChunkLayout) -> Budget:
 
 
 class Row:
-    """The past of one row, in order of writing: a queue of chunks within a budget, first in first out.
+    """The past of one row, in order of writing: a queue of chunks within a budget.
 
-    index_name: how `search` finds chunks. `sharers` counts the banks (and places in a bank) that hold this row; one
-    that wants to write while others hold it takes a copy first (`Bank.select`).
+    index_name: how `search` finds chunks; evict: which leave first, a name in `EVICTIONS`. `sharers` counts the banks
+    (and places in a bank) that hold this row; one that wants to write while others hold it takes a copy first
+    (`Bank.select`).
     """
 
-    def __init__(self, layout: ChunkLayout, budget: Budget, index_name: str):
-        self.layout, self.budget, self.index_name = layout, budget, index_name
+    def __init__(self, layout: ChunkLayout, budget: Budget, index_name: str, evict: str = "oldest"):
+        self.layout, self.budget, self.index_name, self.evict_name = layout, budget, index_name, evict
         self.ring = Ring(layout.fields)
         self.events = RowEvents(layout, budget.events) if layout.event_fields else None
         self.mapped: MappedEntries | None = None
@@ -78,6 +78,7 @@ class Row:
         self.num_dropped = 0  # oldest chunks dropped since the index was made
         self.sharers = 1
         self.index = create_index(index_name)
+        self.usage = None if evict == "oldest" else Usage.nothing()  # kept only where eviction asks for it
 
     # what is there
 
@@ -128,8 +129,7 @@ class Row:
         added = chunks["counts"].shape[0]
         start, end = self.next_number, self.next_number + added
         chunks = {**chunks, "numbers": torch.arange(start, end, device=self.layout.device)}
-        old = min(self._surplus(chunks["counts"], num_tokens), self.num_chunks)
-        self.evict(old)
+        self._make_room(chunks["counts"], num_tokens)
         new = self._surplus(chunks["counts"], num_tokens)  # more came than the whole row may hold
         if new:
             num_tokens -= int(chunks["counts"][:new].sum())
@@ -139,15 +139,31 @@ class Row:
         if needed > self.ring.capacity:
             self.ring.reserve(self.budget.capacity_for(needed, self.ring.capacity))
         self.ring.append(chunks)
+        if self.usage is not None:
+            self.usage = self.usage.wrote(added - new)
         self.num_tokens += num_tokens
         self.next_number = end
         if self.events is not None and events is not None:
             self.events.append({**events, "starts": events["starts"] + start})
             self.events.drop_before(self.first_number)
 
+    def _make_room(self, counts: Tensor, num_tokens: int) -> None:
+        """Let chunks go for those that come (`counts`, in all num_tokens tokens), as the policy says."""
+        if self.usage is None:
+            self.evict(min(self._surplus(counts, num_tokens), self.num_chunks))
+            return
+        order = leaving_order(EVICTIONS[self.evict_name], self.usage)
+        surplus = min(self._surplus(counts, num_tokens, order), self.num_chunks)
+        if surplus == self.num_chunks:
+            self.evict(surplus)
+        elif surplus:
+            self.keep(order[surplus:].sort().values)
+
     def evict(self, count: int) -> None:
         """Drop the oldest chunks."""
         if count:
+            if self.usage is not None:
+                self.usage = self.usage.kept(torch.arange(count, self.num_chunks))
             self._load()
             self.num_tokens -= int(self.ring.ordered("counts", 0, count).sum())
             self.ring.drop(count)
@@ -158,12 +174,17 @@ class Row:
     def delete_document(self, document: int) -> None:
         """Remove a document's chunks; the others keep their slots."""
         keep = self.ring.ordered("documents") != document
-        if bool(keep.all()):
-            return
+        if not bool(keep.all()):
+            self.keep(keep.nonzero().squeeze(1))
+
+    def keep(self, places: Tensor) -> None:
+        """Remove all chunks but those at these places in order (int64, ascending); they keep their slots."""
         self._load()
-        self.ring.keep(keep.nonzero().squeeze(1))
+        self.ring.keep(places)
+        if self.usage is not None:
+            self.usage = self.usage.kept(places)
         self.num_tokens = int(self.ring.ordered("counts").sum())
-        self.index, self.num_dropped = create_index(self.index_name), 0
+        self.index, self.num_dropped = self.index.kept(places, self.num_dropped), 0
         if self.events is not None:
             self.events.keep(self.numbers())
 
@@ -176,6 +197,8 @@ class Row:
                 del self.ring.buffers[name]
         self.ring.reserve(chunks["counts"].shape[0])
         self.ring.append(chunks)
+        if self.usage is not None:
+            self.usage = self.usage.wrote(chunks["counts"].shape[0])
         self.num_tokens = int(chunks["counts"].sum())
         self.next_number = next_number
         if self.events is not None:
@@ -184,7 +207,7 @@ class Row:
 
     def successor(self) -> Row:
         """An empty row whose slots go on where this one's end."""
-        other = Row(self.layout, self.budget, self.index_name)
+        other = Row(self.layout, self.budget, self.index_name, self.evict_name)
         other.next_number = self.next_number
         return other
 
@@ -193,18 +216,24 @@ class Row:
         other = self.successor()
         other.ring = self.ring.copy()
         other.events = None if self.events is None else self.events.copy()
-        other.mapped, other.num_tokens = self.mapped, self.num_tokens
+        other.mapped, other.num_tokens, other.usage = self.mapped, self.num_tokens, self.usage
         return other
 
-    def _surplus(self, counts: Tensor, num_tokens: int) -> int:
-        """How many chunks from the oldest on, those that come (`counts`) included, are over the budget."""
+    def _surplus(self, counts: Tensor, num_tokens: int, order: Tensor | None = None) -> int:
+        """How many chunks, those that come (`counts`) last, are over the budget; order: places in which those that are
+        there leave, None: the oldest first."""
         surplus = 0
         if self.budget.chunks is not None:
             surplus = max(self.num_chunks + counts.shape[0] - self.budget.chunks, 0)
         if self.budget.tokens is not None and self.num_tokens + num_tokens > self.budget.tokens:
             excess = self.num_tokens + num_tokens - self.budget.tokens
-            oldest = torch.cat((self.ring.ordered("counts", 0, min(excess, self.num_chunks)), counts[:excess]))
-            enough = oldest.cumsum(0) >= excess  # every chunk has a token, so `excess` chunks suffice
+            if order is None:
+                there = self.ring.ordered("counts", 0, min(excess, self.num_chunks))
+            else:
+                there = self.ring.ordered("counts")[order.to(counts.device)]
+            enough = (
+                torch.cat((there, counts[:excess])).cumsum(0) >= excess
+            )  # every chunk has a token, so `excess` chunks suffice
             surplus = max(surplus, int(enough.int().argmax()) + 1)
         return surplus
 
@@ -223,18 +252,17 @@ class Row:
 
         queries: [kv_heads, queries, head_dim].
         """
-        found = self.index.search(self, layer, queries.to(self.search_dtype), min(top_k, self.num_chunks))
-        return found[0].to(self.layout.dtype), found[1]
+        asked = queries.to(self.search_dtype)
+        scores, order = self.index.search(self, layer, asked, min(top_k, self.num_chunks))
+        if self.usage is not None:
+            self.usage = self.usage.found(order, queries.shape[1])
+        return scores.to(self.layout.dtype), order
 
     def search_joint(self, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        """As `search`, with scores summed over heads: one ranking [queries, top_k]. Exact whatever the index is."""
-        top_k = min(top_k, self.num_chunks)
-        if self.has_float_search_keys:
-            parts = [part[layer] for part in self.ring.parts("search_keys")]
-            found = joint_search(queries.to(self.search_dtype), parts, top_k)
-        else:
-            found = search_blocks(self, layer, queries, top_k, jointly=True)
-        return found[0].to(self.layout.dtype), found[1]
+        """As `search`, with scores summed over heads: one ranking [queries, top_k]."""
+        asked = queries.to(self.search_dtype)
+        scores, order = self.index.search_joint(self, layer, asked, min(top_k, self.num_chunks))
+        return scores.to(self.layout.dtype), order
 
     @property
     def has_float_search_keys(self) -> bool:

@@ -101,13 +101,19 @@ def _row_shards(
     for shard in previous.shards if previous else ():
         if shard.row != number or shard.last < row.first_number:
             continue  # another row's, or all evicted
-        if known.issuperset(shard.documents):
+        if known.issuperset(shard.documents) and not _has_holes(row, numbers, shard):
             yield shard
         else:
             low, high = _places(numbers, shard.first), _places(numbers, shard.last + 1)
             yield from _write_shards(bank, number, row, low, high, files)
     saved = previous.rows[number].next if previous else 0
     yield from _write_shards(bank, number, row, _places(numbers, saved), len(numbers), files)
+
+
+def _has_holes(row: Row, numbers: Any, shard: ShardEntry) -> bool:
+    """Whether chunks of a shard have left otherwise than oldest first: then it is written anew without them."""
+    held = _places(numbers, shard.last + 1) - _places(numbers, shard.first)
+    return row.usage is not None and held < shard.num_chunks
 
 
 def _places(numbers: Any, slot: int) -> int:

@@ -106,10 +106,14 @@ def read(
     run_read(files, output, backbone, sidenet, method, memory_size, device, as_json, **storages)
 
 
-@app.command(epilog='Try: ltm ask moby.bank "Who is Queequeg?" --trace')
+@app.command(epilog='Try: ltm ask moby.bank "Who is Queequeg?" --trace out.html')
 def ask(
     bank: BankOrText,
     question: Annotated[str, typer.Argument(help="What to ask; with --continue, a text to go on from.")],
+    page: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PAGE]", help="With --trace: an .html file for what each word of the answer used."),
+    ] = None,
     trace: Trace = False,
     plain: Annotated[
         bool, typer.Option("--continue", help="Go on from the text as it stands, without a chat template.")
@@ -127,6 +131,8 @@ def ask(
     """Answer a question with a memory."""
     from ltm.cli.ask import run_ask
 
+    if page is not None and question.endswith(".html"):  # --trace out.html came before the question
+        question, page = str(page), Path(question)
     sampling = _sampling(max_tokens, temperature, repetition_penalty, seed)
     run_ask(
         bank,
@@ -135,6 +141,7 @@ def ask(
         plain,
         sampling,
         as_json,
+        page,
         backbone=backbone,
         sidenet=sidenet,
         method=method,

@@ -12,6 +12,7 @@ from ltm.documents import iter_documents
 from ltm.errors import LtmError
 from ltm.passages import Passage
 from ltm.session import Answer, Session
+from ltm.trace_page import trace_page
 
 
 def run_ask(
@@ -21,17 +22,31 @@ def run_ask(
     plain: bool,
     sampling: dict[str, Any],
     as_json: bool,
+    page: Path | None = None,
     **opening: Any,
 ) -> None:
-    """One answer: streamed to stdout, passages to stderr; with --json all of it as one object."""
+    """One answer: streamed to stdout, passages to stderr; with --json all of it as one object; page: a file for
+    `trace_page`."""
+    if page is not None and not trace:
+        raise LtmError(f"{page} is to hold a page on what was used; add --trace")
     session = open_session(bank, **opening)
     answer = session.continue_text if plain else session.ask
     made = answer(question, trace=trace, on_text=None if as_json else _write, **sampling)
+    if page is not None:
+        _write_page(page, trace_page(question, made))
     if as_json:
         print_json(made.to_dict())
         return
     print()
     finish(made, trace)
+
+
+def _write_page(page: Path, content: str) -> None:
+    try:
+        page.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise LtmError(f"cannot write {page}: {error.strerror or error}; give another place for the page") from error
+    notice(f"wrote {page}")
 
 
 def run_chat(bank: Path, trace: bool, sampling: dict[str, Any], **opening: Any) -> None:

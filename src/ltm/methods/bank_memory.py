@@ -52,7 +52,7 @@ class Scored(NamedTuple):
 class BankMethod(Method):
     """Base of methods with a bank.
 
-    config: has `memory_size`, `memory_bytes`, `index`, `key_storage`, `value_storage`, `search_storage`,
+    config: has `memory_size`, `memory_bytes`, `index`, `evict`, `key_storage`, `value_storage`, `search_storage`,
     `segment_size`, `local_window` and `stride`. memory_layer: the zero-based backbone layer whose keys and values are
     kept; chunk_size: consecutive tokens that share one search key;
     shared_memory: all rows of a batch use one memory row. A method supplies `score`, `trained_module` and
@@ -100,7 +100,14 @@ class BankMethod(Method):
         """An empty bank that fits this model, with `num_rows` rows."""
         view, config = self.backbone.view, self.method_config
         storages = {name: getattr(config, name) for name in STORAGE_OPTIONS}
-        settings = BankConfig(self.chunk_size, config.memory_size, config.memory_bytes, index=config.index, **storages)
+        settings = BankConfig(
+            self.chunk_size,
+            config.memory_size,
+            config.memory_bytes,
+            index=config.index,
+            evict=config.evict,
+            **storages,
+        )
         in_codes = any(storages[name] in BITS for name in ("key_storage", "search_storage"))
         return Bank(
             settings,

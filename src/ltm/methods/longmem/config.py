@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ltm.bank.eviction import EVICTIONS
 from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
 
@@ -56,14 +57,17 @@ class LongMemConfig:
     """Most tokens of the present that attention sees beside memory (paper: 1,024)."""
     stride: int | None = None
     """Tokens that go to memory when the window is full; None: half of the window."""
-    index: Literal["exact", "faiss"] = "exact"
-    """Search over chunk keys: 'exact' in torch, or 'faiss' (needs the faiss extra)."""
     key_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
     """Keys in a new memory: as floats, or codes of 8 or 4 bits (docs/bank-format.md); None: as computed."""
     value_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
     """Values, in the same way."""
     search_storage: Literal["float32", "float16", "bfloat16", "int8", "int4", "derived"] | None = None
     """Search keys, in the same way, or 'derived' from the stored keys at each search: no bytes, and more time."""
+    evict: str = "oldest"
+    """What leaves a full memory first: 'oldest', 'least_recent' or 'least_frequent' (retrieved), or a name of yours."""
+    index: Literal["auto", "exact", "approximate", "faiss", "qdrant"] = "auto"
+    """Search over keys: 'exact', 'approximate', 'auto' (exact up to 131,072 chunks a row, then approximate), 'faiss' or
+    'qdrant' (extras)."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -96,6 +100,8 @@ class LongMemConfig:
                     f"{name}={tokens} is no multiple of chunk_size={self.chunk_size}; "
                     f"use {max(tokens // self.chunk_size, 1) * self.chunk_size}"
                 )
+        if self.evict not in EVICTIONS:
+            problems.append(f"evict={self.evict!r}; use one of {', '.join(sorted(EVICTIONS))}")
         if self.stride is not None and not 0 < self.stride <= self.local_window:
             problems.append(f"stride={self.stride}; use 1 to local_window={self.local_window}")
         return problems
@@ -158,5 +164,5 @@ _CHOICES = {
     "copied_layer": ("first", "last"),
     "fusion": ("gate", "softmax"),
     "start": ("identity", "paper"),
-    "index": ("exact", "faiss"),
+    "index": ("auto", "exact", "approximate", "faiss", "qdrant"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ltm.bank.eviction import EVICTIONS
 from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
 
@@ -33,14 +34,17 @@ class MemorizingConfig:
     """Most tokens of the present that attention sees beside memory."""
     stride: int | None = None
     """Tokens that go to memory when the window is full; None: half of the window."""
-    index: Literal["exact", "faiss"] = "exact"
-    """Search over keys: 'exact' in torch, or 'faiss' (needs the faiss extra)."""
     key_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
     """Keys in a new memory: as floats, or codes of 8 or 4 bits (docs/bank-format.md); None: as computed."""
     value_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
     """Values, in the same way."""
     search_storage: Literal["float32", "float16", "bfloat16", "int8", "int4", "derived"] | None = None
     """Search keys, in the same way, or 'derived' from the stored keys at each search: no bytes, and more time."""
+    evict: str = "oldest"
+    """What leaves a full memory first: 'oldest', 'least_recent' or 'least_frequent' (retrieved), or a name of yours."""
+    index: Literal["auto", "exact", "approximate", "faiss", "qdrant"] = "auto"
+    """Search over keys: 'exact', 'approximate', 'auto' (exact up to 131,072 chunks a row, then approximate), 'faiss' or
+    'qdrant' (extras)."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -57,6 +61,8 @@ class MemorizingConfig:
         if self.index not in _INDEXES:
             problems.append(f"index={self.index!r}; use one of {', '.join(_INDEXES)}")
         problems += storage_problems(self)
+        if self.evict not in EVICTIONS:
+            problems.append(f"evict={self.evict!r}; use one of {', '.join(sorted(EVICTIONS))}")
         if problems:
             raise ConfigError(problems)
 
@@ -75,4 +81,4 @@ class MemorizingConfig:
 
 
 _LEAST = {"top_k": 1, "memory_size": 1, "segment_size": 2, "local_window": 2}
-_INDEXES = ("exact", "faiss")
+_INDEXES = ("auto", "exact", "approximate", "faiss", "qdrant")

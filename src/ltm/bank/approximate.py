@@ -1,0 +1,117 @@
+"""The index that looks into a few clusters of chunks instead of all, and grows and shrinks with its row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ltm.bank.blocks import search_keys_of, search_row
+from ltm.bank.clusters import Clusters
+from ltm.bank.search import FEW_QUERIES, exact_search, row_top_k
+
+if TYPE_CHECKING:
+    from ltm.bank.rows import Row
+
+FROM_CHUNKS = 131_072
+"""'auto' searches exactly up to so many chunks: 256k tokens in chunks of 2 (docs/bank-search.md)."""
+TAIL = 8192
+"""New chunks that are searched exactly before they join their clusters."""
+SEEN_QUERIES = 2048
+"""Queries kept for telling what will be asked, the latest; of one search at most an eighth of it."""
+
+Space = tuple[int, int | None]
+"""A layer and a kv head; None: all heads together."""
+
+
+class ApproximateIndex:
+    """`Clusters` for each layer and kv head, and for all heads together, made at the first search that needs them.
+
+    What is new is searched exactly until it is worth sorting in; after growing to twice the size everything is
+    clustered anew. Searches with many queries (reading) stay exact: a matrix product over all keys serves them all
+    at once, and in clusters they would share little. So do rows below from_chunks.
+    """
+
+    def __init__(self, from_chunks: int = 64):
+        self.from_chunks = from_chunks
+        self.spaces: dict[Space, Clusters] = {}
+        self.ends: dict[Space, int] = {}  # chunks below are in clusters, counted from the index's making
+        self.seen: dict[Space, Tensor] = {}
+
+    def search(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        for head, asked in enumerate(queries):
+            self._remember((layer, head), asked)
+        if queries.shape[1] > FEW_QUERIES or not self._is_large(row):
+            return search_row(row, layer, queries, top_k)
+        heads = [self._search(row, (layer, head), asked, top_k) for head, asked in enumerate(queries)]
+        return torch.stack([scores for scores, _ in heads]), torch.stack([order for _, order in heads])
+
+    def search_joint(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        together = queries.transpose(0, 1).flatten(1)  # [queries, kv_heads * head_dim]
+        self._remember((layer, None), together)
+        if queries.shape[1] > FEW_QUERIES or not self._is_large(row):
+            return search_row(row, layer, queries, top_k, jointly=True)
+        return self._search(row, (layer, None), together, top_k)
+
+    def kept(self, places: Tensor, num_dropped: int) -> ApproximateIndex:
+        """The index of the same row after all but the chunks at these places (int64, ascending) were removed."""
+        other = ApproximateIndex(self.from_chunks)
+        other.seen = self.seen
+        for space, clusters in self.spaces.items():
+            held = places[places + num_dropped < self.ends[space]]
+            clusters.keep(held + num_dropped)
+            other.spaces[space], other.ends[space] = clusters, len(held)
+        return other
+
+    def _search(self, row: Row, space: Space, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """Scores and places in order [queries, top_k]."""
+        first, end = row.num_dropped, row.num_dropped + row.num_chunks
+        clusters = self._up_to_date(row, space)
+        scores, numbers = clusters.search(queries, top_k, first)
+        tail = _keys(row, space, self.ends[space] - first, end - self.ends[space])
+        if len(tail):
+            more, order = exact_search(queries[None], tail[None], min(top_k, len(tail)))
+            scores, numbers = torch.cat((scores, more[0]), dim=1), torch.cat((numbers, order[0] + self.ends[space]), 1)
+            scores, chosen = row_top_k(scores, top_k)
+            numbers = numbers.gather(1, chosen)
+        if bool(scores.isneginf().any()):  # the clusters hold too little that is alive
+            scores, order = exact_search(queries[None], _keys(row, space, 0, row.num_chunks)[None], top_k)
+            return scores[0], order[0]
+        return scores, numbers - first
+
+    def _up_to_date(self, row: Row, space: Space) -> Clusters:
+        """The clusters of a space; all but the newest chunks are in them."""
+        first, end = row.num_dropped, row.num_dropped + row.num_chunks
+        clusters, held = self.spaces.get(space), self.ends.get(space, 0)
+        if clusters is None or held <= first or row.num_chunks > 2 * clusters.trained_on:
+            keys = _keys(row, space, 0, row.num_chunks)
+            clusters = self.spaces[space] = Clusters(keys, torch.arange(first, end), self.seen[space])
+            self.ends[space] = end
+        elif end - held > TAIL:
+            clusters.add(_keys(row, space, held - first, end - held), torch.arange(held, end), first)
+            self.ends[space] = end
+        return clusters
+
+    def _is_large(self, row: Row) -> bool:
+        return row.num_chunks >= self.from_chunks and row.layout.device.type == "cpu"
+
+    def _remember(self, space: Space, queries: Tensor) -> None:
+        """Keep some of the queries."""
+        some = queries[:: max(len(queries) * 8 // SEEN_QUERIES, 1)]
+        before = self.seen.get(space)
+        self.seen[space] = (some.clone() if before is None else torch.cat((before, some)))[-SEEN_QUERIES:]
+
+
+class AutoIndex(ApproximateIndex):
+    """Exact up to `FROM_CHUNKS` chunks in a row, approximate above."""
+
+    def __init__(self) -> None:
+        super().__init__(FROM_CHUNKS)
+
+
+def _keys(row: Row, space: Space, first: int, count: int) -> Tensor:
+    """Search keys of one space [count, head_dim or kv_heads * head_dim], in order."""
+    layer, head = space
+    keys = search_keys_of(row, layer, first, count)
+    return keys.transpose(0, 1).flatten(1) if head is None else keys[head]

@@ -1,0 +1,180 @@
+"""Approximate search: chunk keys in clusters, of which a query looks into the most promising.
+
+An inverted file (Sivic and Zisserman, 2003; Jégou et al., 2011) with one change that attention needs. Queries of a
+language model lie elsewhere than its keys (Liu et al., 2024, RetrievalAttention, arXiv:2409.10516), so clusters that
+are tight for keys are not tight for what queries ask. With C the queries' second moment, C = A A^T, the error that a
+centroid c makes in the score of a key k is q (k - c), on average over queries |A^T (k - c)|^2: so keys are clustered
+after multiplication with A^T. That halves what must be looked at for the same recall (docs/bank-search.md).
+
+A query ranks clusters by q mean + deviation, where deviation is the root of that average over the cluster's keys.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ltm.bank.search import column_top_k, key_product, row_top_k
+
+PROBES = 64
+"""Clusters looked into for each query: recall of 0.95 and more of the best 16 on real keys (docs/bank-search.md)."""
+ROUNDS = 4
+"""Of k-means."""
+SAMPLE = 32
+"""Keys for each cluster that k-means sees."""
+PRIOR = 64
+"""Made-up queries, equally long in every direction, added to the ones seen: a few real ones must not decide all."""
+BLOCK = 4096
+
+
+class Clusters:
+    """The keys of one search space in clusters, with room to add.
+
+    keys: [chunks, head_dim]; queries: [some, head_dim], what is asked of them, as a sample. numbers: int64 [chunks],
+    ascending, what `search` returns for each. Keys are held once more, cluster by cluster, in their dtype.
+
+    >>> clusters = Clusters(keys, torch.arange(len(keys)), queries)  # doctest: +SKIP
+    >>> scores, numbers = clusters.search(queries[:3], 16)  # doctest: +SKIP
+    """
+
+    def __init__(self, keys: Tensor, numbers: Tensor, queries: Tensor):
+        self.probes = PROBES
+        self.trained_on = len(keys)
+        self.root = _root_of_moment(queries.float())  # A, [head_dim, head_dim]
+        self.offset = keys[:: max(len(keys) // 65536, 1)].float().mean(dim=0)
+        mapped = self._mapped(keys[_spread_out(len(keys), SAMPLE * num_clusters(len(keys)))])
+        self.centroids = _k_means(mapped, num_clusters(len(keys)))  # [clusters, head_dim], of mapped keys
+        self._arrange(keys, numbers, self._owners(keys))
+
+    @classmethod
+    def restore(cls, state: dict[str, Tensor], keys: Tensor) -> Clusters:
+        """From `state`, and the keys of its numbers in ascending order."""
+        self = cls.__new__(cls)
+        self.probes, self.trained_on = PROBES, int(state["trained_on"])
+        self.root, self.offset, self.centroids = (state[name] for name in ("root", "offset", "centroids"))
+        self._arrange(keys, state["numbers"], state["owners"].long())
+        return self
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs; the keys are the bank's."""
+        order = self.numbers.argsort()
+        return {
+            "trained_on": torch.tensor(self.trained_on),
+            "root": self.root,
+            "offset": self.offset,
+            "centroids": self.centroids,
+            "numbers": self.numbers[order],
+            "owners": self.owners[order].int(),
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.numel() * t.element_size() for t in vars(self).values() if isinstance(t, Tensor))
+
+    def add(self, keys: Tensor, numbers: Tensor, first: int) -> None:
+        """More keys, numbered above those held; what is numbered below `first` is let go."""
+        alive = self.numbers >= first
+        keys_now = torch.cat((self.keys[alive], keys))
+        owners = torch.cat((self.owners[alive], self._owners(keys)))
+        self._arrange(keys_now, torch.cat((self.numbers[alive], numbers)), owners)
+
+    def keep(self, numbers: Tensor) -> None:
+        """Let go of all keys but those with these numbers (int64, ascending), which become 0, 1, ..."""
+        found = torch.searchsorted(numbers, self.numbers).clamp_(max=max(len(numbers) - 1, 0))
+        alive = numbers[found] == self.numbers if len(numbers) else torch.zeros_like(found, dtype=torch.bool)
+        self._arrange(self.keys[alive], found[alive], self.owners[alive])
+
+    def search(self, queries: Tensor, top_k: int, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Scores and numbers [queries, top_k] of the best keys in the clusters looked into, best first; -inf where
+        they hold fewer than top_k that are numbered `first` or more. Queries [queries, head_dim] look into each
+        other's clusters too: meant for a few of them."""
+        ranking = (queries.float() @ self.means.T).add_(self.deviations)  # [queries, clusters]
+        best = row_top_k(ranking, min(self.probes, ranking.shape[1]))[1]
+        places = self._places(best.flatten().unique())
+        numbers = self.numbers[places]
+        # in float32: in bf16 so many of the best have equal scores that a third of the true ones would be lost
+        scores = torch.mm(self.keys.index_select(0, places).float(), queries.float().T).T  # [queries, candidates]
+        scores = scores.contiguous()
+        if first:
+            scores.masked_fill_(numbers < first, float("-inf"))
+        missing = top_k - scores.shape[1]
+        if missing > 0:
+            scores = torch.cat((scores, scores.new_full((len(queries), missing), float("-inf"))), dim=1)
+            places, numbers = (torch.cat((t, t.new_zeros(missing))) for t in (places, numbers))
+        best, chosen = scores.topk(top_k, dim=-1)
+        return best.to(queries.dtype), numbers[chosen]
+
+    def _places(self, clusters: Tensor) -> Tensor:
+        """All places of the keys of these clusters, which lie one behind the other."""
+        starts = self.bounds[clusters]
+        counts = self.bounds[clusters + 1] - starts
+        ends = counts.cumsum(0)
+        return torch.repeat_interleave(starts - ends + counts, counts) + torch.arange(int(ends[-1]))
+
+    def _arrange(self, keys: Tensor, numbers: Tensor, owners: Tensor) -> None:
+        """Lay keys out cluster by cluster and sum the clusters up."""
+        order = owners.argsort(stable=True)
+        self.keys, self.numbers, self.owners = keys[order], numbers[order], owners[order]
+        counts = torch.bincount(self.owners, minlength=len(self.centroids))
+        self.bounds = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+        some = counts.clamp(min=1).float()
+        self.means = torch.zeros_like(self.centroids).index_add_(0, self.owners, self.keys.float()) / some[:, None]
+        squares = torch.zeros(len(self.centroids))
+        for start in range(0, len(keys), 16 * BLOCK):
+            part = slice(start, start + 16 * BLOCK)
+            away = (self.keys[part].float() - self.means[self.owners[part]]) @ self.root
+            squares.index_add_(0, self.owners[part], away.square().sum(dim=1))
+        self.deviations = (squares / some).sqrt().masked_fill_(counts == 0, float("-inf"))
+
+    def _owners(self, keys: Tensor) -> Tensor:
+        """The cluster of each key."""
+        return torch.cat([_nearest(self._mapped(part), self.centroids) for part in keys.split(16 * BLOCK)])
+
+    def _mapped(self, keys: Tensor) -> Tensor:
+        return (keys.float() - self.offset) @ self.root
+
+
+def num_clusters(chunks: int) -> int:
+    """A power of two near 4 sqrt(chunks): then finding clusters costs about as much as looking into them."""
+    return 2 ** max(round(math.log2(4 * math.sqrt(chunks))), 1) if chunks >= 64 else 1
+
+
+def _root_of_moment(queries: Tensor) -> Tensor:
+    """A with A A^T the second moment of queries [some, head_dim], drawn towards equal in all directions."""
+    size = queries.shape[1]
+    mean_square = queries.square().sum() / max(queries.numel(), 1)
+    moment = (queries.T @ queries + PRIOR * mean_square * torch.eye(size)) / (len(queries) + PRIOR)
+    values, vectors = torch.linalg.eigh(moment)
+    return vectors * values.clamp(min=1e-12).sqrt()
+
+
+def _spread_out(n: int, wanted: int) -> Tensor:
+    """About `wanted` of n places, at random, the same each time."""
+    if wanted >= n:
+        return torch.arange(n)
+    return torch.randint(n, (wanted,), generator=torch.Generator().manual_seed(0)).unique()
+
+
+def _k_means(points: Tensor, clusters: int) -> Tensor:
+    """Lloyd's iterations from points drawn at random: centroids [clusters, dim]; one without points takes a point."""
+    random = torch.Generator().manual_seed(0)
+    centroids = points[torch.randperm(len(points), generator=random)[:clusters]].clone()
+    for _ in range(ROUNDS):
+        owners = _nearest(points, centroids)
+        counts = torch.bincount(owners, minlength=len(centroids))
+        sums = torch.zeros_like(centroids).index_add_(0, owners, points)
+        centroids = sums / counts.clamp(min=1)[:, None]
+        empty = (counts == 0).nonzero().squeeze(1)
+        centroids[empty] = points[torch.randint(len(points), (len(empty),), generator=random)]
+    return centroids
+
+
+def _nearest(points: Tensor, centroids: Tensor) -> Tensor:
+    """The nearest centroid of each point, int64 [points]."""
+    half_squares = centroids.square().sum(dim=1, keepdim=True) / 2
+    found = [column_top_k(key_product(centroids, part).sub_(half_squares), 1)[1] for part in points.split(BLOCK)]
+    return torch.cat(found).squeeze(1)

@@ -1,0 +1,96 @@
+"""Which chunks leave a full memory: the oldest, the least recently or least frequently attended, or as a user says.
+
+Least recently and least frequently attended are the two policies of Attendre (Yang and Hua, 2024, arXiv:2401.04881).
+A chunk counts as attended where a query retrieves it. What is new never leaves before what was there, unless more
+comes at once than fits. A policy is a function from `Usage` to a score for each chunk; the lowest leave first, of equal
+ones the oldest. Add one under a name of its own before the bank is made, and give that name as `BankConfig.evict`:
+
+>>> EVICTIONS["longest_unused_first"] = lambda usage: usage.last - usage.now
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How the chunks of a row were used, in order of writing, on the host; times count query tokens so far.
+
+    written, last: int64 [chunks], when a chunk was written, and when a query last retrieved it (at first: when it was
+    written); times: int64 [chunks], by how many queries (each head and token is one) it was retrieved; now: the time.
+    """
+
+    written: Tensor
+    last: Tensor
+    times: Tensor
+    now: int = 0
+
+    @classmethod
+    def nothing(cls) -> Usage:
+        none = torch.zeros(0, dtype=torch.int64)
+        return cls(none, none, none)
+
+    def wrote(self, chunks: int) -> Usage:
+        """After so many new chunks."""
+        fresh = torch.full((chunks,), self.now)
+        return Usage(
+            torch.cat((self.written, fresh)),
+            torch.cat((self.last, fresh)),
+            torch.cat((self.times, fresh.new_zeros(chunks))),
+            self.now,
+        )
+
+    def found(self, places: Tensor, tokens: int) -> Usage:
+        """After `tokens` query tokens retrieved the chunks at these places (int64, any shape, repeats count)."""
+        found = torch.bincount(places.flatten().cpu(), minlength=len(self.times))
+        now = self.now + tokens
+        return Usage(self.written, self.last.masked_fill(found > 0, now), self.times + found, now)
+
+    def kept(self, places: Tensor) -> Usage:
+        """Of the chunks at these places only."""
+        return replace(self, written=self.written[places], last=self.last[places], times=self.times[places])
+
+
+Eviction = Callable[[Usage], Tensor]
+"""A score for each chunk, [chunks] in any number type; the lowest leave first."""
+
+
+def oldest(usage: Usage) -> Tensor:
+    """First in, first out."""
+    return torch.arange(len(usage.written))
+
+
+def least_recent(usage: Usage) -> Tensor:
+    """What was not retrieved for the longest time, as Attendre's LRA."""
+    return usage.last
+
+
+def least_frequent(usage: Usage) -> Tensor:
+    """What was retrieved least often for the time it has been there, as Attendre's LFA."""
+    return usage.times / (usage.now - usage.written + 1)
+
+
+EVICTIONS: dict[str, Eviction] = {"oldest": oldest, "least_recent": least_recent, "least_frequent": least_frequent}
+
+
+def leaving_order(eviction: Eviction, usage: Usage) -> Tensor:
+    """The places of all chunks, those that leave first in front."""
+    return torch.as_tensor(eviction(usage)).argsort(stable=True)
+
+
+def naive_evict(chunks: list[dict], excess: int, policy: str, now: int) -> list[dict]:
+    """The reference: chunks as dicts (tokens, written, last, times), one after another until enough tokens left."""
+    chunks = list(chunks)
+    while excess > 0 and chunks:
+        scores = {
+            "oldest": [place for place, _ in enumerate(chunks)],
+            "least_recent": [chunk["last"] for chunk in chunks],
+            "least_frequent": [chunk["times"] / (now - chunk["written"] + 1) for chunk in chunks],
+        }[policy]
+        excess -= chunks.pop(scores.index(min(scores)))["tokens"]
+    return chunks
