@@ -25,7 +25,7 @@ LABELS = ("window", "no memory", "longmem", "full")
 def main() -> None:
     results = read_results(RESULTS / "bench")
     apart = {
-        name: read_results(RESULTS / name) for name in ("windows", "chunks", "beyond") if (RESULTS / name).is_dir()
+        name: read_results(RESULTS / name) for name in (*(f"window-{size}" for size in WINDOWS), "chunks", "beyond") if (RESULTS / name).is_dir()
     }
     tables: dict[str, Callable[[], str]] = {
         "perplexity": lambda: perplexity(results),
@@ -34,7 +34,7 @@ def main() -> None:
         "windows": lambda: windows(results, apart),
         "chunks": lambda: chunks(results, apart["chunks"]),
         "beyond": lambda: beyond(apart["beyond"]),
-        "reading": lambda: plain(results, "reading", ("exact_match", "f1"), ("remembered",)),
+        "reading": lambda: plain(results, "reading", ("exact_match", "f1"), ("shots", "remembered")),
         "in_context": lambda: in_context(results),
         "suffix": lambda: plain(results, "suffix", ("accuracy",), ("length",)),
         "recall": lambda: plain(results, "recall", ("accuracy",), ("variant", "length")),
