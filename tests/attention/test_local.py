@@ -27,6 +27,18 @@ class Shared(Plugin):
         return (View(keys, keys),)
 
 
+class Watcher(Plugin):
+    """Notes how much of each softmax the local keys have."""
+
+    viewed_layers, watches_local = (2,), True
+
+    def __init__(self):
+        self.shares = []
+
+    def attended(self, layer, local, lse):
+        self.shares.append(torch.exp(local.partial().lse - lse))
+
+
 @pytest.fixture
 def logits(tiny_backbone):
     backbone = tiny_backbone("tiny-llama")
@@ -52,8 +64,16 @@ def test_none_leaves_the_layer_as_it_is(logits):
     assert torch.equal(logits(Local(None), Local(0.5)), logits(Local(0.5)))
 
 
-def test_two_ways_of_it_or_a_view_that_shares_its_softmax_are_refused(logits):
-    for plugins in ((Local(0.5), Local(0.5)), (Local(0.5), Shared())):
+def test_two_ways_of_it_or_another_that_needs_its_softmax_are_refused(logits):
+    for plugins in ((Local(0.5), Local(0.5)), (Local(0.5), Shared()), (Local(0.5), Watcher())):
         with pytest.raises(RuntimeError, match="layer 2: one plugin may compute local attention"):
             logits(*plugins)
     assert float((logits(Local(None), Shared()) - logits()).abs().max()) > 1e-3
+
+
+def test_who_watches_is_told_the_softmax_that_views_share(logits):
+    alone, beside = Watcher(), Watcher()
+    torch.testing.assert_close(logits(Local(None), alone), logits())
+    torch.testing.assert_close(logits(beside, Shared()), logits(Shared()))
+    torch.testing.assert_close(alone.shares[0], torch.ones(1, 4, 7))
+    assert float(beside.shares[0].max()) < 1 and float(beside.shares[0].min()) > 0

@@ -250,9 +250,9 @@ def test_gradients_equal_with_and_without_checkpointing(method):
 def test_the_budget_holds_in_bytes(method):
     if method.new_cache().window is None:
         pytest.skip("full context has no budget")
-    method.read(tokens(2, 200, seed=3))
+    method.read(tokens(2, 120, seed=3))
     held = 0 if method.bank is None else method.bank.nbytes
-    method.read(tokens(2, 400, seed=4))
+    method.read(tokens(2, 160, seed=4))
     if method.bank is None:
         assert max(len(row) for row in method._past.tokens) <= method.method_config.local_window
     else:

@@ -46,7 +46,7 @@ def build(backbone, **options):
         {},
         {"segmentation": "blocks", "representative": "attended", "vote": "sum"},
         {"refinement": "conductance", "placement": "edge", "contiguity": 0.5, "representative": "attended"},
-        {"refinement": "none", "stride": 12, "num_sinks": 0},
+        {"refinement": "none", "local_window": 12, "stride": 12, "num_sinks": 0},
     ],
     ids=["default", "blocks-as-published", "conductance-edge", "no-refinement-no-recent"],
 )

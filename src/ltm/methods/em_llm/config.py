@@ -128,8 +128,8 @@ class EmLlmConfig:
             gamma=0.5,
             representative_tokens=2,
             num_sinks=2,
-            local_window=12,
-            stride=8,
+            local_window=20,
+            stride=12,
             memory_size=40,
         )
 
