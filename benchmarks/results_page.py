@@ -24,9 +24,8 @@ LABELS = ("window", "no memory", "longmem", "full")
 
 def main() -> None:
     results = read_results(RESULTS / "bench")
-    apart = {
-        name: read_results(RESULTS / name) for name in (*(f"window-{size}" for size in WINDOWS), "chunks", "beyond") if (RESULTS / name).is_dir()
-    }
+    folders = [RESULTS / name for name in (*(f"window-{size}" for size in WINDOWS), "chunks", "beyond")]
+    apart = {folder.name: read_results(folder) for folder in folders if folder.is_dir()}
     tables: dict[str, Callable[[], str]] = {
         "perplexity": lambda: perplexity(results),
         "positions": lambda: positions(results),
