@@ -187,6 +187,21 @@ def test_a_deleted_document_is_as_if_never_read(backbone):
     torch.testing.assert_close(method(present).logits, expected)
 
 
+def test_only_a_rebuilt_memory_has_no_trace_of_what_later_texts_looked_at(backbone):
+    """As the module's text says: keys of a later document depend on the one that was there when it was read."""
+    method, clean = build(backbone), build(backbone)
+    method.use_bank(method.new_bank(1))
+    gone, kept = (method.bank.add_document(name) for name in ("gone", "kept"))
+    method.read(tokens(20, 1), documents=[gone])
+    method.read(tokens(15, 2), documents=[kept])
+    method.bank.delete_document(gone)
+    clean.read(tokens(15, 2))
+    after, never = (each.bank.entries(0, slice(0, 15), 5)[0] for each in (method, clean))
+    assert after.shape == never.shape and float((after - never).abs().max()) > 1e-3
+    first, other = (each.bank.entries(0, slice(0, 15), 0)[0] for each in (method, clean))
+    torch.testing.assert_close(first, other)  # layer 0 has not looked at anything yet
+
+
 def test_the_byte_budget_holds(backbone):
     method = build(backbone, memory_size=None, memory_bytes=150_000)
     for seed in range(4):

@@ -30,7 +30,8 @@ What differs from the paper and its released code (em-llm/EM-LLM-model):
 - The backbone's own rotary frequencies and scaling (released: recomputed from the base alone). Layers with a sliding
   window in a backbone that has others too (Gemma) recall nothing. Learned positions have no far edge: keys are taken as
   they are, and recent tokens keep the positions that they had.
-- Batches, padding, beams, saving, deleting.
+- Batches, padding, beams, saving, deleting. What was read later has looked at what was there: its keys and values keep
+  a trace of a document that is then deleted. `ltm bank rebuild` reads the texts that are left anew, without it.
 """
 
 from __future__ import annotations
