@@ -50,7 +50,8 @@ def main() -> None:
 
 def page(folder: Path) -> str:
     """The whole page from a folder of result files."""
-    results = [result for result in bench_results(folder / "bench") if not result.failed]
+    found = [*bench_results(folder / "bench"), *bench_results(folder / "recall-kinds")]
+    results = [result for result in found if not result.failed]
     costs = decode_costs(folder)
     rows, notes = [], []
     for name in sorted(METHODS):
@@ -96,9 +97,9 @@ def perplexity(own: dict[str, Result]) -> str:
 
 
 def recall(own: dict[str, Result]) -> str:
-    """By length, the variants of planted keys taken together."""
+    """By length, of five keys of five kinds in one text."""
     rows = [r for r in own["recall"].rows if set(r.condition) == {"variant", "length"}] if "recall" in own else []
-    rows = [row for row in rows if row.condition["variant"] in ("passkey", "multi")]
+    rows = [row for row in rows if row.condition["variant"] == "kinds"]
     parts = []
     for length in sorted({row.condition["length"] for row in rows}):
         shares = [mean(rows, length, metric) for metric in ("accuracy", "choice_accuracy")]

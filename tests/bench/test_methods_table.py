@@ -68,10 +68,10 @@ def test_figures_come_from_the_files(table, tmp_path):
     recall = [
         row({"variant": variant, "length": length}, metric, value, count)
         for variant, length, metric, value, count in (
-            ("passkey", 4096, "accuracy", 1.0, 1),
-            ("multi", 4096, "accuracy", 0.5, 3),
-            ("passkey", 4096, "choice_accuracy", 1.0, 1),
-            ("multi", 4096, "choice_accuracy", 1.0, 3),
+            ("kinds", 4096, "accuracy", 0.6, 5),
+            ("kinds", 4096, "choice_accuracy", 1.0, 5),
+            ("kinds", 16384, "accuracy", 0.2, 5),
+            ("kinds", 16384, "choice_accuracy", 0.4, 5),
             ("uuid", 4096, "accuracy", 0.0, 9),
         )
     ]
@@ -81,6 +81,6 @@ def test_figures_come_from_the_files(table, tmp_path):
     (tmp_path / "speed.json").write_text(json.dumps(speed))
     page = table.page(tmp_path)
     found = cells(page, "quest")[3:]
-    assert found == ["1,234", "8,192: 0.25 x; other, 8,192: 0.25 x", "4,096: 62% / 100%", "20.00 / 5.50 / –"]
+    assert found == ["1,234", "8,192: 0.25 x; other, 8,192: 0.25 x", "4,096: 60% / 100%; 16,384: 20% / 40%", "20.00 / 5.50 / –"]
     assert "scored to 512 tokens" in page and page.count("`python benchmarks/quest_speed.py`") == 1
     assert "`ltm bench run --tasks recall --methods quest`" in page
