@@ -21,7 +21,7 @@ KINDS = "long_text.kinds=books,techdocs,latex_math"
 RUN_ON_OTHER_WEIGHTS = {
     "no memory": "longmem@{runs}/no_memory:local_window=1024 as no memory",
     "coupled": "longmem@{runs}/coupled:local_window=1024,stride=none as coupled",
-    "memorizing": "memorizing@{runs}/memorizing:local_window=1024,stride=none as memorizing",
+    "memorizing": "memorizing@{runs}/memorizing as memorizing",
 }
 WINDOWS = (256, 512, 2048)
 """Beside 1,024, which the main experiment has."""
@@ -69,18 +69,27 @@ def experiments() -> dict[str, Experiment]:
         "in_context": (
             "bench",
             ["window", "longmem"],
-            ["in_context", "in_context.seeds=3", "in_context.examples=100", "in_context.remembered=0,2000"],
+            ["in_context", "in_context.seeds=1", "in_context.examples=100", "in_context.remembered=0,2000"],
         ),
         "reading": ("bench", ["window", "longmem"], ["reading", "reading.seeds=1", "reading.examples=100"]),
         "recall": (
             "bench",
             ["window", "longmem", "full"],
+            ["recall", "recall.variants=passkey,multi", "recall.lengths=4096,16384,65536", "recall.trials=1"],
+        ),
+        "recall-kinds": (
+            "recall-kinds",
             [
-                "recall",
-                "recall.variants=passkey,multi,key_value",
-                "recall.lengths=4096,16384,65536,131072",
-                "recall.trials=1",
+                "longmem",
+                "sinks",
+                "window",
+                "full",
+                "quest",
+                "em_llm",
+                "em_llm:segmentation=blocks as blocks",
+                others[2],
             ],
+            ["recall", "recall.variants=kinds", "recall.lengths=4096,16384", "recall.trials=1"],
         ),
     }
 
