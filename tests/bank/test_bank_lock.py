@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltm.bank import Bank
+from ltm.bank import Bank, loading
 from ltm.bank.lock import WriteLock
 from ltm.errors import BankError
 
@@ -109,6 +109,37 @@ def test_readers_see_whole_banks_while_one_writes(tmp_path):
     (path / "done").touch()
     seen = [int(reader.communicate(timeout=60)[0]) for reader in readers]
     assert [reader.returncode for reader in readers] == [0, 0] and min(seen) >= 1
+
+
+def test_files_that_a_writer_replaces_before_they_are_read(tmp_path, monkeypatch):
+    check_files, path = loading.check_files, tmp_path / "a.bank"
+    calls = count_once_more_in(path, monkeypatch, loading, "check_files", check_files)
+    assert Bank.load(path).num_tokens(0) == 24 and len(calls) == 2
+
+
+def test_files_that_a_writer_replaces_before_they_are_mapped(tmp_path, monkeypatch):
+    """safetensors opens a file by its name, then torch maps it, by its name again."""
+    storage, path = torch.UntypedStorage, tmp_path / "a.bank"
+    calls = count_once_more_in(path, monkeypatch, storage, "from_file", storage.from_file, before=True)
+    assert Bank.load(path).num_tokens(0) == 24 and len(calls) > 1
+
+
+def count_once_more_in(path, monkeypatch, owner, name, step, before=False):
+    """A saved bank of 12 that another writer replaces by one of 24 at the first call of `step`; the list of its calls."""
+    bank, calls = counting_bank(), []
+    count(bank, 12)
+    bank.save(path)
+
+    def replaced(*given, **named):
+        result = None if before else step(*given, **named)
+        calls.append(given)
+        if len(calls) == 1:
+            count(bank, 12)
+            bank.save(path, compact=True)
+        return step(*given, **named) if before else result
+
+    monkeypatch.setattr(owner, name, replaced)
+    return calls
 
 
 def test_the_lock_is_of_a_process_and_counts(tmp_path):

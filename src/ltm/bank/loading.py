@@ -164,7 +164,9 @@ def _read_shard(file: Path, layout: ChunkLayout, entry: ShardEntry, first: int) 
         problem = next(shard_problems(tensors, entry, layout), None)
     except (SafetensorError, OSError) as error:
         raise BankCorruptError(damaged(file, str(error))) from error
-    except RuntimeError as error:  # torch: no room in the address space
+    except RuntimeError as error:  # torch: the file has just been removed, or there is no room in the address space
+        if not file.exists():
+            raise BankCorruptError(damaged(file, "it is missing")) from error
         raise BankError(f"{file} cannot be mapped into memory: {error}; give the process more") from error
     if problem is not None:
         raise BankCorruptError(damaged(file, problem))
