@@ -1,7 +1,7 @@
 """What docs/results.md shows of LongMem by `ltm bench run`: one call for each experiment, resumed if stopped.
 
     python benchmarks/longmem_experiments.py --list
-    python benchmarks/longmem_experiments.py --data data --runs runs   # about two hours on two cores
+    python benchmarks/longmem_experiments.py --data data --runs runs
     python benchmarks/results_page.py
 
 data: folder of data sets as `ltm bench run --data` takes it; runs: what benchmarks/longmem_learns.py wrote (no_memory,

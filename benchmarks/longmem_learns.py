@@ -76,6 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", default="longmem,no_memory", help=f"which of {', '.join(RUNS)} to train")
     parser.add_argument("--start-from", type=Path, help="what an earlier call wrote; its SideNets are trained on")
     parser.add_argument("--exercises", type=float, default=0.0, help="share of the text that is generated exercises")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the documents and of new weights")
     parser.add_argument("--threads", type=int, help="threads of torch; default: all cores")
     parser.add_argument("--resume", action="store_true", help="go on with runs that were stopped")
     parser.add_argument("--eval-only", action="store_true", help="score what --out already holds")
@@ -92,13 +93,14 @@ def train(backbone: Backbone, arguments: argparse.Namespace, name: str) -> None:
         warmup_steps=20,
         max_tokens=arguments.tokens,
         precision="bf16" if backbone.dtype == torch.bfloat16 else "fp32",
+        seed=arguments.seed,
         log_every=10,
         eval_every=None,
         save_every_minutes=10.0,
     )
     corpus, weights = corpus_of(arguments)
     stream = SegmentStream.from_config(corpus, backbone.tokenizer, config, weights=weights)
-    torch.manual_seed(0)
+    torch.manual_seed(arguments.seed)
     options = {"memory_size": 16_384, "local_window": SEGMENT, "stride": SEGMENT, **RUNS[name]}
     if arguments.start_from is None:
         method = create_method("longmem", backbone, **options, **OPTIONS)

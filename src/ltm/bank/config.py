@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ltm.bank.eviction import EVICTIONS
+from ltm.bank.eviction import eviction_problems
 from ltm.bank.index import INDEXES
 from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
@@ -69,8 +69,7 @@ class BankConfig:
         if self.index not in INDEXES:
             problems.append(f"index={self.index!r}; use one of {', '.join(sorted(INDEXES))}")
         problems += storage_problems(self)
-        if self.evict not in EVICTIONS:
-            problems.append(f"evict={self.evict!r}; use one of {', '.join(sorted(EVICTIONS))}")
+        problems += eviction_problems(self.evict)
         if self.event_heads is not None and self.evict != "oldest":
             problems.append(f"evict={self.evict!r} with events; use 'oldest', it is not counted which are used")
         if not problems and self.memory_size is not None and self.memory_size < self.chunk_size:

@@ -94,3 +94,8 @@ def naive_evict(chunks: list[dict], excess: int, policy: str, now: int) -> list[
         }[policy]
         excess -= chunks.pop(scores.index(min(scores)))["tokens"]
     return chunks
+
+
+def eviction_problems(name: str) -> list[str]:
+    """What is wrong with the name of a policy; [] if nothing."""
+    return [] if name in EVICTIONS else [f"evict={name!r}; use one of {', '.join(sorted(EVICTIONS))}"]

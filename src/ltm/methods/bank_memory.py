@@ -14,7 +14,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from ltm.attention import Plugin, StopForward, attach
 from ltm.backbone import Backbone
@@ -24,11 +23,7 @@ from ltm.cache import MemoryCache
 from ltm.errors import BankMismatchError, LtmError
 from ltm.methods.base import Method, new_columns, window_positions
 from ltm.methods.memory_reader import KeyValueTap, Source
-from ltm.methods.segments import Segment, batches_of, cut_into_segments
-
-READ_BATCH_TOKENS = 2048
-"""Segments do not see each other, so that many tokens of them are read in one pass."""
-
+from ltm.methods.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
 
 CENTER_TOKENS = 256
 """Their mean key leaves 1.5% of the keys' variance as error of 4 bits; 1,024 tokens no less; no centre 4.3%."""
@@ -166,9 +161,7 @@ class BankMethod(Method):
 
     def _read_segments(self, segments: Sequence[Segment], bank: Bank) -> None:
         """Encode segments in one pass up to the memory layer, write them in order."""
-        ids = pad_sequence([segment.token_ids for segment in segments], batch_first=True)
-        lengths = torch.tensor([len(segment.token_ids) for segment in segments], device=ids.device)
-        mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
+        ids, mask = pad_segments(segments)
         keys, values = self.encode_keys_values(ids, mask)
         self.before_remembering(keys, mask)
         for index, segment in enumerate(segments):

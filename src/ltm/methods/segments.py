@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+READ_BATCH_TOKENS = 2048
+"""Segments of different rows, or that do not see each other, are read together: so many tokens of them in one pass."""
 
 
 @dataclass
@@ -56,3 +61,17 @@ def batches_of(segments: Iterator[Segment], most_tokens: int) -> Iterator[list[S
         batch.append(segment)
     if batch:
         yield batch
+
+
+def pad_segments(segments: Sequence[Segment]) -> tuple[Tensor, Tensor]:
+    """Segments as one batch padded on the right: ids int64 and mask bool, [segments, longest]."""
+    ids = pad_sequence([segment.token_ids for segment in segments], batch_first=True)
+    lengths = torch.tensor([len(segment.token_ids) for segment in segments], device=ids.device)
+    return ids, torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
+
+
+def stride_problems(local_window: int, stride: int | None) -> list[str]:
+    """What is wrong with the stride of a window; [] if nothing."""
+    if stride is None or 0 < stride <= local_window:
+        return []
+    return [f"stride={stride}; use 1 to {local_window=}"]

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ltm.bank.storage import STORAGES
 from ltm.errors import ConfigError
+from ltm.methods.segments import stride_problems
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,7 @@ class EmLlmConfig:
             problems.append(f"max_event_size={self.max_event_size}; use min_event_size={self.min_event_size} or more")
         if not 0 <= self.contiguity < 1:
             problems.append(f"contiguity={self.contiguity}; use a share from 0 to less than 1, such as 0.3")
-        if self.stride is not None and not 0 < self.stride <= self.local_window:
-            problems.append(f"stride={self.stride}; use 1 to local_window={self.local_window}")
+        problems += stride_problems(self.local_window, self.stride)
         if problems:
             raise ConfigError(problems)
 

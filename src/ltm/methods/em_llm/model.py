@@ -42,7 +42,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ltm.attention import attach, unrotate
 from ltm.backbone import Backbone
@@ -65,10 +64,8 @@ from ltm.methods.em_llm.segmentation import (
 )
 from ltm.methods.em_llm.selection import mean_keys, representative_keys
 from ltm.methods.registry import register
-from ltm.methods.segments import Segment, batches_of, cut_into_segments
+from ltm.methods.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
 
-READ_BATCH_TOKENS = 2048
-"""Tokens of different rows that are read in one pass."""
 LOGIT_PIECE = 64
 """Tokens whose logits are in float32 at a time."""
 TRACED_TOKENS = 64
@@ -179,9 +176,7 @@ class EmLlm(Method):
 
     def _read_segments(self, segments: Sequence[Segment], bank: Bank) -> None:
         """Encode one segment of each of several rows with its past, and remember it."""
-        ids = pad_sequence([segment.token_ids for segment in segments], batch_first=True)
-        lengths = torch.tensor([len(segment.token_ids) for segment in segments], device=ids.device)
-        mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
+        ids, mask = pad_segments(segments)
         pasts = [self._past_of([(bank, segment.row)]) for segment in segments]
         reader = EventReader(self.backbone.view, self.method_config, pasts, mask, ids.shape[1], False, {})
         cache = DynamicCache()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ltm.bank.eviction import EVICTIONS
+from ltm.bank.eviction import eviction_problems
 from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
+from ltm.methods.segments import stride_problems
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,8 @@ class LongMemConfig:
                     f"{name}={tokens} is no multiple of chunk_size={self.chunk_size}; "
                     f"use {max(tokens // self.chunk_size, 1) * self.chunk_size}"
                 )
-        if self.evict not in EVICTIONS:
-            problems.append(f"evict={self.evict!r}; use one of {', '.join(sorted(EVICTIONS))}")
-        if self.stride is not None and not 0 < self.stride <= self.local_window:
-            problems.append(f"stride={self.stride}; use 1 to local_window={self.local_window}")
+        problems += eviction_problems(self.evict)
+        problems += stride_problems(self.local_window, self.stride)
         return problems
 
     def check_layers(self, num_layers: int) -> None:

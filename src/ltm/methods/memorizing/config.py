@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ltm.bank.eviction import EVICTIONS
+from ltm.bank.eviction import eviction_problems
 from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
+from ltm.methods.segments import stride_problems
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,11 @@ class MemorizingConfig:
             problems.append(f"memory_bytes={self.memory_bytes}; use 1 or more, or None")
         if not 0 < self.gate_start < 1:
             problems.append(f"gate_start={self.gate_start}; use a share between 0 and 1, such as 0.05")
-        if self.stride is not None and not 0 < self.stride <= self.local_window:
-            problems.append(f"stride={self.stride}; use 1 to local_window={self.local_window}")
+        problems += stride_problems(self.local_window, self.stride)
         if self.index not in _INDEXES:
             problems.append(f"index={self.index!r}; use one of {', '.join(_INDEXES)}")
         problems += storage_problems(self)
-        if self.evict not in EVICTIONS:
-            problems.append(f"evict={self.evict!r}; use one of {', '.join(sorted(EVICTIONS))}")
+        problems += eviction_problems(self.evict)
         if problems:
             raise ConfigError(problems)
 
