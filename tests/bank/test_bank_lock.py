@@ -125,7 +125,7 @@ def test_files_that_a_writer_replaces_before_they_are_mapped(tmp_path, monkeypat
 
 
 def count_once_more_in(path, monkeypatch, owner, name, step, before=False):
-    """A saved bank of 12 that another writer replaces by one of 24 at the first call of `step`; the list of its calls."""
+    """A saved bank of 12 that a writer replaces by one of 24 at the first call of `step`; the list of calls."""
     bank, calls = counting_bank(), []
     count(bank, 12)
     bank.save(path)
