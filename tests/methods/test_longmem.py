@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ltm.attention import attach
 from ltm.bank import Bank, BankConfig
 from ltm.errors import BankMismatchError, ConfigError, LtmError
 from ltm.methods.longmem import LongMem, LongMemConfig
@@ -47,9 +48,10 @@ def tokens(rows, length, seed=0):
 @pytest.mark.parametrize("fusion", ["gate", "softmax"])
 @pytest.mark.parametrize("copied_layer", ["first", "last"])
 @pytest.mark.parametrize("length", [1, 20, 45])
-def test_fast_path_equals_the_naive_reference(tiny_backbone, fusion, copied_layer, length):
+@pytest.mark.parametrize("coupled", [False, True])
+def test_fast_path_equals_the_naive_reference(tiny_backbone, fusion, copied_layer, length, coupled):
     """Outputs, memory contents and gradients; grouped heads, short chunks, eviction, two rows."""
-    method = build(tiny_backbone, fusion=fusion, copied_layer=copied_layer)
+    method = build(tiny_backbone, fusion=fusion, copied_layer=copied_layer, coupled=coupled)
     disturb(method.sidenet.pointer)
     if method.sidenet.memory_gate is not None:
         method.sidenet.memory_gate.data = torch.linspace(-2, 2, method.backbone.view.num_heads).double()
@@ -73,9 +75,10 @@ def test_fast_path_equals_the_naive_reference(tiny_backbone, fusion, copied_laye
         assert method.bank.num_tokens(row) == sum(chunk.shape[1] for chunk in memory.keys)
 
 
-def test_memory_contents_equal_the_reference(tiny_backbone):
+@pytest.mark.parametrize("coupled", [False, True])
+def test_memory_contents_equal_the_reference(tiny_backbone, coupled):
     """A chunk's own mean key as the query finds that chunk first, with the reference's keys and values in it."""
-    method = build(tiny_backbone)
+    method = build(tiny_backbone, coupled=coupled)
     ids = tokens(1, 16)
     naive = NaiveLongMem(method)
     naive.score_and_read(ids)
@@ -280,15 +283,42 @@ def test_coupled_memory_is_the_sidenets_own_and_goes_stale(tiny_backbone):
     assert changes[False] == 0 and changes[True] > 1e-4
 
 
-def test_a_coupled_bank_belongs_to_its_sidenet(tiny_backbone):
-    method = build(tiny_backbone, coupled=True)
-    method.read(tokens(1, 21))
-    bank = method.bank
+def test_a_coupled_bank_belongs_to_its_sidenet(tiny_backbone, tmp_path):
+    method, plain = build(tiny_backbone, coupled=True), build(tiny_backbone)
+    for each in (method, plain):
+        each.read(tokens(1, 21))
+    method.use_bank(method.bank)
+    with pytest.raises(BankMismatchError, match="bank of the backbone, model of the trained network"):
+        method.use_bank(plain.bank)
+    with pytest.raises(BankMismatchError, match="bank of the trained network .*, model of the backbone"):
+        plain.use_bank(method.bank)
+    with pytest.raises(BankMismatchError, match="encoder: None and"):
+        plain.bank.merge(method.bank)
+    method.bank.save(tmp_path / "a.bank")
+    bank = Bank.load(tmp_path / "a.bank")
     method.use_bank(bank)
     with torch.no_grad():
         method.sidenet.norm.weight.mul_(1.5)
-    with pytest.raises(BankMismatchError, match="another SideNet"):
+    with pytest.raises(BankMismatchError, match="bank of the trained network .*, model of the trained network"):
         method.use_bank(bank)
+
+
+@pytest.mark.parametrize("copied_layer", ["first", "last"])
+def test_coupled_reading_stops_at_the_memory_layer(tiny_backbone, copied_layer):
+    """The backbone's layers above do not run, and the SideNet's neither."""
+    method = build(tiny_backbone, coupled=True, copied_layer=copied_layer)
+    past, ran = tokens(2, 21), []
+    driver = method._driver([], None)
+    with attach(method.backbone.view, driver):
+        method.encode_alone(past, torch.ones_like(past).bool())
+    for name, layers in (("backbone", method.backbone.view.layers), ("side", method.sidenet.layers)):
+        for index, layer in enumerate(layers):
+            layer.register_forward_hook(lambda *_, place=(name, index): ran.append(place))
+    keys, values = method.encode_keys_values(past, torch.ones_like(past).bool())
+    torch.testing.assert_close(keys, driver.observer.keys)
+    torch.testing.assert_close(values, driver.observer.values)
+    assert max(index for name, index in ran if name == "backbone") < method.memory_layer
+    assert max(index for name, index in ran if name == "side") == method.sidenet.memory_layer - 1
 
 
 def test_windows_whose_logits_nobody_wants_run_to_the_memory_layer(tiny_backbone, monkeypatch):

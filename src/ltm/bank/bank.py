@@ -128,6 +128,19 @@ class Bank:
         return self._fingerprint
 
     @property
+    def encoder(self) -> str | None:
+        """Digest of the trained network beside the backbone whose keys and values these are; None: the backbone's own.
+
+        Kept in `extra`. Banks of two encoders are not merged, and no other encoder's model reads them.
+        """
+        return self.extra.get("encoder")
+
+    @encoder.setter
+    def encoder(self, digest: str | None) -> None:
+        if digest is not None:
+            self.extra["encoder"] = digest
+
+    @property
     def fingerprint_values(self) -> dict[str, Any] | None:
         """The fingerprint as plain values."""
         known = self._fingerprint

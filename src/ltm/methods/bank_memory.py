@@ -35,6 +35,10 @@ def center_tokens(backbone: Backbone) -> Tensor:
     return (place * 2_654_435_761 % 2**32 % backbone.view.vocab_size)[None]  # Knuth's multiplicative hash
 
 
+def _encoder_named(digest: str | None) -> str:
+    return "of the backbone" if digest is None else f"of the trained network {digest}"
+
+
 class Scored(NamedTuple):
     """One window: logits [batch, tokens or the last few, vocab]; keys and values to remember of its tokens,
     position-free, [batch, kv_heads, tokens, head_dim]."""
@@ -86,6 +90,11 @@ class BankMethod(Method):
         """Each head's weight of the local side in 0..1, [heads]; None with a softmax shared by both sides."""
         raise NotImplementedError
 
+    @property
+    def encoder(self) -> str | None:
+        """The trained network whose keys and values are remembered, a digest of its weights; None: the backbone."""
+        return None
+
     def before_remembering(self, keys: Tensor, mask: Tensor) -> None:
         """Called with keys that are about to be written, [batch, kv_heads, tokens, head_dim], and their mask."""
 
@@ -104,7 +113,7 @@ class BankMethod(Method):
             **storages,
         )
         in_codes = any(storages[name] in BITS for name in ("key_storage", "search_storage"))
-        return Bank(
+        bank = Bank(
             settings,
             num_rows=num_rows,
             num_kv_heads=view.num_kv_heads,
@@ -116,11 +125,13 @@ class BankMethod(Method):
             backbone=self.backbone.name,
             key_center=self._key_center() if in_codes else None,
         )
+        bank.encoder = self.encoder
+        return bank
 
     def _key_center(self) -> Tensor:
         """The mean key of CENTER_TOKENS pseudo-random tokens, float32 [1, kv_heads, head_dim].
 
-        Of the backbone alone: it tells nothing of what will be remembered, and every bank has the same.
+        Of the network alone: it tells nothing of what will be remembered, and every bank has the same.
         """
         if self._center is None:
             ids = center_tokens(self.backbone)
@@ -129,7 +140,8 @@ class BankMethod(Method):
         return self._center
 
     def use_bank(self, bank: Bank) -> None:
-        """Remember with this bank, saved or shared; BankMismatchError where its layer or chunks are others."""
+        """Remember with this bank, saved or shared; BankMismatchError where its layer, its chunks or the network that
+        wrote it are others."""
         differences = []
         if tuple(bank.layers) != (self.memory_layer,):
             differences.append(f"memory layer: bank {tuple(bank.layers)}, model {self.memory_layer}")
@@ -137,8 +149,14 @@ class BankMethod(Method):
             differences.append(f"chunk_size: bank {bank.config.chunk_size}, model {self.chunk_size}")
         if bank.fingerprint is not None:
             differences += bank.fingerprint.differences(self.backbone.fingerprint)
+        if bank.encoder != self.encoder:
+            wrote, reads = map(_encoder_named, (bank.encoder, self.encoder))
+            differences.append(f"keys and values: bank {wrote}, model {reads}")
         if differences:
-            raise BankMismatchError(f"this bank is not for this model: {'; '.join(differences)}; read the text again")
+            raise BankMismatchError(
+                f"this bank is not for this model: {'; '.join(differences)}; read the text again, or rebuild the bank "
+                "from the texts it keeps (ltm bank rebuild)"
+            )
         self.bank = bank
 
     def read(

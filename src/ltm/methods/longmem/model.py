@@ -25,9 +25,7 @@ from torch import Tensor, distributed, nn
 
 from ltm.attention import StopForward, attach
 from ltm.backbone import Backbone
-from ltm.bank import Bank
 from ltm.cache import MemoryCache
-from ltm.errors import BankMismatchError
 from ltm.methods.bank_memory import BankMethod, Scored
 from ltm.methods.base import Card
 from ltm.methods.longmem.config import LongMemConfig
@@ -89,7 +87,7 @@ class LongMem(BankMethod):
             num_chunks = config.retrieved_tokens // config.chunk_size
             reader = MemoryReader(self.sidenet.memory_layer, sources, num_chunks, self.local_share(), self._trace)
         observer = KeyValueTap(self.sidenet.memory_layer, stop) if config.coupled else None
-        return SideNetDriver(self.sidenet, config, self.backbone.view.num_layers, reader, cache, observer)
+        return SideNetDriver(self.sidenet, config, self.backbone.view.num_layers, reader, cache, observer, stop)
 
     def _copy(self, logits: Tensor, driver: SideNetDriver, keys: Tensor, sources: list[Source]) -> Tensor:
         """Logits of the last tokens with what the pointer copies mixed in."""
@@ -123,17 +121,9 @@ class LongMem(BankMethod):
             for tensor in (pointer.center, pointer.spread):
                 distributed.broadcast(tensor.data, src=0)
 
-    def new_bank(self, num_rows: int) -> Bank:
-        """An empty bank that fits this model; coupled, it belongs to this SideNet too."""
-        bank = super().new_bank(num_rows)
-        if self.method_config.coupled:
-            bank.extra["sidenet"] = self._digest()
-        return bank
-
-    def use_bank(self, bank: Bank) -> None:
-        if self.method_config.coupled and bank.extra.get("sidenet") != self._digest():
-            raise BankMismatchError("this bank was written by another SideNet, or before training; read the text again")
-        super().use_bank(bank)
+    @property
+    def encoder(self) -> str | None:
+        return self._digest() if self.method_config.coupled else None
 
     def _digest(self) -> str:
         """Of the SideNet's weights."""

@@ -19,7 +19,10 @@ from ltm.methods.trace import Trace
 
 
 class SideNetDriver(Plugin):
-    """Collects what the SideNet needs while the backbone runs; its output takes the place of the backbone's."""
+    """Collects what the SideNet needs while the backbone runs; its output takes the place of the backbone's.
+
+    stop: the SideNet runs as soon as it has what its memory layer needs, and the observer ends the pass there.
+    """
 
     def __init__(
         self,
@@ -29,10 +32,13 @@ class SideNetDriver(Plugin):
         reader: Plugin | None,
         cache: Cache | None,
         observer: Plugin | None = None,
+        stop: bool = False,
     ):
         self.sidenet, self.reader, self.cache, self.observer = sidenet, reader, cache, observer
         self.tied_layers = range(0, num_layers, config.reduction_factor)
         self.copied_layers = config.copied_layers(num_layers)
+        needed = self.tied_layers[sidenet.memory_layer], self.copied_layers[sidenet.memory_layer]
+        self.last_layer = max(needed) if stop else None
         self.entered_layers = sorted({*self.tied_layers, *self.copied_layers})
         self.states: list[Tensor] = []
         self.calls: list[LayerCall] = []
@@ -44,6 +50,8 @@ class SideNetDriver(Plugin):
             self.states.append(hidden)
         if layer in self.copied_layers:
             self.calls.append((args, {name: value for name, value in kwargs.items() if name != "hidden_states"}))
+        if layer == self.last_layer:
+            self.sidenet(self.states, self.calls, self.reader, self.cache, self.observer)
 
     def finish(self, hidden: Tensor) -> Tensor:
         self.output = self.sidenet([*self.states, hidden], self.calls, self.reader, self.cache, self.observer)

@@ -61,12 +61,14 @@ class NaiveLongMem:
         hidden = self.view.embeddings(ids)  # [tokens, hidden_size]
         states, remembered = [hidden], None
         for index, layer in enumerate(self.view.layers):
-            if index == self.method.memory_layer:
+            if index == self.method.memory_layer and not self.config.coupled:
                 remembered = self.llama.keys_values(layer, hidden)
             hidden = self.llama.layer(layer, hidden)
             states.append(hidden)
         side = states[0]
         for index, layer in enumerate(sidenet.layers):
+            if index == sidenet.memory_layer and self.config.coupled:
+                remembered = self.llama.keys_values(layer, side)
             reads = index == sidenet.memory_layer and memory.keys
             fuse = partial(self._fuse, memory=memory) if reads else None
             side = self.llama.layer(layer, side, fuse) + states[factor * (index + 1)] - states[factor * index]
@@ -75,7 +77,7 @@ class NaiveLongMem:
         logits = self.view.head(output)
         if sidenet.pointer is not None and memory.keys:
             logits = self._copy(sidenet.pointer, logits, output, remembered[0], memory)
-        memory.write(*remembered, ids, self.config.chunk_size, self.config.memory_size)
+        memory.write(*(tensor.detach() for tensor in remembered), ids, self.config.chunk_size, self.config.memory_size)
         return logits
 
     def _copy(self, pointer: Any, logits: Tensor, output: Tensor, keys: Tensor, memory: NaiveMemory) -> Tensor:

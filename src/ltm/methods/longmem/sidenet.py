@@ -86,15 +86,16 @@ class SideNet(nn.Module):
 
         states: h_llm[0], h_llm[r], ..., h_llm[r*L], each [batch, tokens, hidden_size]; calls: how the backbone called
         the layers that the SideNet's started from; reader: offers views to the memory layer (None: no memory); cache:
-        the SideNet's own; observer: is given the memory layer's own keys and values.
+        the SideNet's own; observer: is given the memory layer's own keys and values. An observer that ends the pass
+        needs states and calls up to that layer only.
         """
         dtype = self.norm_dtype
         hidden = states[0].to(dtype)
         viewers, observers = [p for p in (reader,) if p], [p for p in (observer,) if p]
         site = Site(self.memory_layer, observers, viewers) if viewers or observers else None
         for index, layer in enumerate(self.layers):
-            residual = states[index + 1].to(dtype) - states[index].to(dtype)
-            hidden = self._run_layer(index, layer, hidden, calls[index], site, cache) + residual
+            output = self._run_layer(index, layer, hidden, calls[index], site, cache)
+            hidden = output + (states[index + 1].to(dtype) - states[index].to(dtype))
         return self.norm(hidden)
 
     @property
