@@ -1,22 +1,23 @@
 """Put a trained SideNet into the package: weights in int8, its config, its training log and how it was made.
 
-    python benchmarks/longmem_learns.py --data DATA --out RUN
-    python benchmarks/ship_sidenet.py RUN/longmem smollm2-135m
+    python benchmarks/longmem_learns.py --data DATA --out RUN1
+    python benchmarks/longmem_learns.py --data DATA --start-from RUN1 --out RUN2 --runs coupled
+    python benchmarks/ship_sidenet.py RUN1/longmem RUN2/coupled --name smollm2-135m
 
-Writes src/ltm/weights/NAME/longmem; `ltm ask` loads what lies there for the backbone NAME. Refuses more than 25 MB.
+The runs are those that led to it, each the start of the next. Writes src/ltm/weights/NAME/longmem; `ltm ask` loads what
+lies there for the backbone NAME. Refuses more than 25 MB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 from common import RESULTS, machine, notice
 
 from ltm.backbone import load_backbone
-from ltm.methods import load_method
+from ltm.methods import Method, load_method
 
 WEIGHTS = RESULTS.parent.parent / "src" / "ltm" / "weights"
 MOST_BYTES = 25_000_000
@@ -25,52 +26,70 @@ USED_WITH = {"local_window": 1024, "stride": None, "memory_size": 65_536}
 
 CARD = """# SideNet of LongMem for {name}
 
-Trained by `{command}` on {tokens:,} tokens (training splits of `books`, `techdocs` and `latex_math`, a third each, in
-segments of {segment} with up to {memory:,} remembered tokens), {minutes:.0f} minutes on {cores} cores ({processor}).
-{weights:,} weights, stored in int8 with a scale for each row; `training_log.jsonl` is the log of the run,
-`train_config.json` its settings. Evaluation: docs/results.md.
+{weights:,} weights, stored in int8 with a scale for each row. Trained on {tokens:,} tokens in segments of {segment},
+with up to 16,384 remembered ones, on training splits of `books`, `techdocs` and `latex_math`, a third each (`--exercises`
+is the share of the text that is `ltm.training.exercises`): {minutes:.0f} minutes on {processor}, in these steps:
+
+{steps}
+
+`training_log.jsonl` is the log of these runs, one after another; `train_config.json` the settings of the last. What it
+remembers: {remembers}. Evaluation: docs/results.md.
 
 Licence: as the package's. The backbone, SmolLM2-135M-Instruct, is Apache-2.0 (HuggingFaceTB). Texts it was trained on:
 public-domain books; Python PEPs (public domain or CC0), Rust RFCs and the Rust book (MIT or Apache-2.0); the Stacks
 project (GFDL 1.2).
 """
+REMEMBERS = {True: "its own keys and values (`coupled`)", False: "the backbone's keys and values"}
+PATHS = {"--data": "DATA", "--start-from": "RUN{before}", "--out": "RUN{number}"}
+"""What stands in the card for the paths of a recorded command."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="what longmem_learns.py wrote")
-    parser.add_argument("name", help="the backbone's name")
+    parser.add_argument("runs", type=Path, nargs="+", help="of longmem_learns.py, in order; the last is shipped")
+    parser.add_argument("--name", default="smollm2-135m", help="the backbone's name")
     arguments = parser.parse_args()
-    folder = WEIGHTS / arguments.name / "longmem"
-    method = load_method(load_backbone(arguments.name), arguments.run, trainable=True, **USED_WITH)
+    folder, last = WEIGHTS / arguments.name / "longmem", arguments.runs[-1]
+    method = load_method(load_backbone(arguments.name), last, trainable=True, **USED_WITH)
     method.save_pretrained(folder, dtype="int8")
-    shutil.copyfile(arguments.run / "log.jsonl", folder / "training_log.jsonl")
-    settings = json.loads((arguments.run / "train_config.json").read_text())["config"]
-    (folder / "train_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    write_card(arguments.run, arguments.name, method.num_trainable)
+    logs = [(run / "log.jsonl").read_text() for run in arguments.runs]
+    (folder / "training_log.jsonl").write_text("".join(logs))
+    recorded = [json.loads((run / "train_config.json").read_text()) for run in arguments.runs]
+    (folder / "train_config.json").write_text(json.dumps(recorded[-1]["config"], indent=2) + "\n")
+    (folder / "README.md").write_text(card(arguments.name, method, recorded, logs))
     size = sum(file.stat().st_size for file in folder.iterdir())
     notice(f"{arguments.name}: {size:,} bytes")
     if size > MOST_BYTES:
         raise SystemExit(f"more than {MOST_BYTES:,} bytes; a larger reduction_factor makes it smaller")
 
 
-def write_card(run: Path, name: str, num_weights: int) -> None:
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    steps = [record for record in log if record.get("event") == "train"]
-    saved = json.loads((WEIGHTS / name / "longmem" / "ltm_method.json").read_text())["method_config"]
-    facts = machine()
-    text = CARD.format(
+def card(name: str, method: Method, recorded: list[dict], logs: list[str]) -> str:
+    steps, tokens, seconds = [], 0, 0.0
+    for number, (run, log) in enumerate(zip(recorded, logs, strict=True), start=1):
+        records = [json.loads(line) for line in log.splitlines()]
+        end = [record for record in records if record.get("event") == "train"][-1]
+        tokens, seconds = tokens + end["tokens"], seconds + end["seconds"]
+        steps.append(f"{number}. `{command_of(run['command'], number)}`: {end['tokens']:,} tokens")
+    return CARD.format(
         name=name,
-        command="python benchmarks/longmem_learns.py --data DATA --out RUN",
-        tokens=steps[-1]["tokens"],
-        segment=saved["segment_size"],
-        memory=16_384,
-        minutes=steps[-1]["seconds"] / 60,
-        cores=facts["cores"],
-        processor=facts["processor"],
-        weights=num_weights,
+        steps="\n".join(steps),
+        tokens=tokens,
+        segment=method.method_config.segment_size,
+        minutes=seconds / 60,
+        processor=machine()["processor"],
+        weights=method.num_trainable,
+        remembers=REMEMBERS[method.method_config.coupled],
     )
-    (WEIGHTS / name / "longmem" / "README.md").write_text(text)
+
+
+def command_of(recorded: str, number: int) -> str:
+    """A recorded command with names for its paths."""
+    script, *options = recorded.split()
+    words = ["python", f"benchmarks/{Path(script).name}", *options]
+    for place, word in enumerate(words[:-1]):
+        if word in PATHS:
+            words[place + 1] = PATHS[word].format(before=number - 1, number=number)
+    return " ".join(words)
 
 
 if __name__ == "__main__":
