@@ -27,8 +27,8 @@ USED_WITH = {"local_window": 1024, "stride": None, "memory_size": 65_536}
 CARD = """# SideNet of LongMem for {name}
 
 {weights:,} weights, stored in int8 with a scale for each row. Trained on {tokens:,} tokens in segments of {segment},
-with up to 16,384 remembered ones, on training splits of `books`, `techdocs` and `latex_math`, a third each (`--exercises`
-is the share of the text that is `ltm.training.exercises`): {minutes:.0f} minutes on {processor}, in these steps:
+with up to 16,384 remembered ones, on training splits of `books`, `techdocs` and `latex_math`, a third each
+(`--exercises`: the share of the text that is `ltm.training.exercises`), {minutes:.0f} minutes on {processor}:
 
 {steps}
 
