@@ -5,7 +5,7 @@
     python benchmarks/results_page.py
 
 data: folder of data sets as `ltm bench run --data` takes it; runs: what benchmarks/longmem_learns.py wrote (no_memory,
-coupled) and `ltm train --method memorizing` (memorizing). LongMem itself is the SideNet that is shipped.
+decoupled) and `ltm train --method memorizing` (memorizing). LongMem itself is the SideNet that is shipped.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import subprocess
 
 from common import RESULTS, notice
 
+from ltm.bank import EVICTIONS
+
 KINDS = "long_text.kinds=books,techdocs,latex_math"
 RUN_ON_OTHER_WEIGHTS = {
     "no memory": "longmem@{runs}/no_memory:local_window=1024 as no memory",
-    "coupled": "longmem@{runs}/coupled:local_window=1024,stride=none as coupled",
+    "decoupled": "longmem@{runs}/decoupled:local_window=1024,stride=none as decoupled",
     "memorizing": "memorizing@{runs}/memorizing as memorizing",
 }
 WINDOWS = (256, 512, 2048)
@@ -69,9 +71,25 @@ def experiments() -> dict[str, Experiment]:
         "in_context": (
             "bench",
             ["window", "longmem"],
-            ["in_context", "in_context.seeds=1", "in_context.examples=100", "in_context.remembered=0,2000"],
+            ["in_context", "in_context.seeds=3", "in_context.examples=100", "in_context.remembered=0,2000"],
         ),
         "reading": ("bench", ["window", "longmem"], ["reading", "reading.seeds=1", "reading.examples=100"]),
+        "eviction": (
+            "eviction",
+            [
+                "longmem as everything",
+                *(f"longmem:memory_size=2048,evict={policy} as {policy}" for policy in EVICTIONS),
+            ],
+            [*long_text, "long_text.documents=2", "long_text.max_tokens=16384"],
+        ),
+        "eviction-recall": (
+            "eviction",
+            [
+                "longmem as everything",
+                *(f"longmem:memory_size=2048,evict={policy} as {policy}" for policy in EVICTIONS),
+            ],
+            ["recall", "recall.variants=kinds", "recall.lengths=4096,8192", "recall.trials=3"],
+        ),
         "recall": (
             "bench",
             ["window", "longmem", "full"],
