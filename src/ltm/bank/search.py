@@ -9,6 +9,7 @@ same way, and only their members are compared.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ SORTED = 256
 QUERY_BLOCK = 64
 """Queries in a block, of one head, with full blocks of keys; with fewer keys more, up to MOST_QUERIES."""
 MOST_QUERIES = 512
+CACHED_KEYS = 2**15
+"""Keys in float32 up to which oneDNN is faster for a few queries too: those of a head stay in the cache."""
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 """oneDNN's product in float32, twice as fast as torch.mm's on processors that MKL knows less well."""
 
@@ -136,9 +139,11 @@ def _key_blocks(parts: Sequence[Tensor]) -> Iterator[tuple[int, list[Tensor]]]:
 def _row_scores(queries: Tensor, pieces: Sequence[Tensor]) -> Tensor:
     """[kv_heads * queries, keys] for each head its own products; head by head, since slices of keys are no batch that
     a product takes without a copy."""
-    rows = []
+    rows, cached = [], sum(piece.shape[1] for piece in pieces) <= CACHED_KEYS
     for head, asked in enumerate(queries):
-        if queries.dtype.itemsize == 2:
+        if cached and _ONEDNN_LINEAR is not None and queries.dtype == torch.float32 and queries.device.type == "cpu":
+            products = [key_product(asked, piece[head]) for piece in pieces]
+        elif queries.dtype.itemsize == 2:
             products = [torch.mm(asked, piece[head].T) for piece in pieces]
         else:  # the faster way round for a few queries in float32
             products = [torch.mm(piece[head], asked.T).T for piece in pieces]
@@ -172,7 +177,7 @@ def _column_scores(queries: Tensor, pieces: Sequence[Tensor], room: Tensor) -> T
 
 
 def key_product(keys: Tensor, queries: Tensor) -> Tensor:
-    """Inner products [keys, queries], the fastest way there is for many of both."""
+    """Inner products [keys, queries], the fastest way there is for many of one of them."""
     if _ONEDNN_LINEAR is not None and queries.dtype == torch.float32 and queries.device.type == "cpu":
         return _ONEDNN_LINEAR(keys, queries.contiguous(), None, "none", [], "")
     return torch.mm(keys, queries.T)
@@ -224,15 +229,24 @@ def row_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     n = scores.shape[1]
     if scores.device.type != "cpu" or scores.dtype == torch.float64:
         return scores.topk(top_k, dim=-1)
-    bits = scores.float().contiguous().view(torch.int32)
+    bits = scores.float().contiguous().numpy().view(np.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # as whole numbers: the same order, for negative scores too
-    packed = (ordered.long() << 32) + torch.arange(n - 1, -1, -1)
-    numbers = packed.numpy()
+    packed = ordered.astype(np.int64) << 32
+    packed += _last_first(n)
     if n > SORTED:
-        numbers.partition(n - top_k, axis=1)
-    numbers = np.sort(numbers[:, -top_k:] if n > SORTED else numbers, axis=1)[:, : -top_k - 1 : -1]
-    indices = n - 1 - (torch.from_numpy(numbers.copy()) & 0xFFFFFFFF)
+        packed.partition(n - top_k, axis=1)
+        packed = packed[:, -top_k:]
+    packed.sort(axis=1)
+    indices = torch.from_numpy(n - 1 - (packed[:, : -top_k - 1 : -1] & 0xFFFFFFFF))
     return scores.gather(1, indices), indices
+
+
+@lru_cache(maxsize=64)
+def _last_first(n: int) -> np.ndarray:
+    """n - 1, ..., 1, 0: kept, since making it takes as long as sorting a row."""
+    places = np.arange(n - 1, -1, -1)
+    places.flags.writeable = False
+    return places
 
 
 def _best_groups(grouped: Tensor, top_k: int) -> Tensor:
