@@ -77,7 +77,8 @@ class NaiveLongMem:
         logits = self.view.head(output)
         if sidenet.pointer is not None and memory.keys:
             logits = self._copy(sidenet.pointer, logits, output, remembered[0], memory)
-        memory.write(*(tensor.detach() for tensor in remembered), ids, self.config.chunk_size, self.config.memory_size)
+        keys, values = remembered
+        memory.write(keys.detach(), values.detach(), ids, self.config.chunk_size, self.config.memory_size)
         return logits
 
     def _copy(self, pointer: Any, logits: Tensor, output: Tensor, keys: Tensor, memory: NaiveMemory) -> Tensor:
