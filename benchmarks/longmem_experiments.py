@@ -5,7 +5,7 @@
     python benchmarks/results_page.py
 
 data: folder of data sets as `ltm bench run --data` takes it; runs: what benchmarks/longmem_learns.py wrote (no_memory,
-decoupled) and `ltm train --method memorizing` (memorizing). LongMem itself is the SideNet that is shipped.
+coupled) and `ltm train --method memorizing` (memorizing). LongMem itself is the SideNet that is shipped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ltm.bank import EVICTIONS
 KINDS = "long_text.kinds=books,techdocs,latex_math"
 RUN_ON_OTHER_WEIGHTS = {
     "no memory": "longmem@{runs}/no_memory:local_window=1024 as no memory",
-    "decoupled": "longmem@{runs}/decoupled:local_window=1024,stride=none as decoupled",
+    "coupled": "longmem@{runs}/coupled:local_window=1024 as coupled",
     "memorizing": "memorizing@{runs}/memorizing as memorizing",
 }
 WINDOWS = (256, 512, 2048)

@@ -1,8 +1,8 @@
 """Put a trained SideNet into the package: weights in int8, its config, its training log and how it was made.
 
     python benchmarks/longmem_learns.py --data DATA --out RUN1
-    python benchmarks/longmem_learns.py --data DATA --start-from RUN1 --out RUN2 --runs coupled
-    python benchmarks/ship_sidenet.py RUN1/longmem RUN2/coupled --name smollm2-135m
+    python benchmarks/longmem_learns.py --data DATA --start-from RUN1 --out RUN2 --runs longmem
+    python benchmarks/ship_sidenet.py RUN1/longmem RUN2/longmem --name smollm2-135m
 
 The runs are those that led to it, each the start of the next. Writes src/ltm/weights/NAME/longmem; `ltm ask` loads what
 lies there for the backbone NAME. Refuses more than 25 MB.

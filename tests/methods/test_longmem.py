@@ -284,7 +284,7 @@ def test_coupled_memory_is_the_sidenets_own_and_goes_stale(tiny_backbone):
 
 
 def test_a_coupled_bank_belongs_to_its_sidenet(tiny_backbone, tmp_path):
-    method, plain = build(tiny_backbone), build(tiny_backbone, coupled=False)
+    method, plain = build(tiny_backbone, coupled=True), build(tiny_backbone)
     for each in (method, plain):
         each.read(tokens(1, 21))
     method.use_bank(method.bank)
@@ -306,7 +306,7 @@ def test_a_coupled_bank_belongs_to_its_sidenet(tiny_backbone, tmp_path):
 @pytest.mark.parametrize("copied_layer", ["first", "last"])
 def test_coupled_reading_stops_at_the_memory_layer(tiny_backbone, copied_layer):
     """The backbone's layers above do not run, and the SideNet's neither."""
-    method = build(tiny_backbone, copied_layer=copied_layer)
+    method = build(tiny_backbone, coupled=True, copied_layer=copied_layer)
     past, ran = tokens(2, 21), []
     driver = method._driver([], None)
     with attach(method.backbone.view, driver):

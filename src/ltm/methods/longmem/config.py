@@ -49,10 +49,9 @@ class LongMemConfig:
     """All rows of a batch read and write one memory, as the released code does; off: each row its own."""
     use_memory: bool = True
     """Off: the same SideNet without memory, the baseline that shows memory's own share."""
-    coupled: bool = True
-    """Remember the SideNet's own keys and values: they are trained together with the queries that look for them, and
-    what was written before a training step is stale after it. The paper's ablation, and by far the better memory here
-    (docs/results.md). Off: the frozen backbone's (paper), which any SideNet of that backbone can read."""
+    coupled: bool = False
+    """Remember the SideNet's own keys and values instead of the frozen backbone's: what was written before a training
+    step then is stale after it, and a bank belongs to the SideNet (the paper's ablation)."""
     segment_size: int = 256
     """Tokens encoded together when reading and training (paper: 1,024)."""
     local_window: int = 1024
