@@ -48,6 +48,11 @@ def experiments() -> dict[str, Experiment]:
             )
             for size in WINDOWS
         },
+        "half-window": (
+            "half-window",
+            ["window", RUN_ON_OTHER_WEIGHTS["no memory"], "longmem"],
+            [*long_text, *fewer, "stride=512"],
+        ),
         "chunks": (
             "chunks",
             [f"longmem:chunk_size={size} as chunks of {size}" for size in (1, 4, 8, 16)],
@@ -134,8 +139,8 @@ def command_of(experiment: Experiment, arguments: argparse.Namespace) -> list[st
     out = os.path.relpath(RESULTS / folder)
     given = ["--data", arguments.data, "--out", out, "--tasks", task, "--methods", ",".join(chosen)]
     for setting in settings:
-        window = setting.removeprefix("window=")
-        given += ["--set", setting] if window == setting else ["--window", window]
+        name, _, value = setting.partition("=")
+        given += [f"--{name}", value] if name in ("window", "stride") else ["--set", setting]
     return ["ltm", "bench", "run", *given]
 
 

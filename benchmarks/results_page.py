@@ -19,19 +19,22 @@ PAGE = ROOT / "docs" / "results.md"
 KINDS = ("books", "techdocs", "latex_math")
 WINDOWS = (256, 512, 2048)
 """Beside 1,024, the window of all other tables."""
+OTHERS = ("chunks", "beyond", "half-window", "eviction")
 LABELS = ("window", "no memory", "longmem", "full")
 
 
 def main() -> None:
     results = read_results(RESULTS / "bench")
-    folders = [RESULTS / name for name in (*(f"window-{size}" for size in WINDOWS), "chunks", "beyond")]
+    folders = [RESULTS / name for name in (*(f"window-{size}" for size in WINDOWS), *OTHERS)]
     apart = {folder.name: read_results(folder) for folder in folders if folder.is_dir()}
     tables: dict[str, Callable[[], str]] = {
         "perplexity": lambda: perplexity(results),
         "positions": lambda: positions(results),
         "baselines": lambda: baselines(results),
         "windows": lambda: windows(results, apart),
+        "half window": lambda: half_window(results, apart["half-window"]),
         "chunks": lambda: chunks(results, apart["chunks"]),
+        "eviction": lambda: eviction(apart["eviction"]),
         "beyond": lambda: beyond(apart["beyond"]),
         "reading": lambda: plain(results, "reading", ("exact_match", "f1"), ("shots", "remembered")),
         "in_context": lambda: in_context(results),
@@ -40,6 +43,8 @@ def main() -> None:
         "recall choice": lambda: plain(results, "recall", ("choice_accuracy",), ("variant", "length")),
         "context": context,
     }
+    for compared in (results, *apart.values()):
+        check_windows(compared)
     text = PAGE.read_text()
     for name, table in tables.items():
         start = f"<!-- measured: {name} -->"
@@ -69,6 +74,18 @@ def command(results: list[Result], task: str, labels: Iterable[str]) -> str:
 def records(results: list[Result], label: str) -> dict[str, dict]:
     found = of(results, "long_text", label)
     return {} if found is None else {record["id"]: record for record in found.records}
+
+
+def check_windows(results: list[Result]) -> None:
+    """Fail where full windows keep more of the text for some methods than for others: nothing follows from that."""
+    kept = {}
+    for result in results:
+        options = result.facts["setup"]["method"]["options"]
+        window, stride = options.get("local_window"), options.get("stride")
+        if result.task == "long_text" and window is not None:
+            kept[result.label] = window - (stride or window // 2)
+    if kept and max(kept.values()) - min(kept.values()) > 64:
+        raise SystemExit(f"other strides, so no comparison: {kept} tokens kept")
 
 
 def nats(own: dict[str, dict], kind: str) -> float:
@@ -143,6 +160,28 @@ def windows(results: list[Result], apart: dict[str, list[Result]]) -> str:
     table = grid([*header, "memory's own share", "the bound", "share of the bound"], rows)
     commands = [command(at[size], "long_text", LABELS[:3]) for size in WINDOWS]
     return "\n\n".join([table, "\n".join(commands)])
+
+
+def half_window(results: list[Result], apart: list[Result]) -> str:
+    """The same comparisons where half of a full window is kept."""
+    documents = records(apart, "window").keys()
+    full, rows = _only(records(results, "full"), documents), []
+    for kind in KINDS:
+        loss = {label: nats(records(apart, label), kind) for label in LABELS[:3]}
+        rows.append([kind, *_comparison({**loss, "full": nats(full, kind)})])
+    header = ["kind", "window", "SideNet without memory", "LongMem", "full", "LongMem against window"]
+    table = grid([*header, "memory's own share", "the bound", "share of the bound"], rows)
+    return f"{table}\n\n{command(apart, 'long_text', LABELS[:3])}"
+
+
+def eviction(apart: list[Result]) -> str:
+    """Perplexity by what leaves a full memory first, and what it still finds."""
+    own = {r.label: records(apart, r.label) for r in apart if r.task == "long_text" and not r.failed}
+    rows = [[kind, *(f"{math.exp(nats(o, kind)):.3f}" for o in own.values())] for kind in KINDS]
+    text = grid(["perplexity", *own], rows)
+    text += f"\n\n{command(apart, 'long_text', own)}"
+    recall = plain(apart, "recall", ("choice_accuracy",), ("variant", "length"))
+    return f"{text}\n\nThe right key the likeliest of ten:\n\n{recall}"
 
 
 def chunks(results: list[Result], apart: list[Result]) -> str:

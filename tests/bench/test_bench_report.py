@@ -22,11 +22,17 @@ from ltm.tasks.base import Row
 PNG = b"\x89PNG"
 
 
-def setup(task="fake", label="window", seed=None, config=None):
+def setup(task="fake", label="window", seed=None, config=None, options=None):
     return {
         "task": {"name": task, "config": config or {}},
         "units": {"count": 2, "tokens": 20, "hash": "abc"},
-        "method": {"name": label, "label": label, "given": {"local_window": 64}, "options": {}, "weights": None},
+        "method": {
+            "name": label,
+            "label": label,
+            "given": {"local_window": 64},
+            "options": options or {},
+            "weights": None,
+        },
         "backbone": {"name": "tiny-llama", "dtype": "float32"},
         "device": "cpu",
         "seed": seed,
@@ -74,6 +80,18 @@ def recall(shift: float) -> list[Row]:
 
 def by_length(values) -> list[Row]:
     return [Row({"length": n}, "accuracy", v, v - 0.1, v + 0.1, 2) for n, v in zip((512, 1024), values, strict=True)]
+
+
+def test_windows_that_keep_more_than_others_are_told(tmp_path, monkeypatch):
+    add_fake(monkeypatch)
+    kept = {"window": 1024, "sinks": 1020, "half": None}  # of 1,024: 0, 4 and 512 tokens stay
+    for order, (label, stride) in enumerate(kept.items()):
+        write(tmp_path, label, by_length((0.5, 0.6)), order, options={"local_window": 1024, "stride": stride})
+    write(tmp_path, "full", by_length((0.5, 0.6)), 3, options={"memory_size": 5})
+    text = write_report(tmp_path, tmp_path / "page.md")[0].read_text()
+    assert "Not like with like" in text and "(tokens kept: window 0, sinks 4, half 512)" in text
+    (tmp_path / "fake.half.json").unlink()
+    assert "Not like with like" not in write_report(tmp_path, tmp_path / "page.md")[0].read_text()
 
 
 def test_a_page_has_tables_plots_differences_and_origins(tmp_path, monkeypatch):

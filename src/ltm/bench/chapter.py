@@ -14,6 +14,9 @@ from ltm.tasks.base import Record, Task
 from ltm.tasks.data import DataSource
 from ltm.tasks.registry import task_class
 
+UNEVEN = 64
+"""Tokens that some windows may keep more than others: a few sinks are no matter."""
+
 
 @runtime_checkable
 class Comparable(Protocol):
@@ -30,6 +33,7 @@ def section_blocks(section: Section, look: Mapping[str, plots.Style], stem: str)
     yield Heading(f"{section.task} on {section.backbone}")
     yield Paragraph(f"{task_class(section.task).source}. Configuration: {json.dumps(section.config)}.")
     yield _methods_table(section)
+    yield from _uneven_windows(section)
     common = _common_lines(section)
     yield from _common_tables(section, common)
     for title, table in tables(lines, section.labels):
@@ -60,6 +64,26 @@ def _methods_table(section: Section) -> Table:
         )
     columns = ["method", "given", "seeds", "memory, bytes a token", "tokens a second", "process peak, GB"]
     return Table(columns, rows, left=3)
+
+
+def _uneven_windows(section: Section) -> Iterator[Block]:
+    """A warning where full windows keep more of the text for some methods than for others."""
+    kept = {label: least for label in section.labels if (least := _least_context(section, label)) is not None}
+    if kept and max(kept.values()) - min(kept.values()) > UNEVEN:
+        each = ", ".join(f"{label} {least:,}" for label, least in kept.items())
+        yield Paragraph(
+            f"Not like with like: a full window keeps more for some methods than for others (tokens kept: {each}). "
+            "What they gain over the others is not memory alone; give all the same stride."
+        )
+
+
+def _least_context(section: Section, label: str) -> int | None:
+    """Tokens that stay when a method's window is full; None for one without a window."""
+    options = section.by_label[label][0].facts["setup"]["method"].get("options", {})
+    window, stride = options.get("local_window"), options.get("stride")
+    if window is None:
+        return None
+    return window - (stride or max(window // 2, 1))
 
 
 def _common_tables(section: Section, lines: Sequence[Line] | None) -> Iterator[Block]:
