@@ -31,7 +31,7 @@ QUERY_BLOCK = 64
 """Queries in a block, of one head, with full blocks of keys; with fewer keys more, up to MOST_QUERIES."""
 MOST_QUERIES = 512
 CACHED_KEYS = 2**15
-"""Keys in float32 up to which oneDNN is faster for a few queries too: those of a head stay in the cache."""
+"""Keys whose product with a few queries has a faster way: those of a head stay in the cache."""
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 """oneDNN's product in float32, twice as fast as torch.mm's on processors that MKL knows less well."""
 
@@ -140,6 +140,8 @@ def _row_scores(queries: Tensor, pieces: Sequence[Tensor]) -> Tensor:
     """[kv_heads * queries, keys] for each head its own products; head by head, since slices of keys are no batch that
     a product takes without a copy."""
     rows, cached = [], sum(piece.shape[1] for piece in pieces) <= CACHED_KEYS
+    if cached and len(pieces) == 1 and queries.dtype.itemsize == 2 and pieces[0].is_contiguous():
+        return torch.bmm(queries, pieces[0].transpose(1, 2)).flatten(0, 1)
     for head, asked in enumerate(queries):
         if cached and _ONEDNN_LINEAR is not None and queries.dtype == torch.float32 and queries.device.type == "cpu":
             products = [key_product(asked, piece[head]) for piece in pieces]
