@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ltm.bank.blocks import search_keys_of, search_row
-from ltm.bank.clusters import Clusters
+from ltm.bank.clusters import Clusters, num_clusters
 from ltm.bank.search import FEW_QUERIES, exact_search, row_top_k
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ FROM_CHUNKS = 131_072
 """'auto' searches exactly up to so many chunks: 256k tokens in chunks of 2 (docs/bank-search.md)."""
 TAIL = 8192
 """New chunks that are searched exactly before they join their clusters."""
+PATIENCE = 4
+"""'auto' makes clusters after a quarter as many searches as there will be clusters: exact ones have cost as much by
+then as making them does (docs/bank-search.md), so a few questions to a large bank never wait for clusters."""
 SEEN_QUERIES = 2048
 """Queries kept for telling what will be asked, the latest; of one search at most an eighth of it."""
 
@@ -29,12 +32,14 @@ class ApproximateIndex:
     """`Clusters` for each layer and kv head, and for all heads together, made at the first search that needs them.
 
     What is new is searched exactly until it is worth sorting in; after growing to twice the size everything is
-    clustered anew. Searches with many queries (reading) stay exact: a matrix product over all keys serves them all
-    at once, and in clusters they would share little. So do rows below from_chunks.
+    clustered anew. With `patience` a space is searched exactly until clusters pay. Searches with many queries
+    (reading) stay exact: a matrix product over all keys serves them all at once, and in clusters they would share
+    little. So do rows below from_chunks.
     """
 
-    def __init__(self, from_chunks: int = 64):
-        self.from_chunks = from_chunks
+    def __init__(self, from_chunks: int = 64, patience: int | None = None):
+        self.from_chunks, self.patience = from_chunks, patience
+        self.searches: dict[Space, int] = {}  # without clusters
         self.spaces: dict[Space, Clusters] = {}
         self.ends: dict[Space, int] = {}  # chunks below are in clusters, counted from the index's making
         self.seen: dict[Space, Tensor] = {}
@@ -42,7 +47,7 @@ class ApproximateIndex:
     def search(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         for head, asked in enumerate(queries):
             self._remember((layer, head), asked)
-        if queries.shape[1] > FEW_QUERIES or not self._is_large(row):
+        if queries.shape[1] > FEW_QUERIES or not self._is_large(row) or self._is_early(row, (layer, 0)):
             return search_row(row, layer, queries, top_k)
         heads = [self._search(row, (layer, head), asked, top_k) for head, asked in enumerate(queries)]
         return torch.stack([scores for scores, _ in heads]), torch.stack([order for _, order in heads])
@@ -50,14 +55,14 @@ class ApproximateIndex:
     def search_joint(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         together = queries.transpose(0, 1).flatten(1)  # [queries, kv_heads * head_dim]
         self._remember((layer, None), together)
-        if queries.shape[1] > FEW_QUERIES or not self._is_large(row):
+        if queries.shape[1] > FEW_QUERIES or not self._is_large(row) or self._is_early(row, (layer, None)):
             return search_row(row, layer, queries, top_k, jointly=True)
         return self._search(row, (layer, None), together, top_k)
 
     def kept(self, places: Tensor, num_dropped: int) -> ApproximateIndex:
         """The index of the same row after all but the chunks at these places (int64, ascending) were removed."""
-        other = ApproximateIndex(self.from_chunks)
-        other.seen = self.seen
+        other = ApproximateIndex(self.from_chunks, self.patience)
+        other.seen, other.searches = self.seen, self.searches
         for space, clusters in self.spaces.items():
             held = places[places + num_dropped < self.ends[space]]
             clusters.keep(held + num_dropped)
@@ -79,6 +84,13 @@ class ApproximateIndex:
             scores, order = exact_search(queries[None], _keys(row, space, 0, row.num_chunks)[None], top_k)
             return scores[0], order[0]
         return scores, numbers - first
+
+    def _is_early(self, row: Row, space: Space) -> bool:
+        """Whether a space (of heads, the first) has had too few searches for clusters to pay; counts this one."""
+        if self.patience is None or space in self.spaces:
+            return False
+        self.searches[space] = self.searches.get(space, 0) + 1
+        return self.searches[space] * self.patience <= num_clusters(row.num_chunks)
 
     def _up_to_date(self, row: Row, space: Space) -> Clusters:
         """The clusters of a space; all but the newest chunks are in them."""
@@ -104,10 +116,10 @@ class ApproximateIndex:
 
 
 class AutoIndex(ApproximateIndex):
-    """Exact up to `FROM_CHUNKS` chunks in a row, approximate above."""
+    """Exact up to `FROM_CHUNKS` chunks in a row; above, approximate once it pays."""
 
     def __init__(self) -> None:
-        super().__init__(FROM_CHUNKS)
+        super().__init__(FROM_CHUNKS, PATIENCE)
 
 
 def _keys(row: Row, space: Space, first: int, count: int) -> Tensor:

@@ -26,7 +26,10 @@ SAMPLE = 32
 """Keys for each cluster that k-means sees."""
 PRIOR = 64
 """Made-up queries, equally long in every direction, added to the ones seen: a few real ones must not decide all."""
-BLOCK = 4096
+BLOCK = 512
+"""Keys that are held against all centroids at a time: their inner products should stay in the cache."""
+PIECE = 65536
+"""Keys that are mapped, or measured, at a time."""
 
 
 class Clusters:
@@ -47,28 +50,6 @@ class Clusters:
         mapped = self._mapped(keys[_spread_out(len(keys), SAMPLE * num_clusters(len(keys)))])
         self.centroids = _k_means(mapped, num_clusters(len(keys)))  # [clusters, head_dim], of mapped keys
         self._arrange(keys, numbers, self._owners(keys))
-
-    @classmethod
-    def restore(cls, state: dict[str, Tensor], keys: Tensor) -> Clusters:
-        """From `state`, and the keys of its numbers in ascending order."""
-        self = cls.__new__(cls)
-        self.probes, self.trained_on = PROBES, int(state["trained_on"])
-        self.root, self.offset, self.centroids = (state[name] for name in ("root", "offset", "centroids"))
-        self._arrange(keys, state["numbers"], state["owners"].long())
-        return self
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """What `restore` needs; the keys are the bank's."""
-        order = self.numbers.argsort()
-        return {
-            "trained_on": torch.tensor(self.trained_on),
-            "root": self.root,
-            "offset": self.offset,
-            "centroids": self.centroids,
-            "numbers": self.numbers[order],
-            "owners": self.owners[order].int(),
-        }
 
     @property
     def nbytes(self) -> int:
@@ -124,15 +105,15 @@ class Clusters:
         some = counts.clamp(min=1).float()
         self.means = torch.zeros_like(self.centroids).index_add_(0, self.owners, self.keys.float()) / some[:, None]
         squares = torch.zeros(len(self.centroids))
-        for start in range(0, len(keys), 16 * BLOCK):
-            part = slice(start, start + 16 * BLOCK)
+        for start in range(0, len(keys), PIECE):
+            part = slice(start, start + PIECE)
             away = (self.keys[part].float() - self.means[self.owners[part]]) @ self.root
             squares.index_add_(0, self.owners[part], away.square().sum(dim=1))
         self.deviations = (squares / some).sqrt().masked_fill_(counts == 0, float("-inf"))
 
     def _owners(self, keys: Tensor) -> Tensor:
         """The cluster of each key."""
-        return torch.cat([_nearest(self._mapped(part), self.centroids) for part in keys.split(16 * BLOCK)])
+        return torch.cat([_nearest(self._mapped(part), self.centroids) for part in keys.split(PIECE)])
 
     def _mapped(self, keys: Tensor) -> Tensor:
         return (keys.float() - self.offset) @ self.root
