@@ -6,7 +6,8 @@
 --methods takes names of the registry with options, as `ltm bench run` does: em_llm:segmentation=blocks. The first
 `--read` tokens are read for real (a book's text); longer memories repeat what was read, entry for entry, which changes
 nothing for time. Full attention is the bare backbone on a cache that is filled in the same way, also beyond its trained
-positions. Each figure is the median over `--repeat` runs of 8 tokens. Writes benchmarks/results/attention_memory.json
+positions. Each figure is the median over `--repeat` runs of 8 tokens, processor time of one thread (what other
+programs do on the machine counts less). Writes benchmarks/results/attention_memory.json
 after every figure and goes on from there; --restart begins anew.
 """
 
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--name", default="attention_memory", help="of the result file")
     parser.add_argument("--restart", action="store_true")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     keep_freed_memory()
     backbone = load_backbone(arguments.backbone)
     text = real_tokens(backbone, arguments.data, arguments.read)
@@ -81,10 +83,10 @@ def decode_ms(method: Method, text: torch.Tensor, length: int, repeat: int) -> f
     method(text[:, :PROMPT], past_key_values=cache, use_cache=True, logits_to_keep=1)
     token, seconds = text[:, :1], []
     for _ in range(repeat + 1):
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(NEW_TOKENS):
             method(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     return statistics.median(seconds[1:]) / NEW_TOKENS * 1000
 
 
@@ -100,10 +102,10 @@ def full_decode_ms(backbone: Backbone, text: torch.Tensor, length: int, repeat: 
         layer.values = layer.values.repeat(1, 1, times, 1)[:, :, :length].contiguous()
     seconds = []
     for _ in range(repeat + 1):
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(NEW_TOKENS):
             backbone.model(text[:, :1], past_key_values=cache, use_cache=True, logits_to_keep=1)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     return statistics.median(seconds[1:]) / NEW_TOKENS * 1000
 
 
