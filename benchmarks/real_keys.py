@@ -31,21 +31,24 @@ DOCUMENT_TOKENS = 16_384
 
 
 class Collector(Plugin):
-    """Keys of some layers and queries of one, position-free; ends the pass after the last of them."""
+    """Keys of some layers and queries of one of them, position-free; ends the pass after the last of them."""
 
     def __init__(self, layers: Sequence[int], asking: int):
         self.observed_layers = layers
         self.viewed_layers = (asking,)
+        self.last = max(layers)
         self.keys: dict[int, Tensor] = {}
         self.queries: Tensor | None = None
 
     def observe(self, layer: int, keys: Tensor, values: Tensor) -> None:
         self.keys[layer] = keys
-        if layer == max(self.observed_layers):
+        if layer == self.last and layer not in self.viewed_layers:
             raise StopForward
 
     def views(self, layer: int, query: Tensor) -> Sequence[View]:
         self.queries = query
+        if layer == self.last:
+            raise StopForward
         return ()
 
 
