@@ -295,6 +295,6 @@ def test_activation_checkpointing_is_asked_of_the_method(bench):
 
 def test_second_signal_interrupts_at_once():
     with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert stop.name == "SIGINT"
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
