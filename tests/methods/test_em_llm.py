@@ -44,7 +44,7 @@ def build(backbone, **options):
     "options",
     [
         {},
-        {"segmentation": "blocks", "representative": "attended", "vote": "sum"},
+        {"segmentation": "blocks", "representative": "attended", "vote": "sum", "candidate_tokens": None},
         {"refinement": "conductance", "placement": "edge", "contiguity": 0.5, "representative": "attended"},
         {"refinement": "none", "local_window": 12, "stride": 12, "num_sinks": 0},
     ],
@@ -227,7 +227,12 @@ def test_offloaded_memory_answers_the_same(backbone):
 @pytest.mark.parametrize("storage, near", [("float32", 1e-5), ("int8", 0.02), ("int4", 0.3)])
 def test_a_memory_in_codes_is_read_saved_and_loaded(backbone, tmp_path, storage, near):
     """Nearer to the exact memory's logits than these are to those without a memory, and the same after loading."""
-    whole = {"segmentation": "blocks", "retrieved_tokens": 60, "memory_size": 60}  # no choice to tip over
+    whole = {
+        "segmentation": "blocks",
+        "retrieved_tokens": 60,
+        "candidate_tokens": None,
+        "memory_size": 60,
+    }  # no choice to tip over
     exact, small, empty = (build(backbone, **whole, key_storage=s, value_storage=s) for s in (None, storage, None))
     past, present = tokens(60, 1), tokens(21, 2)
     for method in (exact, small):

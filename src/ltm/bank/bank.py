@@ -286,10 +286,18 @@ class Bank:
     def entries(self, row: int, places: Tensor | slice, layer: int = 0) -> tuple[Tensor, Tensor]:
         """Keys and values [kv_heads, n, head_dim] of a row's tokens at places in order (0 the oldest; int64 [n], or a
         range, which is not copied where it lies together). Banks whose chunks are single tokens; only to be read."""
+        self._check_entries(layer)
+        return self.rows[row].entries(layer, places)
+
+    def entry_keys(self, row: int, places: Tensor | slice, layer: int = 0) -> Tensor:
+        """The keys of `entries` alone."""
+        self._check_entries(layer)
+        return self.rows[row].entry_keys(layer, places)
+
+    def _check_entries(self, layer: int) -> None:
         if self.config.chunk_size != 1:
             raise BankError(f"entries are single tokens, but this bank has chunk_size={self.config.chunk_size}")
         check_layer(self.layout, layer)
-        return self.rows[row].entries(layer, places)
 
     def event_table(self, row: int) -> EventTable:
         """Where a row's events lie. Raises BankError where the bank keeps none."""

@@ -312,6 +312,10 @@ class Row:
         that is possible). Of rows whose chunks are single tokens."""
         return self._entries("keys", layer, places), self._entries("values", layer, places)
 
+    def entry_keys(self, layer: int, places: Tensor | slice) -> Tensor:
+        """The keys of `entries` alone."""
+        return self._entries("keys", layer, places)
+
     def _entries(self, name: str, layer: int, places: Tensor | slice) -> Tensor:
         """ "keys" or "values" [kv_heads, n, head_dim]; only these are decoded where they are stored in codes."""
         codec, center = self.layout.codecs[name], self.layout.center(name)

@@ -22,8 +22,12 @@ class EmLlmConfig:
     segmentation: Literal["surprise", "blocks"] = "surprise"
     """What cuts the past into events: 'surprise' (EM-LLM), or 'blocks' of max_event_size tokens without refinement and
     contiguity (InfLLM), which needs no logits while reading."""
-    retrieved_tokens: int = 512
-    """Tokens of events that a layer attends to beside window and sinks, neighbours included (paper: 2,048 to 4,096)."""
+    retrieved_tokens: int = 64
+    """Tokens of events that a layer attends to beside window and sinks, neighbours included (paper: 2,048 to 4,096);
+    more of them distract a small backbone."""
+    candidate_tokens: int | None = 2048
+    """Tokens of events, the best by their representative keys, whose own keys are then met by the query, so that those
+    events are recalled that heads attend to most; none: representative keys decide (paper)."""
     contiguity: float = 0.3
     """Share of retrieved_tokens that goes to the neighbours of the events found (paper: 0.3; shipped files: off)."""
     min_event_size: int = 8
@@ -81,6 +85,9 @@ class EmLlmConfig:
             problems.append(f"max_event_size={self.max_event_size}; use min_event_size={self.min_event_size} or more")
         if not 0 <= self.contiguity < 1:
             problems.append(f"contiguity={self.contiguity}; use a share from 0 to less than 1, such as 0.3")
+        if self.candidate_tokens is not None and self.candidate_tokens < self.retrieved_tokens:
+            least = f"retrieved_tokens={self.retrieved_tokens}"
+            problems.append(f"candidate_tokens={self.candidate_tokens}; use {least} or more, or none")
         problems += stride_problems(self.local_window, self.stride)
         if problems:
             raise ConfigError(problems)
@@ -123,6 +130,7 @@ class EmLlmConfig:
         """Small enough that a few dozen tokens fill windows and memory, for the contract tests."""
         return cls(
             retrieved_tokens=10,
+            candidate_tokens=20,
             min_event_size=3,
             max_event_size=6,
             gamma=0.5,
@@ -136,6 +144,7 @@ class EmLlmConfig:
 
 _LEAST = {
     "retrieved_tokens": 1,
+    "candidate_tokens": 1,
     "min_event_size": 1,
     "max_event_size": 1,
     "gamma": 0,

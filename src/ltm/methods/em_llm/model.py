@@ -6,7 +6,8 @@ looks, in one softmax with it (Fountas et al., 2024, arXiv:2407.09450, section 3
 - at the `recent_size` tokens before it, at their true distance, so that window and segment together are `local_window`;
 - at the first `num_sinks` tokens of what is remembered;
 - at the events whose representative keys have the largest inner product with the query, summed over heads, and at
-  their neighbours in time. Remembered keys are kept without positions; the query meets all events at one distance.
+  their neighbours in time. Remembered keys are kept without positions; the query meets all events at one distance. By
+  default these are only candidates: of them the few are recalled whose own keys heads would attend to most.
 
 Then the segment is cut into events at tokens that surprised the model, boundaries are refined on the keys'
 similarity (`segmentation.py`), each event gets a representative key in each layer and head (`selection.py`), and keys
@@ -25,6 +26,8 @@ What differs from the paper and its released code (em-llm/EM-LLM-model):
   all of them at the window's edge (distance=None, placement="edge").
 - By default a mean of all its keys stands for an event and heads vote; the paper's choices are
   representative="attended" and vote="sum" (what a token was attended to is counted for every fourth query).
+- By default 64 tokens are recalled, of 2,048 whose keys are looked at; the paper's choices are candidate_tokens=None
+  and retrieved_tokens of 2,048 and more.
 - Neighbours are those of the present query's events (released: a queue that outlives the query).
 - Sinks are the oldest tokens held (released: the first of the stream, for ever).
 - The backbone's own rotary frequencies and scaling (released: recomputed from the base alone). Layers with a sliding

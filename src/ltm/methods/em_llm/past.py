@@ -42,6 +42,7 @@ class RowPast:
         self.recent = slice(max(self.tokens - config.recent_size, 0), self.tokens)
         self.num_sinks = min(config.num_sinks, self.recent.start)
         self.budget, self.neighbour_budget = config.event_budgets
+        self.candidate_budget = config.candidate_tokens
         self.version = [one.version for one in self.held]
 
     @cached_property
@@ -77,6 +78,11 @@ class RowPast:
     def most(self) -> int:
         return most_events(self.sizes, self.budget)
 
+    @cached_property
+    def most_candidates(self) -> int:
+        assert self.candidate_budget is not None
+        return most_events(self.sizes, self.candidate_budget)
+
     def products(self, layer: int, queries: Tensor) -> Tensor:
         """Inner products of queries [queries, heads, head_dim] with each event's keys, [queries, heads, events]."""
         scores = [one.bank.score_events(one.row, queries, layer) for one in self.held]
@@ -96,8 +102,18 @@ class RowPast:
         within = torch.arange(len(owner)) - (ends - sizes)[owner]
         return self.first[events][owner] + within, owner
 
+    def keys(self, layer: int, places: Tensor) -> Tensor:
+        """Position-free keys [kv_heads, n, head_dim] at places, ascending."""
+        found, start = [], 0
+        for one in self.held:
+            own = _share(places, start, start + one.tokens)
+            if own is not None:
+                found.append(one.bank.entry_keys(one.row, own, layer))
+            start += one.tokens
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+
     def entries(self, layer: int, places: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Position-free keys and values [kv_heads, n, head_dim] at places, ascending."""
+        """The same, and values."""
         found, start = [], 0
         for one in self.held:
             own = _share(places, start, start + one.tokens)

@@ -13,7 +13,7 @@ from ltm.attention import LocalView, Partial, Plugin, View, attend, rotate
 from ltm.backbone import BackboneView
 from ltm.methods.em_llm.config import EmLlmConfig
 from ltm.methods.em_llm.past import RowPast
-from ltm.methods.em_llm.selection import select_events, votes
+from ltm.methods.em_llm.selection import attention_votes, select_events, votes
 
 SCORE_EVERY = 4
 """Every so many tokens of a segment say what they attended to, at a quarter of the cost of all."""
@@ -129,8 +129,7 @@ class EventReader(Plugin):
         if past.fits:
             events = torch.arange(len(past.sizes))
         else:
-            scores = votes(past.products(layer, queries), self.config.vote, scaling)
-            chosen = select_events(scores, past.sizes, past.budget, past.neighbour_budget, past.most)
+            chosen = self._choose(layer, past, queries, scaling)
             events = chosen.any(dim=0).nonzero().squeeze(1)
             if len(chosen) > 1:
                 mask = chosen[:, events]
@@ -147,6 +146,19 @@ class EventReader(Plugin):
         if mask is not None:
             mask = torch.cat((torch.ones(len(mask), len(sinks), dtype=torch.bool), mask[:, owner]), dim=1)
         return keys, values, mask if mask is None else mask.to(keys.device), places
+
+    def _choose(self, layer: int, past: RowPast, queries: Tensor, scaling: float) -> Tensor:
+        """The events that each query recalls, bool [queries, events]; queries: [queries, heads, head_dim]."""
+        scores = votes(past.products(layer, queries), self.config.vote, scaling)
+        if past.candidate_budget is not None:
+            candidates = select_events(scores, past.sizes, past.candidate_budget, 0, past.most_candidates)
+            events = candidates.any(dim=0).nonzero().squeeze(1)
+            places, owner = past.places(events)
+            keys = past.keys(layer, torch.cat((torch.arange(past.num_sinks), places)))
+            own = attention_votes(queries, keys, past.num_sinks, owner, candidates[:, events], scaling)
+            scores = own.new_full(candidates.shape, float("-inf"))
+            scores[:, events] = own
+        return select_events(scores, past.sizes, past.budget, past.neighbour_budget, past.most)
 
     def _in_order(
         self, layer: int, keys: Tensor, past: RowPast, events: Tensor, places: Tensor, owner: Tensor

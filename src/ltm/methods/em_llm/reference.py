@@ -153,12 +153,32 @@ class NaiveEmLlm:
                 powers = [math.exp(product * self.llama.scaling) for product in own]
                 own = [power / sum(powers) for power in powers]
             scores = [score + product for score, product in zip(scores, own, strict=True)]
-        chosen = naive_selection(scores, [e[1] - e[0] for e in events], *self.config.event_budgets)
+        sizes = [last - first for first, last, _ in events]
+        if self.config.candidate_tokens is not None:
+            candidates = naive_selection(scores, sizes, self.config.candidate_tokens, 0)
+            scores = self._attention_votes(
+                layer, query, sinks, {i: range(*events[i][:2]) for i in candidates}, len(events)
+            )
+        chosen = naive_selection(scores, sizes, *self.config.event_budgets)
         places = [(place, 0) for place in range(sinks)]
         for index in sorted(chosen):
             first, last, _ = events[index]
             places += [(place, place - last) for place in range(first, last)]
         return places
+
+    def _attention_votes(
+        self, layer: int, query: Tensor, sinks: int, candidates: dict[int, range], num_events: int
+    ) -> list[float]:
+        """How much attention each event gets where sinks and candidates (places of each) share a softmax, summed over
+        heads; -inf for events that are no candidates."""
+        votes = [-math.inf] * num_events
+        for head in range(len(query)):
+            keys = self.memory.keys[layer][head // self.llama.group]
+            powers = [math.exp(float(query[head] @ key) * self.llama.scaling) for key in keys]
+            total = sum(powers[:sinks]) + sum(powers[place] for own in candidates.values() for place in own)
+            for event, own in candidates.items():
+                votes[event] = max(votes[event], 0.0) + sum(powers[place] for place in own) / total
+        return votes
 
     # events
 

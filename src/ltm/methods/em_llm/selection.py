@@ -48,6 +48,40 @@ def votes(products: Tensor, vote: str, scaling: float) -> Tensor:
     return torch.softmax(products.to(torch.promote_types(products.dtype, torch.float32)) * scaling, dim=-1).sum(dim=1)
 
 
+def attention_votes(
+    queries: Tensor, keys: Tensor, num_sinks: int, owner: Tensor, candidates: Tensor, scaling: float
+) -> Tensor:
+    """How much attention each query would give to each of its candidates, summed over heads: [queries, events].
+
+    queries: [queries, heads, head_dim]; keys: [kv_heads, num_sinks + tokens, head_dim], of sinks and then of all
+    events; owner: int64 [tokens], each token's event; candidates: bool [queries, events], the events that stand in one
+    softmax with the sinks (-inf for the others). Heads that have nothing to look for look at sinks and have no say.
+    """
+    count, events = candidates.shape
+    seen = torch.cat((torch.ones(count, num_sinks, dtype=torch.bool), candidates[:, owner]), dim=1)
+    index, held = _columns(seen)  # [queries, most]
+    kv_heads = len(keys)
+    own = keys[:, index.to(keys.device)] if count > 1 else keys[:, None]  # [kv_heads, queries, most, head_dim]
+    grouped = (
+        queries.unflatten(1, (kv_heads, -1)).transpose(0, 1).to(keys.dtype)
+    )  # [kv_heads, queries, group, head_dim]
+    logits = torch.matmul(grouped, own.transpose(-1, -2)).to(torch.promote_types(keys.dtype, torch.float32)) * scaling
+    logits = logits.masked_fill_(~held[:, None].to(keys.device), float("-inf"))
+    shares = torch.softmax(logits, dim=-1).sum(dim=(0, 2)).cpu() * held  # [queries, most]
+    found = shares.new_zeros(count, events)
+    found.scatter_add_(1, owner[(index - num_sinks).clamp(min=0)][:, num_sinks:], shares[:, num_sinks:])
+    return found.masked_fill_(~candidates, float("-inf"))
+
+
+def _columns(seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Of bool [queries, n] the true columns of each row in order, int64 [queries, most], padded, and which are real."""
+    counts = seen.sum(dim=1)
+    held = torch.arange(int(counts.max())) < counts[:, None]
+    index = torch.zeros(held.shape, dtype=torch.int64)
+    index[held] = seen.nonzero()[:, 1]
+    return index, held
+
+
 def most_events(sizes: Tensor, budget: int) -> int:
     """The most events that any order of them can put into a budget of tokens, the one that goes over included."""
     return int((sizes.sort().values.cumsum(0) <= budget).sum()) + 1
