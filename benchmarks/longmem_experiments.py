@@ -53,6 +53,11 @@ def experiments() -> dict[str, Experiment]:
             ["window", RUN_ON_OTHER_WEIGHTS["no memory"], "longmem"],
             [*long_text, *fewer, "stride=512"],
         ),
+        "untrained": (
+            "untrained",
+            ["window", "sinks", "full", "em_llm", "em_llm:segmentation=blocks as blocks", "quest"],
+            [*long_text, "long_text.documents=1", "long_text.max_tokens=8192", "stride=512"],
+        ),
         "chunks": (
             "chunks",
             [f"longmem:chunk_size={size} as chunks of {size}" for size in (1, 4, 8, 16)],
