@@ -25,6 +25,7 @@ RUN_ON_OTHER_WEIGHTS = {
     "coupled": "longmem@{runs}/coupled:local_window=1024 as coupled",
     "memorizing": "memorizing@{runs}/memorizing as memorizing",
 }
+EVENTS = ["window", "em_llm", "em_llm:segmentation=blocks as blocks"]
 WINDOWS = (256, 512, 2048)
 """Beside 1,024, which the main experiment has."""
 
@@ -113,11 +114,25 @@ def experiments() -> dict[str, Experiment]:
                 "window",
                 "full",
                 "quest",
-                "em_llm",
-                "em_llm:segmentation=blocks as blocks",
+                *EVENTS[1:],
                 others[2],
             ],
             ["recall", "recall.variants=kinds", "recall.lengths=4096,16384", "recall.trials=1"],
+        ),
+        "recall-trials": (
+            "recall-trials",
+            EVENTS,
+            ["recall", "recall.variants=kinds", "recall.lengths=4096,16384", "recall.trials=3"],
+        ),
+        "recall-far": (
+            "recall-far",
+            EVENTS,
+            ["recall", "recall.variants=kinds", "recall.lengths=65536", "recall.trials=1"],
+        ),
+        "recall-farthest": (
+            "recall-farthest",
+            EVENTS,
+            ["recall", "recall.variants=kinds", "recall.lengths=262144", "recall.trials=1"],
         ),
     }
 

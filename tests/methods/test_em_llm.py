@@ -21,7 +21,7 @@ from ltm.methods.em_llm.reference import (
     naive_sizes,
 )
 from ltm.methods.em_llm.segmentation import event_sizes, refine_boundaries
-from ltm.methods.em_llm.selection import select_events
+from ltm.methods.em_llm.selection import attention_votes, select_events
 
 TINY = {field: getattr(EmLlmConfig.tiny(), field) for field in EmLlmConfig.__dataclass_fields__}
 VOCAB = 90
@@ -125,6 +125,24 @@ def test_selection_equals_the_loop(neighbours):
             expected = naive_selection(row, sizes.tolist(), 30, neighbours)
             assert set(chosen.nonzero().squeeze(1).tolist()) == expected and len(expected) > 2
     assert bool(select_events(scores, sizes, 1000, 9).all())
+
+
+def test_attention_votes_are_shares_of_one_softmax_with_the_sinks():
+    """Of each query and head on its own; queries have candidates of different numbers of tokens."""
+    random = torch.Generator().manual_seed(0)
+    queries = torch.randn(3, 4, 8, dtype=torch.float64, generator=random)
+    keys = torch.randn(2, 2 + 9, 8, dtype=torch.float64, generator=random)
+    owner = torch.tensor([0, 0, 1, 1, 1, 2, 3, 3, 3])
+    candidates = torch.tensor([[1, 0, 1, 1], [0, 1, 0, 0], [1, 1, 1, 1]]).bool()
+    found = attention_votes(queries, keys, 2, owner, candidates, 0.3)
+    for query, own, chosen in zip(queries, found, candidates, strict=True):
+        expected = torch.zeros(4, dtype=torch.float64)
+        for head in range(4):
+            logits = keys[head // 2] @ query[head] * 0.3
+            logits[2:][~chosen[owner]] = float("-inf")
+            expected.index_add_(0, owner, torch.softmax(logits, dim=0)[2:])
+        torch.testing.assert_close(own, expected.masked_fill(~chosen, float("-inf")))
+    assert 1 < float(found[2].sum()) < 4  # the rest of four heads' shares is the sinks'
 
 
 def released_cases():
