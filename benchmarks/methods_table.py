@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "methods.md"
 MISSING = "not measured"
+FOLDERS = ("bench", "recall-kinds", "recall-far")
 KINDS = ("books", "techdocs", "latex_math")
 
 START = (
@@ -50,23 +51,40 @@ def main() -> None:
 
 def page(folder: Path) -> str:
     """The whole page from a folder of result files."""
-    found = [*bench_results(folder / "bench"), *bench_results(folder / "recall-kinds")]
-    results = [result for result in found if not result.failed]
+    results = [result for name in FOLDERS for result in bench_results(folder / name)]
+    apart = bench_results(folder / "untrained")
     costs = decode_costs(folder)
     rows, notes = [], []
     for name in sorted(METHODS):
         card, own = METHODS[name].card, of_method(results, name)
         row = [f"`{name}`", card.paper or "baseline", "yes" if card.needs_training else "no", per_token(own)]
-        rows.append([*row, decode_cost(costs, name), recall(own), perplexity(own)])
+        rows.append([*row, decode_cost(costs, name), recall(results, name), perplexity(own)])
         notes.append(f"**`{name}`**: {card.claim}." + (f" What differs: {card.differs}." if card.differs else ""))
     header = ["method", "paper", "needs training", "bytes a token", "decode cost", "recall", "perplexity"]
     meaning = "\n".join(COLUMNS).format(kinds=" / ".join(KINDS), tokens=scored_tokens(results))
-    parts = [START, grid(header, rows), meaning, *notes, "## Measured with", *commands(results, folder)]
+    parts = [START, grid(header, rows), meaning, *(half_window(apart) if apart else []), *notes]
+    parts += ["## Measured with", *commands([*results, *apart], folder)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def bench_results(folder: Path) -> list[Result]:
-    return read_results(folder) if folder.is_dir() and any(folder.glob("*.json")) else []
+    found = read_results(folder) if folder.is_dir() and any(folder.glob("*.json")) else []
+    return [result for result in found if not result.failed]
+
+
+def half_window(results: Sequence[Result]) -> list[str]:
+    """Perplexity of methods without training, on the same documents with the same window."""
+    tasks = [result for result in results if result.task == "long_text"]
+    config = tasks[0].facts["setup"]["task"]["config"]
+    shared = [f"`{result.label}`" for result in tasks]
+    values = {result.label: perplexity({"long_text": result}).split(" / ") for result in tasks}
+    rows = [[kind, *(own[place] for own in values.values())] for place, kind in enumerate(KINDS)]
+    return [
+        "## Without training, where half of a full window is kept",
+        f"Perplexity of {config['documents']} test document a kind to {config['max_tokens']:,} tokens; a window of 1,024, "
+        "512 of which leave it when it is full, for every method that has one.",
+        grid(["kind", *shared], rows),
+    ]
 
 
 def of_method(results: Iterable[Result], name: str) -> dict[str, Result]:
@@ -96,9 +114,11 @@ def perplexity(own: dict[str, Result]) -> str:
     return " / ".join(f"{by_kind[kind].value:.2f}" if kind in by_kind else "–" for kind in KINDS)
 
 
-def recall(own: dict[str, Result]) -> str:
-    """By length, of five keys of five kinds in one text."""
-    rows = [r for r in own["recall"].rows if set(r.condition) == {"variant", "length"}] if "recall" in own else []
+def recall(results: Iterable[Result], name: str) -> str:
+    """By length, of five keys of five kinds in one text, by the method as it is by default."""
+    own = [r for r in results if r.task == "recall" and r.facts["setup"]["method"]["name"] == name]
+    own = [result for result in own if result.label == name] or own[:1]
+    rows = [row for result in own for row in result.rows if set(row.condition) == {"variant", "length"}]
     rows = [row for row in rows if row.condition["variant"] == "kinds"]
     parts = []
     for length in sorted({row.condition["length"] for row in rows}):
