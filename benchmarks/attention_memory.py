@@ -67,6 +67,7 @@ def main() -> None:
             notice(f"{spec.label} at {length:,}: {own[str(length)]:.1f} ms a token ({took:.0f} s with filling)")
             save(arguments, backbone, known)
     report(known, lengths)
+    plot(known, arguments.name)
 
 
 @torch.no_grad()
@@ -143,7 +144,43 @@ def save(arguments: argparse.Namespace, backbone: Backbone, figures: dict[str, d
     config = {key: getattr(arguments, key) for key in ("methods", "lengths", "read", "repeat")}
     head: dict[str, Any] = {"backbone": backbone.name, "dtype": str(backbone.dtype), "config": config}
     head["text"] = "random" if arguments.data is None else "essays, repeated"
-    write_result(arguments.name, {**head, "machine": machine(), "decode_ms": figures})
+    write_result(arguments.name, {**head, "machine": machine(), "decode_ms": figures, "decode_cost": costs(figures)})
+
+
+def costs(figures: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """For docs/methods.md, beside full attention at the same length."""
+    full = figures.get("full", {})
+    return [
+        {
+            "method": label.partition(":")[0],
+            "label": label.partition(":")[2] or label,
+            "tokens": int(length),
+            "seconds": own[length] / 1000,
+            "full_seconds": full[length] / 1000,
+        }
+        for label, own in figures.items()
+        if label != "full"
+        for length in own
+        if length in full
+    ]
+
+
+def plot(figures: dict[str, dict[str, float]], name: str) -> None:
+    """Milliseconds a token against tokens remembered."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for (label, own), marker in zip(figures.items(), "sodv^", strict=False):
+        points = sorted((int(length), value) for length, value in own.items())
+        axes.plot(*zip(*points, strict=True), marker=marker, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="tokens before", ylabel="ms for one token, one thread")
+    axes.set_title("Decoding with memory in attention, SmolLM2-135M", loc="left", fontsize=11)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(RESULTS / f"{name}.png", dpi=130)
 
 
 def report(figures: dict[str, dict[str, float]], lengths: list[int]) -> None:

@@ -81,8 +81,8 @@ def half_window(results: Sequence[Result]) -> list[str]:
     rows = [[kind, *(own[place] for own in values.values())] for place, kind in enumerate(KINDS)]
     return [
         "## Without training, where half of a full window is kept",
-        f"Perplexity of {config['documents']} test document a kind to {config['max_tokens']:,} tokens; a window of 1,024, "
-        "512 of which leave it when it is full, for every method that has one.",
+        f"Perplexity of {config['documents']} test document a kind to {config['max_tokens']:,} tokens; a window of "
+        "1,024, 512 of which leave it when it is full, for every method that has one.",
         grid(["kind", *shared], rows),
     ]
 
