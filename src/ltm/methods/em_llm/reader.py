@@ -17,7 +17,7 @@ from ltm.methods.em_llm.selection import attention_votes, select_events, votes
 
 SCORE_EVERY = 4
 """Every so many tokens of a segment say what they attended to, at a quarter of the cost of all."""
-QUERY_PIECE = 64
+QUERY_PIECE = 16
 """Query tokens that each recall their own events are attended in pieces, so that a piece's events are few."""
 
 
