@@ -66,6 +66,7 @@ def main() -> None:
             took = time.perf_counter() - started
             notice(f"{spec.label} at {length:,}: {own[str(length)]:.1f} ms a token ({took:.0f} s with filling)")
             save(arguments, backbone, known)
+    save(arguments, backbone, known)
     report(known, lengths)
     plot(known, arguments.name)
 
