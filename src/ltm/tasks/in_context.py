@@ -313,4 +313,7 @@ def _row(records: Sequence[Record], metric: str, condition: dict[str, Any], inte
         "seeds": len({record["seed"] for record in records}),
         "read": min(record["read"] for record in records),
     }
-    return Row(condition, f"{metric}_accuracy", *interval, count=len(records), extra=extra)
+    mean, low, high = interval
+    if low is not None and high is not None:  # of few draws Student's t reaches beyond what a share can be
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Row(condition, f"{metric}_accuracy", mean, low, high, count=len(records), extra=extra)
