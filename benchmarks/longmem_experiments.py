@@ -62,7 +62,7 @@ def experiments() -> dict[str, Experiment]:
         "chunks": (
             "chunks",
             [f"longmem:chunk_size={size} as chunks of {size}" for size in (1, 4, 8, 16)],
-            [*long_text, *fewer],
+            [*long_text, "long_text.documents=1", "long_text.max_tokens=8192"],
         ),
         "beyond": (
             "beyond",
