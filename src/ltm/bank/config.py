@@ -30,7 +30,7 @@ class BankConfig:
     """Most bytes the tensors of a row take, search keys, token ids and spans included; None: no limit."""
     index: str = "auto"
     """Search over chunk keys: 'exact'; 'approximate' (clusters); 'auto': exact up to 131,072 chunks a row, then
-    approximate; 'faiss' or 'qdrant' (exact too, each needs its extra; LTM_QDRANT_URL names a server)."""
+    approximate once it pays; 'faiss' or 'qdrant' (exact too, each needs its extra; LTM_QDRANT_URL names a server)."""
     key_storage: str | None = None
     """Keys in memory and on disk: float32, float16, bfloat16, int8 or int4; None: as the backbone computes."""
     value_storage: str | None = None
