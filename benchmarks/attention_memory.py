@@ -17,6 +17,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,7 @@ def decode_ms(method: Method, text: torch.Tensor, length: int, repeat: int) -> f
         repeat_entries(method.bank, length)
     cache = method.new_cache()
     method(text[:, :PROMPT], past_key_values=cache, use_cache=True, logits_to_keep=1)
-    token, seconds = text[:, :1], []
-    for _ in range(repeat + 1):
-        started = time.process_time()
-        for _ in range(NEW_TOKENS):
-            method(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        seconds.append(time.process_time() - started)
-    return statistics.median(seconds[1:]) / NEW_TOKENS * 1000
+    return step_ms(method, text[:, :1], cache, repeat)
 
 
 def full_decode_ms(backbone: Backbone, text: torch.Tensor, length: int, repeat: int) -> float:
@@ -102,11 +97,16 @@ def full_decode_ms(backbone: Backbone, text: torch.Tensor, length: int, repeat: 
     for layer in cache.layers:
         layer.keys = layer.keys.repeat(1, 1, times, 1)[:, :, :length].contiguous()
         layer.values = layer.values.repeat(1, 1, times, 1)[:, :, :length].contiguous()
+    return step_ms(backbone.model, text[:, :1], cache, repeat)
+
+
+def step_ms(model: Callable[..., Any], token: torch.Tensor, cache: Any, repeat: int) -> float:
+    """Median milliseconds of one token more in a cache, over `repeat` runs after one that does not count."""
     seconds = []
     for _ in range(repeat + 1):
         started = time.process_time()
         for _ in range(NEW_TOKENS):
-            backbone.model(text[:, :1], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            model(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
         seconds.append(time.process_time() - started)
     return statistics.median(seconds[1:]) / NEW_TOKENS * 1000
 

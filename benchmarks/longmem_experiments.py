@@ -26,6 +26,10 @@ RUN_ON_OTHER_WEIGHTS = {
     "memorizing": "memorizing@{runs}/memorizing as memorizing",
 }
 EVENTS = ["window", "em_llm", "em_llm:segmentation=blocks as blocks"]
+POLICIES = [
+    "longmem as everything",
+    *(f"longmem:memory_size=2048,evict={policy} as {policy}" for policy in EVICTIONS),
+]
 WINDOWS = (256, 512, 2048)
 """Beside 1,024, which the main experiment has."""
 
@@ -56,7 +60,7 @@ def experiments() -> dict[str, Experiment]:
         ),
         "untrained": (
             "untrained",
-            ["window", "sinks", "full", "em_llm", "em_llm:segmentation=blocks as blocks", "quest"],
+            ["window", "sinks", "full", *EVENTS[1:], "quest"],
             [*long_text, "long_text.documents=1", "long_text.max_tokens=8192", "stride=512"],
         ),
         "chunks": (
@@ -87,18 +91,12 @@ def experiments() -> dict[str, Experiment]:
         "reading": ("bench", ["window", "longmem"], ["reading", "reading.seeds=1", "reading.examples=100"]),
         "eviction": (
             "eviction",
-            [
-                "longmem as everything",
-                *(f"longmem:memory_size=2048,evict={policy} as {policy}" for policy in EVICTIONS),
-            ],
+            POLICIES,
             [*long_text, "long_text.documents=2", "long_text.max_tokens=16384"],
         ),
         "eviction-recall": (
             "eviction",
-            [
-                "longmem as everything",
-                *(f"longmem:memory_size=2048,evict={policy} as {policy}" for policy in EVICTIONS),
-            ],
+            POLICIES,
             ["recall", "recall.variants=kinds", "recall.lengths=4096,8192", "recall.trials=3"],
         ),
         "recall": (

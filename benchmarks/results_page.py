@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ltm.bench.results import Result, read_results
+from ltm.bench.results import Result, read_results, uneven_windows
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -21,6 +21,11 @@ WINDOWS = (256, 512, 2048)
 """Beside 1,024, the window of all other tables."""
 OTHERS = ("chunks", "beyond", "half-window", "eviction")
 LABELS = ("window", "no memory", "longmem", "full")
+COMPARED = (
+    *("window", "SideNet without memory", "LongMem", "full"),
+    *("LongMem against window", "memory's own share", "the bound", "share of the bound"),
+)
+"""The columns of `_comparison`: the labels' perplexities, then what they show."""
 
 
 def main() -> None:
@@ -78,13 +83,8 @@ def records(results: list[Result], label: str) -> dict[str, dict]:
 
 def check_windows(results: list[Result]) -> None:
     """Fail where full windows keep more of the text for some methods than for others: nothing follows from that."""
-    kept = {}
-    for result in results:
-        options = result.facts["setup"]["method"]["options"]
-        window, stride = options.get("local_window"), options.get("stride")
-        if result.task == "long_text" and window is not None:
-            kept[result.label] = window - (stride or window // 2)
-    if kept and max(kept.values()) - min(kept.values()) > 64:
+    kept = uneven_windows(result for result in results if result.task == "long_text")
+    if kept:
         raise SystemExit(f"other strides, so no comparison: {kept} tokens kept")
 
 
@@ -102,8 +102,7 @@ def perplexity(results: list[Result]) -> str:
     for kind in KINDS:
         tokens = sum(r["tokens"] for r in own["window"].values() if r["kind"] == kind)
         rows.append([kind, f"{tokens:,}", *_comparison({label: nats(own[label], kind) for label in LABELS})])
-    header = ["kind", "tokens", "window", "SideNet without memory", "LongMem", "full", "LongMem against window"]
-    table = grid([*header, "memory's own share", "the bound", "share of the bound"], rows)
+    table = grid(["kind", "tokens", *COMPARED], rows)
     return f"{table}\n\n{command(results, 'long_text', LABELS)}"
 
 
@@ -127,7 +126,7 @@ def positions(results: list[Result]) -> str:
         for place in by_label[0]:
             name = f"{kind} {place[0]:,}–{place[1]:,}"
             rows.append([name, *(f"{math.exp(values[place]):.2f}" for values in by_label)])
-    return grid(["place in the document", "window", "SideNet without memory", "LongMem", "full"], rows)
+    return grid(["place in the document", *COMPARED[: len(LABELS)]], rows)
 
 
 def _by_position(own: dict[str, dict], kind: str) -> dict[tuple[int, int], float]:
@@ -156,8 +155,7 @@ def windows(results: list[Result], apart: dict[str, list[Result]]) -> str:
         for size, found in sorted(at.items()):
             loss = {label: nats(_only(records(found, label), documents), kind) for label in LABELS[:3]}
             rows.append([f"{kind}, {size:,}", *_comparison({**loss, "full": nats(full, kind)})])
-    header = ["kind, window", "window", "SideNet without memory", "LongMem", "full", "LongMem against window"]
-    table = grid([*header, "memory's own share", "the bound", "share of the bound"], rows)
+    table = grid(["kind, window", *COMPARED], rows)
     commands = [command(at[size], "long_text", LABELS[:3]) for size in WINDOWS]
     return "\n\n".join([table, "\n".join(commands)])
 
@@ -169,8 +167,7 @@ def half_window(results: list[Result], apart: list[Result]) -> str:
     for kind in KINDS:
         loss = {label: nats(records(apart, label), kind) for label in LABELS[:3]}
         rows.append([kind, *_comparison({**loss, "full": nats(full, kind)})])
-    header = ["kind", "window", "SideNet without memory", "LongMem", "full", "LongMem against window"]
-    table = grid([*header, "memory's own share", "the bound", "share of the bound"], rows)
+    table = grid(["kind", *COMPARED], rows)
     return f"{table}\n\n{command(apart, 'long_text', LABELS[:3])}"
 
 

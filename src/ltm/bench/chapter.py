@@ -10,12 +10,10 @@ from ltm.bench import plots
 from ltm.bench.grids import NOTHING, Line, Section, condition_text, headline, make_lines, number, tables
 from ltm.bench.page import Block, CellText, Heading, Paragraph, Picture, Table
 from ltm.bench.pairing import Difference, Key, keyed_records, paired_difference
+from ltm.bench.results import uneven_windows
 from ltm.tasks.base import Record, Task
 from ltm.tasks.data import DataSource
 from ltm.tasks.registry import task_class
-
-UNEVEN = 64
-"""Tokens that some windows may keep more than others: a few sinks are no matter."""
 
 
 @runtime_checkable
@@ -68,22 +66,13 @@ def _methods_table(section: Section) -> Table:
 
 def _uneven_windows(section: Section) -> Iterator[Block]:
     """A warning where full windows keep more of the text for some methods than for others."""
-    kept = {label: least for label in section.labels if (least := _least_context(section, label)) is not None}
-    if kept and max(kept.values()) - min(kept.values()) > UNEVEN:
+    kept = uneven_windows(section.by_label[label][0] for label in section.labels)
+    if kept:
         each = ", ".join(f"{label} {least:,}" for label, least in kept.items())
         yield Paragraph(
             f"Not like with like: a full window keeps more for some methods than for others (tokens kept: {each}). "
             "What they gain over the others is not memory alone; give all the same stride."
         )
-
-
-def _least_context(section: Section, label: str) -> int | None:
-    """Tokens that stay when a method's window is full; None for one without a window."""
-    options = section.by_label[label][0].facts["setup"]["method"].get("options", {})
-    window, stride = options.get("local_window"), options.get("stride")
-    if window is None:
-        return None
-    return window - (stride or max(window // 2, 1))
 
 
 def _common_tables(section: Section, lines: Sequence[Line] | None) -> Iterator[Block]:

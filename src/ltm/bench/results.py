@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,8 @@ from ltm.tasks.base import Record, Row
 
 FORMAT = 1
 RECORDS_SUFFIX = ".records.jsonl"
+UNEVEN = 64
+"""Tokens that some windows may keep more than others: a few sinks are no matter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,13 @@ class Result:
     @property
     def backbone(self) -> str:
         return self.facts["setup"]["backbone"]["name"]
+
+    @property
+    def kept_tokens(self) -> int | None:
+        """Tokens that stay when the method's window is full; None for one without a window."""
+        options = self.facts["setup"]["method"].get("options", {})
+        window, stride = options.get("local_window"), options.get("stride")
+        return None if window is None else window - (stride or max(window // 2, 1))
 
     @property
     def failed(self) -> bool:
@@ -99,6 +109,12 @@ def read_results(folder: str | Path) -> list[Result]:
     if not results:
         raise LtmError(f"{folder} holds no results; make some: ltm bench run --tasks long_text --out {folder}")
     return sorted(results, key=lambda result: (result.facts["order"], result.facts["date"]))
+
+
+def uneven_windows(results: Iterable[Result]) -> dict[str, int]:
+    """Tokens that full windows keep, by label, where some keep so many more that no comparison follows; else {}."""
+    kept = {result.label: least for result in results if (least := result.kept_tokens) is not None}
+    return kept if kept and max(kept.values()) - min(kept.values()) > UNEVEN else {}
 
 
 def _finite(value: Any) -> Any:

@@ -8,8 +8,8 @@ earlier segments. How a token is scored with what was remembered is the method's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -72,7 +72,6 @@ class BankMethod(Method):
     ):
         super().__init__(backbone, config)
         self.memory_layer, self.chunk_size, self.shared_memory = memory_layer, chunk_size, shared_memory
-        self._memory_on = True
         self._center: Tensor | None = None
 
     # what a method supplies
@@ -300,15 +299,6 @@ class BankMethod(Method):
         if self.shared_memory and rows is not None:
             rows = [0]
         super().reset(rows)
-
-    @contextmanager
-    def memory_off(self) -> Iterator[None]:
-        """Inside the block nothing is read from memory or written to it."""
-        before, self._memory_on = self._memory_on, False
-        try:
-            yield
-        finally:
-            self._memory_on = before
 
     def gate_summary(self) -> dict[str, float]:
         """The local side's weight over heads: mean, least and most."""

@@ -74,6 +74,7 @@ class Method(nn.Module, GenerationMixin):
         self.config = backbone.model.config
         self.generation_config = copy.deepcopy(backbone.model.generation_config)
         self.bank: Bank | None = None
+        self._memory_on = True
         self._trace: Trace | None = None
         self._slides = getattr(backbone.model.config.get_text_config(), "sliding_window", None) is not None
 
@@ -244,8 +245,13 @@ class Method(nn.Module, GenerationMixin):
 
     @contextmanager
     def memory_off(self) -> Iterator[None]:
-        """Inside the block the method answers without its memory, as its own baseline."""
-        yield
+        """Inside the block nothing is read from memory or written to it: the method as its own baseline. Methods whose
+        past is no memory beside the window go on as before."""
+        before, self._memory_on = self._memory_on, False
+        try:
+            yield
+        finally:
+            self._memory_on = before
 
     def gate_summary(self) -> dict[str, float]:
         """Figures about how much memory is used, for the training log."""

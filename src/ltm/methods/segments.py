@@ -68,10 +68,3 @@ def pad_segments(segments: Sequence[Segment]) -> tuple[Tensor, Tensor]:
     ids = pad_sequence([segment.token_ids for segment in segments], batch_first=True)
     lengths = torch.tensor([len(segment.token_ids) for segment in segments], device=ids.device)
     return ids, torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
-
-
-def stride_problems(local_window: int, stride: int | None) -> list[str]:
-    """What is wrong with the stride of a window; [] if nothing."""
-    if stride is None or 0 < stride <= local_window:
-        return []
-    return [f"stride={stride}; use 1 to {local_window=}"]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ltm.bank.storage import STORAGES
 from ltm.errors import ConfigError
-from ltm.methods.segments import stride_problems
+from ltm.methods.checks import stride_problems, value_problems
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,7 @@ class EmLlmConfig:
     """Values, in the same way; representative keys are always stored as computed."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name}={getattr(self, name)}; use {least} or more"
-            for name, least in _LEAST.items()
-            if getattr(self, name) is not None and getattr(self, name) < least
-        ]
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                problems.append(f"{name}={getattr(self, name)!r}; use one of {', '.join(map(str, choices))}")
+        problems = value_problems(self, _LEAST, _CHOICES)
         if self.max_event_size < self.min_event_size:
             problems.append(f"max_event_size={self.max_event_size}; use min_event_size={self.min_event_size} or more")
         if not 0 <= self.contiguity < 1:

@@ -39,8 +39,7 @@ What differs from the paper and its released code (em-llm/EM-LLM-model):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -96,7 +95,6 @@ class EmLlm(Method):
         self._center: Tensor | None = None
         self.refine_from_layer = config.resolved_refine_from_layer(backbone.view.num_layers)
         self._recalling = sorted(recalling_layers(backbone.view))
-        self._memory_on = True
 
     # memory
 
@@ -386,12 +384,3 @@ class EmLlm(Method):
     @property
     def num_rows(self) -> int:
         return super().num_rows if self._memory_on else 0
-
-    @contextmanager
-    def memory_off(self) -> Iterator[None]:
-        """Inside the block nothing is read from memory or written to it."""
-        before, self._memory_on = self._memory_on, False
-        try:
-            yield
-        finally:
-            self._memory_on = before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,26 +104,25 @@ class RowPast:
 
     def keys(self, layer: int, places: Tensor) -> Tensor:
         """Position-free keys [kv_heads, n, head_dim] at places, ascending."""
-        found, start = [], 0
-        for one in self.held:
-            own = _share(places, start, start + one.tokens)
-            if own is not None:
-                found.append(one.bank.entry_keys(one.row, own, layer))
-            start += one.tokens
+        found = [one.bank.entry_keys(one.row, own, layer) for one, own in self._shares(places)]
         return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
     def entries(self, layer: int, places: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The same, and values."""
-        found, start = [], 0
-        for one in self.held:
-            own = _share(places, start, start + one.tokens)
-            if own is not None:
-                found.append(one.bank.entries(one.row, own, layer))
-            start += one.tokens
+        found = [one.bank.entries(one.row, own, layer) for one, own in self._shares(places)]
         if len(found) == 1:
             return found[0]
         keys, values = zip(*found, strict=True)
         return torch.cat(keys, dim=1), torch.cat(values, dim=1)
+
+    def _shares(self, places: Tensor | slice) -> Iterator[tuple[Held, Tensor | slice]]:
+        """What of the places lies in each row, counted from its own first token; rows without any are left out."""
+        start = 0
+        for one in self.held:
+            own = _share(places, start, start + one.tokens)
+            if own is not None:
+                yield one, own
+            start += one.tokens
 
 
 def _share(places: Tensor | slice, low: int, high: int) -> Tensor | slice | None:

@@ -8,7 +8,7 @@ from typing import Literal
 from ltm.bank.eviction import eviction_problems
 from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
-from ltm.methods.segments import stride_problems
+from ltm.methods.checks import stride_problems, value_problems
 
 
 @dataclass(frozen=True)
@@ -67,22 +67,13 @@ class LongMemConfig:
     evict: str = "oldest"
     """What leaves a full memory first: 'oldest', 'least_recent' or 'least_frequent' (retrieved), or a name of yours."""
     index: Literal["auto", "exact", "approximate", "faiss", "qdrant"] = "auto"
-    """Search over keys: 'exact', 'approximate', 'auto' (exact up to 131,072 chunks a row, then approximate), 'faiss' or
-    'qdrant' (extras)."""
+    """Search over keys: 'exact', 'approximate', 'auto' (exact up to 131,072 chunks a row, then approximate once it
+    pays), 'faiss' or 'qdrant' (extras)."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name}={getattr(self, name)}; use {least} or more"
-            for name, least in _LEAST.items()
-            if getattr(self, name) < least
-        ]
+        problems = value_problems(self, _LEAST, _CHOICES)
         if self.memory_bytes is not None and self.memory_bytes < 1:
             problems.append(f"memory_bytes={self.memory_bytes}; use 1 or more, or None")
-        problems += [
-            f"{name}={getattr(self, name)!r}; use one of {', '.join(choices)}"
-            for name, choices in _CHOICES.items()
-            if getattr(self, name) not in choices
-        ]
         problems += storage_problems(self)
         if not problems:
             problems = self._relations()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ltm.errors import ConfigError
+from ltm.methods.checks import value_problems
 
 MIN_PAGES = 3
 """Fewest pages that a query attends to, whatever the budget (released evaluation code)."""
@@ -37,11 +38,7 @@ class QuestConfig:
     """Go on past the positions the backbone was made for, not refuse; what it says there is not to be trusted."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name}={getattr(self, name)}; use {least} or more"
-            for name, least in (("page_size", 1), ("token_budget", 1), ("dense_layers", 0))
-            if getattr(self, name) < least
-        ]
+        problems = value_problems(self, {"page_size": 1, "token_budget": 1, "dense_layers": 0})
         if self.current_page not in ("kept", "ranked"):
             problems.append(f"current_page={self.current_page!r}; use 'kept' or 'ranked'")
         if problems:

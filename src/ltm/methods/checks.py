@@ -1,0 +1,28 @@
+"""Checks of values that methods' configs have in common; each gives what is wrong, nothing where all is well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def value_problems(
+    config: Any, least: Mapping[str, float], choices: Mapping[str, Sequence[Any]] | None = None
+) -> list[str]:
+    """Of a config's fields: numbers below what is least for each (None passes), and values that are no choice."""
+    values = ((name, getattr(config, name), bound) for name, bound in least.items())
+    problems = [
+        f"{name}={value}; use {bound} or more" for name, value, bound in values if value is not None and value < bound
+    ]
+    return problems + [
+        f"{name}={getattr(config, name)!r}; use one of {', '.join(map(str, allowed))}"
+        for name, allowed in (choices or {}).items()
+        if getattr(config, name) not in allowed
+    ]
+
+
+def stride_problems(local_window: int, stride: int | None) -> list[str]:
+    """What is wrong with the stride of a window; [] if nothing."""
+    if stride is None or 0 < stride <= local_window:
+        return []
+    return [f"stride={stride}; use 1 to {local_window=}"]
