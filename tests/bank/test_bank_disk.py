@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from model_bank import tokens_of
 
 from ltm.backbone.fingerprint import Fingerprint
 from ltm.bank import Bank, BankConfig, files, saving
+from ltm.bank.ahead import HEADER_BYTES, read_ahead
 from ltm.errors import BankCorruptError, BankError, BankMismatchError
 
 FINGERPRINT = Fingerprint("Llama", "ab" * 32, None, 4, 4, 2, 8, 32, 100, "float32", "null")
@@ -355,3 +357,28 @@ def test_too_little_memory_is_told_as_such(bank, tmp_path, monkeypatch):
     with pytest.raises(BankError, match="cannot be mapped into memory: .*; give the process more") as error:
         Bank.load(tmp_path / "a.bank")
     assert not isinstance(error.value, BankCorruptError)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no hints")
+def test_what_opening_reads_is_asked_for_at_once(bank, tmp_path, monkeypatch):
+    bank.save(tmp_path / "bank")
+    asked = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda handle, start, size, advice: asked.append((start, size)))
+    Bank.load(tmp_path / "bank")
+    shards = list((tmp_path / "bank" / "shards").iterdir())
+    wanted = [(0, HEADER_BYTES)] * len(shards)
+    for shard in shards:
+        size = int.from_bytes(shard.read_bytes()[:8], "little")
+        header = json.loads(shard.read_bytes()[8 : 8 + size])
+        for name in bank.layout.all_fields:
+            begin, end = header[name]["data_offsets"]
+            wanted.append((8 + size + begin, 1 if name in ("keys", "values") else end - begin))
+    assert sorted(asked) == sorted(wanted)
+
+
+def test_reading_ahead_leaves_complaints_to_the_reader(tmp_path):
+    torn, empty = tmp_path / "torn", tmp_path / "empty"
+    torn.write_bytes(b"\xff" * 100)
+    empty.write_bytes(b"")
+    (tmp_path / "other").write_bytes((7).to_bytes(8, "little") + b'{"a":1}')
+    read_ahead([torn, empty, tmp_path / "other", tmp_path / "missing"], {"keys"})

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ltm.bank.ahead import read_ahead
 from ltm.bank.chunks import ChunkLayout
 from ltm.bank.documents import Document
 from ltm.bank.field import Chunks, Field
@@ -110,10 +111,11 @@ def _load(
     )
     bank.uuid, bank.extra = manifest.uuid, manifest.extra
     bank.saved_revisions[path.resolve()] = manifest.revision
-    on_host = bank.device.type == "cpu"
+    mapped = mapped_names(bank.layout, manifest) if mmap and bank.device.type == "cpu" else ()
+    read_ahead([path / shard.file for shard in manifest.shards], bank.layout.all_fields.keys() - set(mapped))
     for number, (row, entry) in enumerate(zip(bank.rows, manifest.rows, strict=True)):
         shards = sorted((s for s in manifest.shards if s.row == number), key=lambda shard: shard.first)
-        _fill_row(row, entry, path, shards, mapped_names(bank.layout, manifest) if mmap and on_host else ())
+        _fill_row(row, entry, path, shards, mapped)
     for document in manifest.documents:
         info = document.info
         text = None if document.text is None else _read_text(path / document.text.file)
