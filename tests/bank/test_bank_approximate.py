@@ -130,3 +130,19 @@ def test_clusters_made_for_the_queries_beat_clusters_made_for_the_keys():
         return sum(len(set(one) & set(two)) for one, two in zip(got, truth.tolist(), strict=True)) / 2000
 
     assert found(queries) > found(torch.eye(32)) + 0.1
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 1.0), (torch.bfloat16, 0.9)])
+def test_candidates_are_compared_more_finely_than_whole_scores_can_be(dtype, least):
+    """Keys with much in common, more candidates than are selected from at once; also after adding and letting go."""
+    keys = (lumpy(6000)[0, 0] + 30).to(dtype)
+    queries = (torch.randn(8, DIM, generator=torch.Generator().manual_seed(5)) + 2).to(dtype)
+    clusters = Clusters(keys[:4000], torch.arange(4000), torch.eye(DIM))
+    clusters.add(keys[4000:], torch.arange(4000, 6000), first=0)
+    clusters.keep(torch.arange(1000, 6000))
+    clusters.probes = len(clusters.anchors)
+    truth = (queries.double() @ keys[1000:].double().T).topk(16).indices
+    found = clusters.search(queries, 16)[1]
+    coarse = exact_search(queries[None], keys[None, 1000:], 16)[1][0]
+    share, coarse_share = ((one[..., None] == truth[:, None]).any(-1).float().mean() for one in (found, coarse))
+    assert share >= least and (dtype == torch.float32 or coarse_share < 0.8)

@@ -7,6 +7,9 @@ centroid c makes in the score of a key k is q (k - c), on average over queries |
 after multiplication with A^T. That halves what must be looked at for the same recall (docs/bank-search.md).
 
 A query ranks clusters by q mean + deviation, where deviation is the root of that average over the cluster's keys.
+
+Of a key only what it is beyond its cluster's anchor is held, so that products in bf16 (as fast as memory is read) lose
+little: all keys have much in common, and among whole scores a bf16 tells a third of the best apart no more.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ import math
 import torch
 from torch import Tensor
 
-from ltm.bank.search import column_top_k, key_product, row_top_k
+from ltm.bank.search import column_top_k, grouped_top_k, key_product, row_product, row_top_k
 
-PROBES = 64
+PROBES = 96
 """Clusters looked into for each query: recall of 0.95 and more of the best 16 on real keys (docs/bank-search.md)."""
 ROUNDS = 4
 """Of k-means."""
@@ -36,7 +39,8 @@ class Clusters:
     """The keys of one search space in clusters, with room to add.
 
     keys: [chunks, head_dim]; queries: [some, head_dim], what is asked of them, as a sample. numbers: int64 [chunks],
-    ascending, what `search` returns for each. Keys are held once more, cluster by cluster, in their dtype.
+    ascending, what `search` returns for each. Keys are held once more, cluster by cluster, in their dtype: as what they
+    are beyond the anchor of their cluster, its mean when clusters were made.
 
     >>> clusters = Clusters(keys, torch.arange(len(keys)), queries)  # doctest: +SKIP
     >>> scores, numbers = clusters.search(queries[:3], 16)  # doctest: +SKIP
@@ -49,7 +53,9 @@ class Clusters:
         self.offset = keys[:: max(len(keys) // 65536, 1)].float().mean(dim=0)
         mapped = self._mapped(keys[_spread_out(len(keys), SAMPLE * num_clusters(len(keys)))])
         self.centroids = _k_means(mapped, num_clusters(len(keys)))  # [clusters, head_dim], of mapped keys
-        self._arrange(keys, numbers, self._owners(keys))
+        owners = self._owners(keys)
+        self.anchors = _means(keys, owners, len(self.centroids))  # float32 [clusters, head_dim]
+        self._arrange(self._beyond(keys, owners), numbers, owners)
 
     @property
     def nbytes(self) -> int:
@@ -59,57 +65,58 @@ class Clusters:
     def add(self, keys: Tensor, numbers: Tensor, first: int) -> None:
         """More keys, numbered above those held; what is numbered below `first` is let go."""
         alive = self.numbers >= first
-        keys_now = torch.cat((self.keys[alive], keys))
-        owners = torch.cat((self.owners[alive], self._owners(keys)))
-        self._arrange(keys_now, torch.cat((self.numbers[alive], numbers)), owners)
+        new = self._owners(keys)
+        beyond = torch.cat((self.beyond[alive], self._beyond(keys, new)))
+        self._arrange(beyond, torch.cat((self.numbers[alive], numbers)), torch.cat((self.owners[alive], new)))
 
     def keep(self, numbers: Tensor) -> None:
         """Let go of all keys but those with these numbers (int64, ascending), which become 0, 1, ..."""
         found = torch.searchsorted(numbers, self.numbers).clamp_(max=max(len(numbers) - 1, 0))
         alive = numbers[found] == self.numbers if len(numbers) else torch.zeros_like(found, dtype=torch.bool)
-        self._arrange(self.keys[alive], found[alive], self.owners[alive])
+        self._arrange(self.beyond[alive], found[alive], self.owners[alive])
 
     def search(self, queries: Tensor, top_k: int, first: int = 0) -> tuple[Tensor, Tensor]:
         """Scores and numbers [queries, top_k] of the best keys in the clusters looked into, best first; -inf where
         they hold fewer than top_k that are numbered `first` or more. Queries [queries, head_dim] look into each
         other's clusters too: meant for a few of them."""
-        ranking = (queries.float() @ self.means.T).add_(self.deviations)  # [queries, clusters]
-        best = row_top_k(ranking, min(self.probes, ranking.shape[1]))[1]
-        places = self._places(best.flatten().unique())
-        numbers = self.numbers[places]
-        # in float32: in bf16 so many of the best have equal scores that a third of the true ones would be lost
-        scores = torch.mm(self.keys.index_select(0, places).float(), queries.float().T).T  # [queries, candidates]
-        scores = scores.contiguous()
+        precise = queries.float()
+        ranking = torch.addmm(self.deviations, precise, self.means.T)  # [queries, clusters]
+        chosen = row_top_k(ranking, min(self.probes, ranking.shape[1]))[1].flatten().unique()
+        places = self._places(chosen)
+        scores = row_product(queries.to(self.beyond.dtype), self.beyond.index_select(0, places)).float().contiguous()
+        scores += torch.repeat_interleave(precise @ self.anchors[chosen].T, self.counts[chosen], dim=1)
         if first:
-            scores.masked_fill_(numbers < first, float("-inf"))
+            scores.masked_fill_(self.numbers[places] < first, float("-inf"))
         missing = top_k - scores.shape[1]
         if missing > 0:
             scores = torch.cat((scores, scores.new_full((len(queries), missing), float("-inf"))), dim=1)
-            places, numbers = (torch.cat((t, t.new_zeros(missing))) for t in (places, numbers))
-        best, chosen = scores.topk(top_k, dim=-1)
-        return best.to(queries.dtype), numbers[chosen]
+            places = torch.cat((places, places.new_zeros(missing)))
+        best, order = grouped_top_k(scores, top_k)
+        return best.to(queries.dtype), self.numbers[places[order]]
 
     def _places(self, clusters: Tensor) -> Tensor:
         """All places of the keys of these clusters, which lie one behind the other."""
-        starts = self.bounds[clusters]
-        counts = self.bounds[clusters + 1] - starts
+        counts = self.counts[clusters]
         ends = counts.cumsum(0)
-        return torch.repeat_interleave(starts - ends + counts, counts) + torch.arange(int(ends[-1]))
+        return torch.repeat_interleave(self.starts[clusters] - ends + counts, counts) + torch.arange(int(ends[-1]))
 
-    def _arrange(self, keys: Tensor, numbers: Tensor, owners: Tensor) -> None:
+    def _arrange(self, beyond: Tensor, numbers: Tensor, owners: Tensor) -> None:
         """Lay keys out cluster by cluster and sum the clusters up."""
         order = owners.argsort(stable=True)
-        self.keys, self.numbers, self.owners = keys[order], numbers[order], owners[order]
-        counts = torch.bincount(self.owners, minlength=len(self.centroids))
-        self.bounds = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
-        some = counts.clamp(min=1).float()
-        self.means = torch.zeros_like(self.centroids).index_add_(0, self.owners, self.keys.float()) / some[:, None]
-        squares = torch.zeros(len(self.centroids))
-        for start in range(0, len(keys), PIECE):
-            part = slice(start, start + PIECE)
-            away = (self.keys[part].float() - self.means[self.owners[part]]) @ self.root
-            squares.index_add_(0, self.owners[part], away.square().sum(dim=1))
-        self.deviations = (squares / some).sqrt().masked_fill_(counts == 0, float("-inf"))
+        self.beyond, self.numbers, self.owners = beyond[order], numbers[order], owners[order]
+        self.counts = torch.bincount(self.owners, minlength=len(self.anchors))
+        self.starts = self.counts.cumsum(0) - self.counts
+        away = _means(self.beyond, self.owners, len(self.anchors))  # of the means from the anchors
+        squares = torch.zeros(len(self.anchors))
+        for part, own in zip(self.beyond.split(PIECE), self.owners.split(PIECE), strict=True):
+            squares.index_add_(0, own, ((part.float() - away[own]) @ self.root).square().sum(dim=1))
+        self.means = self.anchors + away
+        self.deviations = (squares / self.counts.clamp(min=1)).sqrt().masked_fill_(self.counts == 0, float("-inf"))
+
+    def _beyond(self, keys: Tensor, owners: Tensor) -> Tensor:
+        """What keys are beyond their anchors, in their dtype."""
+        parts = zip(keys.split(PIECE), owners.split(PIECE), strict=True)
+        return torch.cat([(part.float() - self.anchors[own]).to(keys.dtype) for part, own in parts])
 
     def _owners(self, keys: Tensor) -> Tensor:
         """The cluster of each key."""
@@ -122,6 +129,14 @@ class Clusters:
 def num_clusters(chunks: int) -> int:
     """A power of two near 4 sqrt(chunks): then finding clusters costs about as much as looking into them."""
     return 2 ** max(round(math.log2(4 * math.sqrt(chunks))), 1) if chunks >= 64 else 1
+
+
+def _means(keys: Tensor, owners: Tensor, clusters: int) -> Tensor:
+    """Of each cluster's keys, float32 [clusters, head_dim]; zero where it has none."""
+    sums = torch.zeros(clusters, keys.shape[1])
+    for part, own in zip(keys.split(PIECE), owners.split(PIECE), strict=True):
+        sums.index_add_(0, own, part.float())
+    return sums / torch.bincount(owners, minlength=clusters).clamp(min=1)[:, None]
 
 
 def _root_of_moment(queries: Tensor) -> Tensor:

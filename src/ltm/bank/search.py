@@ -8,7 +8,7 @@ same way, and only their members are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -140,24 +140,17 @@ def _row_scores(queries: Tensor, pieces: Sequence[Tensor]) -> Tensor:
     """[kv_heads * queries, keys] for each head its own products; head by head, since slices of keys are no batch that
     a product takes without a copy."""
     cached = sum(piece.shape[1] for piece in pieces) <= CACHED_KEYS
-    if queries.dtype.itemsize == 2:
-        if cached and len(pieces) == 1 and pieces[0].is_contiguous():
-            return torch.bmm(queries, pieces[0].transpose(1, 2)).flatten(0, 1)
-        product = _short_product
-    else:
-        product = key_product if cached and _has_onednn(queries) else _tall_product
+    if cached and len(pieces) == 1 and queries.dtype.itemsize == 2 and pieces[0].is_contiguous():
+        return torch.bmm(queries, pieces[0].transpose(1, 2)).flatten(0, 1)
+    product: Callable[[Tensor, Tensor], Tensor] = key_product if cached and _has_onednn(queries) else row_product
     by_head = zip(queries.unbind(), *(piece.unbind() for piece in pieces), strict=True)
     rows = [[product(asked, piece) for piece in of_head] for asked, *of_head in by_head]
     return torch.cat([part[0] if len(part) == 1 else torch.cat(part, dim=1) for part in rows])
 
 
-def _short_product(queries: Tensor, keys: Tensor) -> Tensor:
-    return torch.mm(queries, keys.T)
-
-
-def _tall_product(queries: Tensor, keys: Tensor) -> Tensor:
-    """The faster way round for a few queries in float32."""
-    return torch.mm(keys, queries.T).T
+def row_product(queries: Tensor, keys: Tensor) -> Tensor:
+    """Inner products [queries, keys], the faster way round for a few queries."""
+    return torch.mm(queries, keys.T) if queries.dtype.itemsize == 2 else torch.mm(keys, queries.T).T
 
 
 def _has_onednn(queries: Tensor) -> bool:
@@ -191,7 +184,7 @@ def _column_scores(queries: Tensor, pieces: Sequence[Tensor], room: Tensor) -> T
 
 def key_product(keys: Tensor, queries: Tensor) -> Tensor:
     """Inner products [keys, queries], the fastest way there is for many of one of them."""
-    if _ONEDNN_LINEAR is not None and queries.dtype == torch.float32 and queries.device.type == "cpu":
+    if _ONEDNN_LINEAR is not None and _has_onednn(queries):
         return _ONEDNN_LINEAR(keys, queries if queries.is_contiguous() else queries.contiguous(), None, "none", [], "")
     return torch.mm(keys, queries.T)
 
@@ -289,7 +282,8 @@ def grouped_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     grouped = scores[:, : GROUP * num_groups].view(rows, GROUP, num_groups)  # group g: elements g, g + num_groups, ...
     groups = grouped_top_k(grouped.amax(dim=1), top_k)[1]  # [rows, top_k]
     candidates = grouped.gather(2, groups[:, None].expand(-1, GROUP, -1)).flatten(1)  # [rows, GROUP * top_k]
-    places = (groups[:, None] + torch.arange(0, GROUP * num_groups, num_groups, device=scores.device)[:, None]).flatten(1)
+    members = torch.arange(0, GROUP * num_groups, num_groups, device=scores.device)[:, None]
+    places = (groups[:, None] + members).flatten(1)  # of the candidates
     if n % GROUP:  # the rest, which is in no group
         rest = torch.arange(GROUP * num_groups, n, device=scores.device)
         candidates = torch.cat((candidates, scores[:, GROUP * num_groups :]), dim=1)
