@@ -132,7 +132,7 @@ def test_clusters_made_for_the_queries_beat_clusters_made_for_the_keys():
     assert found(queries) > found(torch.eye(32)) + 0.1
 
 
-@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 1.0), (torch.bfloat16, 0.9)])
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 1.0), (torch.bfloat16, 0.97)])
 def test_candidates_are_compared_more_finely_than_whole_scores_can_be(dtype, least):
     """Keys with much in common, more candidates than are selected from at once; also after adding and letting go."""
     keys = (lumpy(6000)[0, 0] + 30).to(dtype)
@@ -145,4 +145,4 @@ def test_candidates_are_compared_more_finely_than_whole_scores_can_be(dtype, lea
     found = clusters.search(queries, 16)[1]
     coarse = exact_search(queries[None], keys[None, 1000:], 16)[1][0]
     share, coarse_share = ((one[..., None] == truth[:, None]).any(-1).float().mean() for one in (found, coarse))
-    assert share >= least and (dtype == torch.float32 or coarse_share < 0.8)
+    assert share >= least and (dtype == torch.float32 or coarse_share < 0.9)
