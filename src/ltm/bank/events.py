@@ -10,9 +10,13 @@ from torch import Tensor
 from ltm.bank.chunks import ChunkLayout
 from ltm.bank.field import Chunks
 from ltm.bank.ring import Ring
+from ltm.bank.search import row_product
 
 FIRST_EVENTS = 16
 """Room that the first write makes; from there it grows by a quarter at a time."""
+NARROW = 128
+"""Products of so many queries with an event, its zeros for other heads' keys included, cost less than a second look at
+the keys: all heads then ask in one product with keys as they lie (a third faster in bf16, twice as fast in float32)."""
 
 
 class EventTable(NamedTuple):
@@ -84,11 +88,16 @@ class RowEvents:
         count, heads, width = queries.shape
         kept = self.layout.event_heads or 1
         by_head = queries.transpose(0, 1).reshape(kept, -1, width)  # [event_heads, group * queries, head_dim]
+        narrow = kept * heads * count <= NARROW
+        joined = torch.block_diag(*by_head.unbind()) if narrow else by_head
         products = []
         for part in self.ring.parts("event_keys"):
-            keys = part[layer].unflatten(1, (kept, width)).transpose(0, 1)  # [event_heads, events, head_dim]
-            # keys at the left: as the right side of a bf16 product such a view is copied first, four times the time
-            found = torch.matmul(keys, by_head.to(keys).transpose(1, 2)).transpose(1, 2)
+            if narrow:
+                found = row_product(joined.to(part), part[layer])  # [heads * queries, events]
+            else:
+                keys = part[layer].unflatten(1, (kept, width)).transpose(0, 1)  # [event_heads, events, head_dim]
+                # keys at the left: as the right side of a bf16 product such a view is copied first, four times the time
+                found = torch.matmul(keys, by_head.to(keys).transpose(1, 2)).transpose(1, 2)
             products.append(found.reshape(heads, count, -1).transpose(0, 1))
         return products[0] if len(products) == 1 else torch.cat(products, dim=2)
 
