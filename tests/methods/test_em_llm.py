@@ -44,11 +44,18 @@ def build(backbone, **options):
     "options",
     [
         {},
-        {"segmentation": "blocks", "representative": "attended", "vote": "sum", "candidate_tokens": None},
+        {
+            "segmentation": "blocks",
+            "representative": "attended",
+            "vote": "sum",
+            "candidate_tokens": None,
+            "recall_from_layer": 0,
+        },
         {"refinement": "conductance", "placement": "edge", "contiguity": 0.5, "representative": "attended"},
         {"refinement": "none", "local_window": 12, "stride": 12, "num_sinks": 0},
+        {"recall_from_layer": 3, "num_sinks": 3},
     ],
-    ids=["default", "blocks-as-published", "conductance-edge", "no-refinement-no-recent"],
+    ids=["default", "blocks-as-published", "conductance-edge", "no-refinement-no-recent", "layers-from-3-recall"],
 )
 def test_equals_the_naive_reference(backbone, options):
     """Events, logits after reading, and logits of a stream that spills: the fast path is the slow one."""
@@ -289,6 +296,13 @@ def test_a_wrong_config_tells_all_its_problems():
     with pytest.raises(ConfigError) as caught:
         EmLlmConfig(retrieved_tokens=0, refinement="best", max_event_size=4, contiguity=1, stride=5000)
     assert len(caught.value.problems) == 5
+
+
+@pytest.mark.parametrize("setting", ["recall_from_layer", "refine_from_layer"])
+def test_a_layer_that_is_not_there_is_refused_at_once(backbone, setting):
+    layers = backbone.view.num_layers
+    with pytest.raises(ConfigError, match=f"{setting}={layers}; the backbone has layers 0 to {layers - 1}"):
+        build(backbone, **{setting: layers})
 
 
 @pytest.mark.slow

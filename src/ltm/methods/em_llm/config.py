@@ -16,7 +16,7 @@ class EmLlmConfig:
     segmentation="blocks" InfLLM (Xiao et al., 2024, arXiv:2402.04617).
 
     Raises ConfigError with every problem of the values together; what depends on the backbone is checked by
-    `resolved_refine_from_layer`.
+    `first_layer`.
     """
 
     segmentation: Literal["surprise", "blocks"] = "surprise"
@@ -25,6 +25,9 @@ class EmLlmConfig:
     retrieved_tokens: int = 64
     """Tokens of events that a layer attends to beside window and sinks, neighbours included (paper: 2,048 to 4,096);
     more of them distract a small backbone."""
+    recall_from_layer: int | None = None
+    """First backbone layer that recalls events; those below see sinks and window alone, which costs nothing in recall
+    or language and saves their search (paper: 0); None: at a quarter of the depth."""
     candidate_tokens: int | None = 2048
     """Tokens of events, the best by their representative keys, whose own keys are then met by the query, so that those
     events are recalled that heads attend to most; none: representative keys decide (paper)."""
@@ -108,15 +111,14 @@ class EmLlmConfig:
         neighbours = int(self.contiguity * self.retrieved_tokens + 1)
         return self.retrieved_tokens - neighbours, neighbours
 
-    def resolved_refine_from_layer(self, num_layers: int) -> int:
-        """refine_from_layer, or that at 5/8 of the depth; ConfigError where the backbone has no such."""
-        if self.refine_from_layer is None:
-            return 5 * num_layers // 8
-        if not 0 <= self.refine_from_layer < num_layers:
-            raise ConfigError(
-                f"refine_from_layer={self.refine_from_layer}; the backbone has layers 0 to {num_layers - 1}"
-            )
-        return self.refine_from_layer
+    def first_layer(self, setting: str, num_layers: int) -> int:
+        """What 'recall_from_layer' or 'refine_from_layer' means for a backbone; ConfigError where it has no such."""
+        asked = getattr(self, setting)
+        if asked is None:
+            return {"recall_from_layer": -(-num_layers // 4), "refine_from_layer": 5 * num_layers // 8}[setting]
+        if not 0 <= asked < num_layers:
+            raise ConfigError(f"{setting}={asked}; the backbone has layers 0 to {num_layers - 1}")
+        return int(asked)
 
     @classmethod
     def tiny(cls) -> EmLlmConfig:

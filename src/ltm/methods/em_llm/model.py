@@ -1,4 +1,4 @@
-"""EM-LLM: every layer of a frozen backbone attends to its window and to the events of the past that suit its query.
+"""EM-LLM: layers of a frozen backbone attend to their window and to the events of the past that suit their query.
 
 Text is taken in segment by segment. A segment is encoded with ordinary causal attention from position 0, and each layer
 looks, in one softmax with it (Fountas et al., 2024, arXiv:2407.09450, section 3; its code stands on InfLLM's):
@@ -28,6 +28,7 @@ What differs from the paper and its released code (em-llm/EM-LLM-model):
   representative="attended" and vote="sum" (what a token was attended to is counted for every fourth query).
 - By default 64 tokens are recalled, of 2,048 whose keys are looked at; the paper's choices are candidate_tokens=None
   and retrieved_tokens of 2,048 and more.
+- By default the first quarter of the layers sees sinks and window alone (paper: recall_from_layer=0).
 - Neighbours are those of the present query's events (released: a queue that outlives the query).
 - Sinks are the oldest tokens held (released: the first of the stream, for ever).
 - The backbone's own rotary frequencies and scaling (released: recomputed from the base alone). Layers with a sliding
@@ -93,7 +94,8 @@ class EmLlm(Method):
     def __init__(self, backbone: Backbone, config: EmLlmConfig):
         super().__init__(backbone, config)
         self._center: Tensor | None = None
-        self.refine_from_layer = config.resolved_refine_from_layer(backbone.view.num_layers)
+        self.refine_from_layer = config.first_layer("refine_from_layer", backbone.view.num_layers)
+        config.first_layer("recall_from_layer", backbone.view.num_layers)  # refused here, not at the first text
         self._recalling = sorted(recalling_layers(backbone.view))
 
     # memory

@@ -47,6 +47,7 @@ class EventReader(Plugin):
         self.scratch, self.uses = scratch, uses
         self.viewed_layers = range(view.num_layers)
         self.recalling = recalling_layers(view)
+        self.recall_from_layer = config.first_layer("recall_from_layer", view.num_layers)
         self.new_mask = mask[:, -new:]
         self.positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -new:]  # [batch, new]
         self.received: dict[int, Tensor] = {}
@@ -57,7 +58,7 @@ class EventReader(Plugin):
         found: list[View] = []
         if any(past.tokens for past in self.pasts) and self.config.recent_size:
             found.append(self._recent_view(layer, query))
-        if layer in self.recalling and any(past.recent.start for past in self.pasts):
+        if layer in self.recalling and any(self.has_past(layer, past) for past in self.pasts):
             found.append(EventView(self, layer))
         return found
 
@@ -109,6 +110,10 @@ class EventReader(Plugin):
 
     # events
 
+    def has_past(self, layer: int, past: RowPast) -> bool:
+        """Whether a layer sees anything of a row before its recent tokens."""
+        return bool(past.recent.start and (layer >= self.recall_from_layer or past.fits or past.num_sinks))
+
     def edge_query(self, layer: int, query: Tensor) -> Tensor:
         """The position-free query, rotated to the window's far edge from where remembered keys stand."""
         key = ("edge", layer)
@@ -128,6 +133,8 @@ class EventReader(Plugin):
         mask = None
         if past.fits:
             events = torch.arange(len(past.sizes))
+        elif layer < self.recall_from_layer:
+            events = torch.zeros(0, dtype=torch.int64)
         else:
             chosen = self._choose(layer, past, queries, scaling)
             events = chosen.any(dim=0).nonzero().squeeze(1)
@@ -140,7 +147,7 @@ class EventReader(Plugin):
             if self.config.placement == "ordered":
                 keys = self._in_order(layer, keys, past, events, places, owner)
             known = events, keys, values, torch.cat((sinks, places)), owner
-            if self.per_token and len(queries) == 1 or past.fits:
+            if self.per_token and len(queries) == 1 or past.fits or layer < self.recall_from_layer:
                 self.scratch[("recalled", layer, row)] = known
         _, keys, values, places, owner = known
         if mask is not None:
@@ -212,7 +219,7 @@ class EventView(View):
         masks: list[Tensor | None] = []
         places = []
         for row, past in enumerate(reader.pasts):
-            if not past.recent.start:
+            if not reader.has_past(self.layer, past):
                 found.append(None)
                 masks.append(None)
                 places.append(torch.zeros(0, dtype=torch.int64))

@@ -46,6 +46,7 @@ class NaiveEmLlm:
     def __init__(self, method: Any):
         self.config, self.view = method.method_config, method.backbone.view
         self.refine_from_layer = method.refine_from_layer
+        self.recall_from_layer = self.config.first_layer("recall_from_layer", self.view.num_layers)
         self.llama = NaiveLlama(self.view)
         empty = torch.zeros(self.view.num_kv_heads, 0, self.view.head_dim, dtype=torch.float64)
         layers = range(self.view.num_layers)
@@ -146,6 +147,9 @@ class NaiveEmLlm:
             first, last = max(event.first, sinks), min(event.first + event.size, end)
             if last > first:
                 events.append((first, last, event))
+        fits = sum(last - first for first, last, _ in events) <= self.config.event_budgets[0]
+        if layer < self.recall_from_layer and not fits:
+            events = []
         scores = [0.0] * len(events)
         for head in range(len(query)):
             own = [float(query[head] @ event.keys[layer][head]) for _, _, event in events]
