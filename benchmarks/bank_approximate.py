@@ -101,7 +101,7 @@ def exact(keys: Tensor, sample: Tensor) -> Iterator[tuple[str, Search]]:
 
 def clusters(keys: Tensor, sample: Tensor) -> Iterator[tuple[str, Search]]:
     made = Clusters(keys, torch.arange(len(keys)), sample)
-    for probes in (8, 16, 32, 64, 96, 128):
+    for probes in (8, 16, 32, 64, 80, 96, 128):
         made.probes = probes
         yield f"probes {probes} of {len(made.means)}", lambda token: made.search(token, TOP_K)
 

@@ -16,14 +16,18 @@ from typing import Any
 
 from results_page import grid
 
+from ltm.bench.grids import make_lines
+from ltm.bench.plots import plot_heat
 from ltm.bench.results import Result, read_results
 from ltm.methods import METHODS
+from ltm.tasks.lists import numbers
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "methods.md"
 MISSING = "not measured"
-FOLDERS = ("bench", "recall-kinds", "recall-far")
+FOLDERS = ("bench", "recall-kinds", "recall-far", "recall-farthest")
+HEAT = "methods-recall.png"
 KINDS = ("books", "techdocs", "latex_math")
 
 START = (
@@ -47,6 +51,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
     arguments.out.write_text(page(arguments.results))
+    heat = recall_heat(arguments.results)
+    if heat is not None:
+        (arguments.out.parent / HEAT).write_bytes(heat)
 
 
 def page(folder: Path) -> str:
@@ -62,9 +69,52 @@ def page(folder: Path) -> str:
         notes.append(f"**`{name}`**: {card.claim}." + (f" What differs: {card.differs}." if card.differs else ""))
     header = ["method", "paper", "needs training", "bytes a token", "decode cost", "recall", "perplexity"]
     meaning = "\n".join(COLUMNS).format(kinds=" / ".join(KINDS), tokens=scored_tokens(results))
-    parts = [START, grid(header, rows), meaning, *(half_window(apart) if apart else []), *notes]
+    parts = [START, grid(header, rows), meaning, *pictures(folder), *(half_window(apart) if apart else []), *notes]
     parts += ["## Measured with", *commands([*results, *apart], folder)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def pictures(folder: Path) -> list[str]:
+    """Recall by length and depth, and what reading and decoding cost, as far as there are figures."""
+    found = []
+    if heat_results(folder):
+        found += [
+            "## Recall, reading, decoding",
+            f"![Keys of five kinds in one text, by length and depth]({HEAT})",
+            "Share of five keys of five kinds, planted at five depths of one text, that a method writes out when asked "
+            "for each. Three readings a cell where there are three, else one.",
+        ]
+    for name, what in (("attention_reading", "Reading"), ("attention_memory", "Decoding")):
+        if (folder / f"{name}.png").exists():
+            found.append(f"![{what}](../benchmarks/results/{name}.png)")
+    return found
+
+
+def heat_results(folder: Path) -> dict[str, dict[int, Result]]:
+    """Of each method and length the result on keys of five kinds with the most readings."""
+    found: dict[str, dict[int, Result]] = {}
+    for name in ("recall-trials", *FOLDERS[1:]):
+        for result in bench_results(folder / name):
+            config = result.facts["setup"]["task"]["config"]
+            for length in numbers(config["lengths"]) if config["variants"] == "kinds" else []:
+                found.setdefault(result.label, {}).setdefault(length, result)
+    return found
+
+
+def recall_heat(folder: Path) -> bytes | None:
+    """A map for each method; None without results."""
+    rows = {
+        label: [
+            row
+            for length, result in by_length.items()
+            for row in result.rows
+            if {"length", "depth"} <= set(row.condition) and row.condition["length"] == length
+            if row.metric == "accuracy"
+        ]
+        for label, by_length in heat_results(folder).items()
+    }
+    labels = sorted((label for label, own in rows.items() if own), key=lambda label: (-len(rows[label]), label))
+    return plot_heat(make_lines({label: [rows[label]] for label in labels}), labels) if labels else None
 
 
 def bench_results(folder: Path) -> list[Result]:
