@@ -97,15 +97,15 @@ def experiments() -> dict[str, Experiment]:
         "eviction-recall": (
             "eviction",
             POLICIES,
-            ["recall", "recall.variants=kinds", "recall.lengths=4096,8192", "recall.trials=3"],
+            ["recall", "recall.variants=sentences", "recall.lengths=4096,8192", "recall.trials=3"],
         ),
         "recall": (
             "bench",
             ["window", "longmem", "full"],
             ["recall", "recall.variants=passkey,multi", "recall.lengths=4096,16384,65536", "recall.trials=1"],
         ),
-        "recall-kinds": (
-            "recall-kinds",
+        "recall-sentences": (
+            "recall-sentences",
             [
                 "longmem",
                 "sinks",
@@ -115,22 +115,22 @@ def experiments() -> dict[str, Experiment]:
                 *EVENTS[1:],
                 others[2],
             ],
-            ["recall", "recall.variants=kinds", "recall.lengths=4096,16384", "recall.trials=1"],
+            ["recall", "recall.variants=sentences", "recall.lengths=4096,16384", "recall.trials=1"],
         ),
         "recall-trials": (
             "recall-trials",
             EVENTS,
-            ["recall", "recall.variants=kinds", "recall.lengths=4096,16384", "recall.trials=3"],
+            ["recall", "recall.variants=sentences", "recall.lengths=4096,16384", "recall.trials=3"],
         ),
         "recall-far": (
             "recall-far",
             EVENTS,
-            ["recall", "recall.variants=kinds", "recall.lengths=65536", "recall.trials=1"],
+            ["recall", "recall.variants=sentences", "recall.lengths=65536", "recall.trials=1"],
         ),
         "recall-farthest": (
             "recall-farthest",
             EVENTS,
-            ["recall", "recall.variants=kinds", "recall.lengths=262144", "recall.trials=1"],
+            ["recall", "recall.variants=sentences", "recall.lengths=262144", "recall.trials=1"],
         ),
     }
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "methods.md"
 MISSING = "not measured"
-FOLDERS = ("bench", "recall-kinds", "recall-far", "recall-farthest")
+FOLDERS = ("bench", "recall-sentences", "recall-far", "recall-farthest")
 HEAT = "methods-recall.png"
 KINDS = ("books", "techdocs", "latex_math")
 
@@ -80,9 +80,9 @@ def pictures(folder: Path) -> list[str]:
     if heat_results(folder):
         found += [
             "## Recall, reading, decoding",
-            f"![Keys of five kinds in one text, by length and depth]({HEAT})",
-            "Share of five keys of five kinds, planted at five depths of one text, that a method writes out when asked "
-            "for each. Three readings a cell where there are three, else one.",
+            f"![Five keys in one text, by length and depth]({HEAT})",
+            "Share of five keys, each at the end of a sentence of its own at one of five depths of a text, that a "
+            "method writes out after the sentence's beginning. Three readings a cell where there are three, else one.",
         ]
     for name, what in (("attention_reading", "Reading"), ("attention_memory", "Decoding")):
         if (folder / f"{name}.png").exists():
@@ -91,12 +91,12 @@ def pictures(folder: Path) -> list[str]:
 
 
 def heat_results(folder: Path) -> dict[str, dict[int, Result]]:
-    """Of each method and length the result on keys of five kinds with the most readings."""
+    """Of each method and length the result on keys in sentences of their own with the most readings."""
     found: dict[str, dict[int, Result]] = {}
     for name in ("recall-trials", *FOLDERS[1:]):
         for result in bench_results(folder / name):
             config = result.facts["setup"]["task"]["config"]
-            for length in numbers(config["lengths"]) if config["variants"] == "kinds" else []:
+            for length in numbers(config["lengths"]) if config["variants"] == "sentences" else []:
                 found.setdefault(result.label, {}).setdefault(length, result)
     return found
 
@@ -165,11 +165,11 @@ def perplexity(own: dict[str, Result]) -> str:
 
 
 def recall(results: Iterable[Result], name: str) -> str:
-    """By length, of five keys of five kinds in one text, by the method as it is by default."""
+    """By length, of five keys in sentences of their own in one text, by the method as it is by default."""
     own = [r for r in results if r.task == "recall" and r.facts["setup"]["method"]["name"] == name]
     own = [result for result in own if result.label == name] or own[:1]
     rows = [row for result in own for row in result.rows if set(row.condition) == {"variant", "length"}]
-    rows = [row for row in rows if row.condition["variant"] == "kinds"]
+    rows = [row for row in rows if row.condition["variant"] == "sentences"]
     parts = []
     for length in sorted({row.condition["length"] for row in rows}):
         shares = [mean(rows, length, metric) for metric in ("accuracy", "choice_accuracy")]

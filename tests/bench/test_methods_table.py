@@ -24,19 +24,22 @@ def cells(page, name):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def write(folder, task, label, method, rows, per_token=None):
+def write(folder, task, label, method, rows, per_token=None, within="bench", **config):
     facts = {
         "format": 1,
         "status": "done",
         "command": f"ltm bench run --tasks {task} --methods {label}",
         "date": label,
         "order": [0, 0],
-        "setup": {"task": {"name": task, "config": {"max_tokens": 512}}, "method": {"name": method, "label": label}},
+        "setup": {
+            "task": {"name": task, "config": {"max_tokens": 512, **config}},
+            "method": {"name": method, "label": label},
+        },
         "bytes_per_token": per_token,
         "rows": rows,
     }
-    (folder / "bench").mkdir(exist_ok=True)
-    (folder / "bench" / f"{task}.{label}.json").write_text(json.dumps(facts))
+    (folder / within).mkdir(exist_ok=True)
+    (folder / within / f"{task}.{label}.json").write_text(json.dumps(facts))
 
 
 def row(condition, metric, value, count):
@@ -68,10 +71,10 @@ def test_figures_come_from_the_files(table, tmp_path):
     recall = [
         row({"variant": variant, "length": length}, metric, value, count)
         for variant, length, metric, value, count in (
-            ("kinds", 4096, "accuracy", 0.6, 5),
-            ("kinds", 4096, "choice_accuracy", 1.0, 5),
-            ("kinds", 16384, "accuracy", 0.2, 5),
-            ("kinds", 16384, "choice_accuracy", 0.4, 5),
+            ("sentences", 4096, "accuracy", 0.6, 5),
+            ("sentences", 4096, "choice_accuracy", 1.0, 5),
+            ("sentences", 16384, "accuracy", 0.2, 5),
+            ("sentences", 16384, "choice_accuracy", 0.4, 5),
             ("uuid", 4096, "accuracy", 0.0, 9),
         )
     ]
@@ -85,3 +88,14 @@ def test_figures_come_from_the_files(table, tmp_path):
     assert found == ["1,234", "8,192: 0.25 x; other, 8,192: 0.25 x", shares, "20.00 / 5.50 / –"]
     assert "scored to 512 tokens" in page and page.count("`python benchmarks/quest_speed.py`") == 1
     assert "`ltm bench run --tasks recall --methods quest`" in page
+
+
+def test_the_map_of_recall_has_the_most_readings_there_are(table, tmp_path):
+    assert table.recall_heat(tmp_path) is None and "methods-recall" not in table.page(tmp_path)
+    for folder, length, value in (("recall-sentences", "4096,16384", 0.0), ("recall-trials", "4096", 2 / 3)):
+        depths = [{"variant": "sentences", "length": int(n), "depth": 50} for n in length.split(",")]
+        rows = [row(condition, metric, value, 1) for condition in depths for metric in ("accuracy", "nats")]
+        write(tmp_path, "recall", "quest", "quest", rows, within=folder, variants="sentences", lengths=length)
+    chosen = table.heat_results(tmp_path)["quest"]
+    assert [chosen[length].rows[0].value for length in (4096, 16384)] == [2 / 3, 0.0]
+    assert table.recall_heat(tmp_path).startswith(b"\x89PNG") and "](methods-recall.png)" in table.page(tmp_path)

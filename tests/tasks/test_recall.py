@@ -18,6 +18,7 @@ from ltm.tasks.data import DataSource
 from ltm.tasks.recall import Recall, RecallConfig, ask, read_tokens
 from ltm.tasks.recall_text import (
     NAMES,
+    SENTENCES,
     Haystack,
     contains_answer,
     dictionary_reading,
@@ -140,16 +141,19 @@ def test_several_keys_stand_at_their_depths(haystack, length):
         assert start == round(DEPTHS[index] * room / 100) + sum(map(len, needles[:index]))
 
 
-def test_keys_of_several_kinds_stand_at_their_depths(haystack):
-    reading = haystack_reading(TOKENIZER, haystack, 700, DEPTHS, random.Random(2), kinds=True)
+def test_keys_in_sentences_of_their_own_stand_at_their_depths(haystack):
+    reading = haystack_reading(TOKENIZER, haystack, 700, DEPTHS, random.Random(2), sentences=True)
     text = TOKENIZER.decode(reading.tokens)
-    asked = [question.prompt.removeprefix("\n\nWhat is the ").split("?")[0] for question in reading.questions]
-    assert len(reading.tokens) == 700 and len(set(asked)) == 5
-    for kind, start, question in zip(asked, reading.starts, reading.questions, strict=True):
-        key = question.answers[0]
-        needle = f"\n\nThe {kind} is {key}. Remember it. {key} is the {kind}."
+    asked = [question.prompt.removeprefix("\n\n") for question in reading.questions]
+    assert len(reading.tokens) == 700 and len(set(asked)) == 5 and set(asked) < set(SENTENCES)
+    for sentence, start, question in zip(asked, reading.starts, reading.questions, strict=True):
+        needle = f"\n\n{sentence} {question.answers[0]}. {sentence} {question.answers[0]}."
         assert text[start : start + len(needle)] == needle
-        assert question.prompt == f"\n\nWhat is the {kind}? The {kind} is"
+
+
+def test_sentences_of_keys_share_no_word():
+    words = [set(sentence.lower().split()) - {"the", "has", "is"} for sentence in SENTENCES]
+    assert all(not one & other for place, one in enumerate(words) for other in words[:place])
 
 
 def test_answers_are_compared_with_what_else_was_read_and_with_random_keys(haystack):

@@ -6,8 +6,8 @@ The text is read (`method.read`), then the question comes as the prompt. Five va
   sentences, which any compression gets for free; here the filler is Paul Graham's essays). A reading for each depth.
 - multi: five keys, each with a name, at all depths of one reading, asked one after another; none of the answers is
   seen by the next question.
-- kinds: the same with a key of another kind at each depth (a door code, a phone number, ...), for models that are too
-  small to tell whose key is whose.
+- sentences: the same with each key at the end of a sentence of its own, which is asked for by its beginning, for models
+  that are too small to tell whose key is whose.
 - key_value: a JSON dictionary of five-digit numbers, as long as asked, one pair asked at each depth.
 - uuid: the dictionaries of Lost in the Middle (Liu et al., 2023, arXiv:2307.03172) with 75 or 140 pairs of UUIDs; the
   pairs that stand at the depths are asked, instead of the file's one key moved about. Their length in a table is that
@@ -38,9 +38,9 @@ from ltm.tasks.base import Record, Row, Task, Unit
 from ltm.tasks.intervals import bootstrap_interval, wilson_interval
 from ltm.tasks.lists import numbers, words
 from ltm.tasks.recall_text import (
-    KINDS,
     NAMES,
     NUM_DISTRACTORS,
+    SENTENCES,
     Haystack,
     Question,
     Reading,
@@ -56,7 +56,7 @@ from ltm.tasks.scoring import greedy_tokens, score_continuations, text_tokens
 if TYPE_CHECKING:
     from ltm.methods import Method
 
-VARIANTS = ("passkey", "multi", "kinds", "key_value", "uuid")
+VARIANTS = ("passkey", "multi", "sentences", "key_value", "uuid")
 SPARE_TOKENS = 4
 """What a method may write beside the answer: a space, a quotation mark, the end of the number."""
 
@@ -68,7 +68,7 @@ class RecallConfig:
     variants: str = "passkey,multi,key_value,uuid"
     """Kinds of test, with commas."""
     lengths: str = "1024,4096,16384,65536,131072"
-    """Tokens that are read (passkey, multi, kinds: exactly; key_value: less than one pair shorter), with commas."""
+    """Tokens that are read (passkey, multi, sentences: exactly; key_value: less than one pair shorter), with commas."""
     depths: str = "0,25,50,75,100"
     """Percent of the text before the key, or the pair's place in percent, with commas."""
     pairs: str = "75,140"
@@ -85,7 +85,7 @@ class RecallConfig:
         depths = numbers(self.depths)
         if depths != sorted(set(depths)) or depths[-1] > 100:
             problems.append(f"depths={self.depths}; use different percentages from 0 to 100, in order")
-        names = KINDS if "kinds" in words(self.variants) else NAMES
+        names = SENTENCES if "sentences" in words(self.variants) else NAMES
         if len(depths) > len(names):
             problems.append(f"depths={self.depths}; use {len(names)} or fewer")
         if min(numbers(self.lengths)) < 1 or min(numbers(self.pairs)) <= NUM_DISTRACTORS:
@@ -117,7 +117,7 @@ class Recall(Task):
                     yield from (self._unit("passkey", length, [depth], trial) for depth in depths)
                 yield from (
                     self._unit(name, length, depths, trial)
-                    for name in ("multi", "kinds", "key_value")
+                    for name in ("multi", "sentences", "key_value")
                     if name in chosen
                 )
 
@@ -157,7 +157,7 @@ class Recall(Task):
             return dictionary_reading(self.tokenizer, number_pairs(self.tokenizer, size, draw), depths, draw, size)
         if variant == "uuid":
             return dictionary_reading(self.tokenizer, self._uuid_pairs(size, trial, draw), depths, draw)
-        return haystack_reading(self.tokenizer, self._haystack, size, depths, draw, kinds=variant == "kinds")
+        return haystack_reading(self.tokenizer, self._haystack, size, depths, draw, sentences=variant == "sentences")
 
     def _uuid_pairs(self, count: int, trial: int, draw: random.Random) -> list[tuple[str, str]]:
         """The dictionary of the trial's line in the file; drawn where there is no such file or line."""

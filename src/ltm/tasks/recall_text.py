@@ -21,9 +21,18 @@ NAMES = ("Anna", "Boris", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "
 # Written so that SmolLM2-135M, which is not tuned to follow instructions, solves them at short length.
 NEEDLE = "\n\nThe pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = "\n\nWhat is the pass key? The pass key is"
-KINDS = ("door code", "locker number", "phone number", "account number", "ticket number", "room number")
-KIND_NEEDLE = "\n\nThe {name} is {key}. Remember it. {key} is the {name}."
-KIND_QUESTION = "\n\nWhat is the {name}? The {name} is"
+# Sentences with no word in common: the same words around every key ("The door code is", "The phone number is") so
+# small a model confuses even where all of them are in its window (15 of 20 right, of these 20 of 20; docs/log.md).
+SENTENCES = (
+    "The bank vault opens with",
+    "Maria's telephone extension is",
+    "The red tractor has serial number",
+    "Yesterday the museum counted",
+    "The spaceship answers to code",
+    "Her library card shows",
+)
+SENTENCE_NEEDLE = "\n\n{name} {key}. {name} {key}."
+SENTENCE_QUESTION = "\n\n{name}"
 NAMED_NEEDLE = "\n\nThe pass key of {name} is {key}. Remember it. {key} is the pass key of {name}."
 NAMED_QUESTION = "\n\nWhat is the pass key of {name}? The pass key of {name} is"
 
@@ -102,15 +111,15 @@ def haystack_reading(
     length: int,
     depths: Sequence[int],
     draw: random.Random,
-    kinds: bool = False,
+    sentences: bool = False,
 ) -> Reading:
     """`length` tokens of haystack with a key at each depth: one key without a name, or several, with names of people
-    or (`kinds`) each of another kind.
+    or (`sentences`) each at the end of a sentence of its own.
 
     A depth is the percentage of the haystack's tokens that stand before the needle. No key occurs in the haystack.
     """
-    if kinds:
-        names, needle, question = draw.sample(KINDS, len(depths)), KIND_NEEDLE, KIND_QUESTION
+    if sentences:
+        names, needle, question = draw.sample(SENTENCES, len(depths)), SENTENCE_NEEDLE, SENTENCE_QUESTION
     elif len(depths) > 1:
         names, needle, question = draw.sample(NAMES, len(depths)), NAMED_NEEDLE, NAMED_QUESTION
     else:
