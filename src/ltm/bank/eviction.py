@@ -3,8 +3,8 @@
 Least recently and least frequently attended are the two policies of Attendre (Yang and Hua, 2024, arXiv:2401.04881). Of
 the paper only abstract and introduction could be read, so how it counts may differ: here a chunk is attended where a
 query retrieves it. What is new never leaves before what was there, unless more comes at once than fits. A policy is a
-function from `Usage` to a score for each chunk; the lowest leave first, of equal ones the oldest. Add one under a name of
-its own before the bank is made, and give that name as `BankConfig.evict`:
+function from `Usage` to a score for each chunk; the lowest leave first, of equal ones the oldest. Add one under a name
+of its own before the bank is made, and give that name as `BankConfig.evict`:
 
 >>> EVICTIONS["longest_unused_first"] = lambda usage: usage.last - usage.now
 """
