@@ -13,6 +13,7 @@ from typing import Any
 
 from ltm.bench.journal import Entry, read_entries
 from ltm.errors import LtmError
+from ltm.methods.checks import stride_of
 from ltm.tasks.base import Record, Row
 
 FORMAT = 1
@@ -49,7 +50,7 @@ class Result:
         """Tokens that stay when the method's window is full; None for one without a window."""
         options = self.facts["setup"]["method"].get("options", {})
         window, stride = options.get("local_window"), options.get("stride")
-        return None if window is None else window - (stride or max(window // 2, 1))
+        return None if window is None else window - stride_of(window, stride)
 
     @property
     def failed(self) -> bool:

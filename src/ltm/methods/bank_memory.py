@@ -20,8 +20,10 @@ from ltm.backbone import Backbone
 from ltm.bank import Bank, BankConfig
 from ltm.bank.storage import BITS, STORAGE_OPTIONS
 from ltm.cache import MemoryCache
-from ltm.errors import BankMismatchError, LtmError
+from ltm.errors import LtmError
+from ltm.methods.banks import bank_for, check_bank
 from ltm.methods.base import Method, new_columns, window_positions
+from ltm.methods.checks import stride_of
 from ltm.methods.memory_reader import KeyValueTap, Source
 from ltm.methods.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
 
@@ -101,7 +103,7 @@ class BankMethod(Method):
 
     def new_bank(self, num_rows: int) -> Bank:
         """An empty bank that fits this model, with `num_rows` rows."""
-        view, config = self.backbone.view, self.method_config
+        config = self.method_config
         storages = {name: getattr(config, name) for name in STORAGE_OPTIONS}
         settings = BankConfig(
             self.chunk_size,
@@ -112,18 +114,8 @@ class BankMethod(Method):
             **storages,
         )
         in_codes = any(storages[name] in BITS for name in ("key_storage", "search_storage"))
-        bank = Bank(
-            settings,
-            num_rows=num_rows,
-            num_kv_heads=view.num_kv_heads,
-            head_dim=view.head_dim,
-            layers=(self.memory_layer,),
-            dtype=self.backbone.dtype,
-            device=self.backbone.device,
-            fingerprint=self.backbone.fingerprint,
-            backbone=self.backbone.name,
-            key_center=self._key_center() if in_codes else None,
-        )
+        center = self._key_center() if in_codes else None
+        bank = bank_for(self.backbone, settings, num_rows, (self.memory_layer,), center)
         bank.encoder = self.encoder
         return bank
 
@@ -142,20 +134,12 @@ class BankMethod(Method):
         """Remember with this bank, saved or shared; BankMismatchError where its layer, its chunks or the network that
         wrote it are others."""
         differences = []
-        if tuple(bank.layers) != (self.memory_layer,):
-            differences.append(f"memory layer: bank {tuple(bank.layers)}, model {self.memory_layer}")
         if bank.config.chunk_size != self.chunk_size:
             differences.append(f"chunk_size: bank {bank.config.chunk_size}, model {self.chunk_size}")
-        if bank.fingerprint is not None:
-            differences += bank.fingerprint.differences(self.backbone.fingerprint)
         if bank.encoder != self.encoder:
             wrote, reads = map(_encoder_named, (bank.encoder, self.encoder))
             differences.append(f"keys and values: bank {wrote}, model {reads}")
-        if differences:
-            raise BankMismatchError(
-                f"this bank is not for this model: {'; '.join(differences)}; read the text again, or rebuild the bank "
-                "from the texts it keeps (ltm bank rebuild)"
-            )
+        check_bank(bank, self.backbone, (self.memory_layer,), differences)
         self.bank = bank
 
     def read(
@@ -214,7 +198,7 @@ class BankMethod(Method):
 
     def new_cache(self) -> MemoryCache:
         config = self.method_config
-        stride = config.stride or max(config.local_window // 2, 1)
+        stride = stride_of(config.local_window, config.stride)
         return MemoryCache(config.local_window, stride, num_caches=self.num_caches)
 
     def encode(self, ids: Tensor, mask: Tensor, cache: MemoryCache | None, rows: Tensor, keep: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ltm.cache import MemoryCache
 from ltm.errors import ConfigError, LtmError
 from ltm.methods.base import Card, Method, new_columns
+from ltm.methods.checks import stride_of
 from ltm.methods.registry import register
 
 
@@ -162,7 +163,7 @@ class Window(StreamBaseline):
 
     def new_cache(self) -> MemoryCache:
         config = self.method_config
-        return MemoryCache(config.local_window, config.stride or max(config.local_window // 2, 1))
+        return MemoryCache(config.local_window, stride_of(config.local_window, config.stride))
 
 
 @register("sinks")
@@ -179,5 +180,5 @@ class Sinks(StreamBaseline):
 
     def new_cache(self) -> MemoryCache:
         config = self.method_config
-        stride = config.stride or max((config.local_window - config.num_sinks) // 2, 1)
+        stride = stride_of(config.local_window - config.num_sinks, config.stride)
         return MemoryCache(config.local_window, stride, config.num_sinks)

@@ -26,3 +26,8 @@ def stride_problems(local_window: int, stride: int | None) -> list[str]:
     if stride is None or 0 < stride <= local_window:
         return []
     return [f"stride={stride}; use 1 to {local_window=}"]
+
+
+def stride_of(room: int, stride: int | None) -> int:
+    """Tokens that leave a full window together: as the config says, or half of what can leave it."""
+    return stride or max(room // 2, 1)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ltm.bank.storage import STORAGES
 from ltm.errors import ConfigError
-from ltm.methods.checks import stride_problems, value_problems
+from ltm.methods.checks import stride_of, stride_problems, value_problems
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class EmLlmConfig:
     @property
     def segment_size(self) -> int:
         """Tokens that are encoded together."""
-        return self.stride or max(self.local_window // 2, 1)
+        return stride_of(self.local_window, self.stride)
 
     @property
     def recent_size(self) -> int:

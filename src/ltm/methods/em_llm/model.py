@@ -52,8 +52,8 @@ from ltm.bank import Bank, BankConfig, EventCut
 from ltm.bank.storage import BITS
 from ltm.cache import MemoryCache
 from ltm.compat import DynamicCache
-from ltm.errors import BankMismatchError
 from ltm.methods.bank_memory import center_tokens
+from ltm.methods.banks import bank_for, check_bank
 from ltm.methods.base import Card, Method, new_columns, window_positions
 from ltm.methods.em_llm.config import EmLlmConfig
 from ltm.methods.em_llm.past import Held, RowPast
@@ -102,28 +102,19 @@ class EmLlm(Method):
 
     def new_bank(self, num_rows: int) -> Bank:
         """An empty bank for keys and values of all layers, with `num_rows` rows."""
-        view, config = self.backbone.view, self.method_config
-        return Bank(
-            BankConfig(
-                chunk_size=1,
-                memory_size=config.memory_size,
-                memory_bytes=config.memory_bytes,
-                event_heads=self._event_heads,
-                event_tokens=config.min_event_size,
-                offload=config.offload,
-                key_storage=config.key_storage,
-                value_storage=config.value_storage,
-            ),
-            num_rows=num_rows,
-            num_kv_heads=view.num_kv_heads,
-            head_dim=view.head_dim,
-            layers=range(view.num_layers),
-            dtype=self.backbone.dtype,
-            device=self.backbone.device,
-            fingerprint=self.backbone.fingerprint,
-            backbone=self.backbone.name,
-            key_center=self._key_center() if config.key_storage in BITS else None,
+        config = self.method_config
+        settings = BankConfig(
+            chunk_size=1,
+            memory_size=config.memory_size,
+            memory_bytes=config.memory_bytes,
+            event_heads=self._event_heads,
+            event_tokens=config.min_event_size,
+            offload=config.offload,
+            key_storage=config.key_storage,
+            value_storage=config.value_storage,
         )
+        center = self._key_center() if config.key_storage in BITS else None
+        return bank_for(self.backbone, settings, num_rows, range(self.backbone.view.num_layers), center)
 
     @torch.no_grad()
     def _key_center(self) -> Tensor:
@@ -145,12 +136,7 @@ class EmLlm(Method):
             differences.append(
                 f"event_heads: bank {bank.config.event_heads}, model {self._event_heads} (representative)"
             )
-        if tuple(bank.layers) != tuple(range(self.backbone.view.num_layers)):
-            differences.append(f"layers: bank {tuple(bank.layers)}, model all {self.backbone.view.num_layers}")
-        if bank.fingerprint is not None:
-            differences += bank.fingerprint.differences(self.backbone.fingerprint)
-        if differences:
-            raise BankMismatchError(f"this bank is not for this model: {'; '.join(differences)}; read the text again")
+        check_bank(bank, self.backbone, range(self.backbone.view.num_layers), differences)
         self.bank = bank
 
     @torch.no_grad()

@@ -173,7 +173,7 @@ class Quest(StreamBaseline):
         What was read after a document that is deleted later had seen it; read that again to be rid of it.
         Raises BankMismatchError where the bank is another method's or backbone's.
         """
-        storing.check_bank(bank, self.backbone)
+        storing.check_quest_bank(bank, self.backbone)
         self.bank = bank
         self._past, self._past_rows = None, 0
         self._follow_bank()

@@ -15,38 +15,22 @@ from ltm.attention import rotate, unrotate
 from ltm.backbone import Backbone, BackboneView
 from ltm.bank import Bank, BankConfig
 from ltm.cache.pages import Columns, PagedCache
-from ltm.errors import BankMismatchError
+from ltm.methods.banks import bank_for, check_bank
 from ltm.methods.quest.reader import PageReader
 from ltm.methods.trace import Trace
 
 
 def new_bank(backbone: Backbone, num_rows: int, chunk_size: int) -> Bank:
     """A bank of all layers of a backbone that never lets anything go."""
-    view = backbone.view
-    return Bank(
-        BankConfig(chunk_size=chunk_size, memory_size=None),
-        num_rows=num_rows,
-        num_kv_heads=view.num_kv_heads,
-        head_dim=view.head_dim,
-        layers=range(view.num_layers),
-        dtype=backbone.dtype,
-        device=backbone.device,
-        fingerprint=backbone.fingerprint,
-        backbone=backbone.name,
-    )
+    config = BankConfig(chunk_size=chunk_size, memory_size=None)
+    return bank_for(backbone, config, num_rows, range(backbone.view.num_layers))
 
 
-def check_bank(bank: Bank, backbone: Backbone) -> None:
-    """Raise BankMismatchError where a bank holds other layers or is for another backbone."""
-    differences = []
-    if tuple(bank.layers) != tuple(range(backbone.view.num_layers)):
-        differences.append(f"layers: bank {tuple(bank.layers)}, Quest all {backbone.view.num_layers}")
-    if bank.config.memory_size is not None or bank.config.memory_bytes is not None:
-        differences.append("memory: the bank lets old tokens go, Quest keeps all")
-    if bank.fingerprint is not None:
-        differences += bank.fingerprint.differences(backbone.fingerprint)
-    if differences:
-        raise BankMismatchError(f"this bank is not for this model: {'; '.join(differences)}; read the text again")
+def check_quest_bank(bank: Bank, backbone: Backbone) -> None:
+    """Raise BankMismatchError where a bank holds other layers, is for another backbone, or lets old tokens go."""
+    limited = bank.config.memory_size is not None or bank.config.memory_bytes is not None
+    others = ["memory: the bank lets old tokens go, Quest keeps all"] if limited else []
+    check_bank(bank, backbone, range(backbone.view.num_layers), others)
 
 
 @torch.no_grad()

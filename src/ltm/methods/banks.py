@@ -1,0 +1,51 @@
+"""A method's bank: an empty one of the right shape, and the refusal of one that is not this model's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+from ltm.backbone import Backbone
+from ltm.bank import Bank, BankConfig
+from ltm.errors import BankMismatchError
+
+
+def bank_for(
+    backbone: Backbone, config: BankConfig, num_rows: int, layers: Sequence[int], key_center: Tensor | None = None
+) -> Bank:
+    """An empty bank for keys and values of some layers of a backbone, in its dtype and on its device."""
+    return Bank(
+        config,
+        num_rows=num_rows,
+        num_kv_heads=backbone.view.num_kv_heads,
+        head_dim=backbone.view.head_dim,
+        layers=layers,
+        dtype=backbone.dtype,
+        device=backbone.device,
+        fingerprint=backbone.fingerprint,
+        backbone=backbone.name,
+        key_center=key_center,
+    )
+
+
+def check_bank(bank: Bank, backbone: Backbone, layers: Sequence[int], others: Iterable[str] = ()) -> None:
+    """Raise BankMismatchError where a bank is of other layers or of another backbone; others: what else is not as the
+    method needs it."""
+    differences = list(others)
+    if tuple(bank.layers) != tuple(layers):
+        differences.append(f"layers: bank {_named(bank.layers)}, model {_named(layers)}")
+    if bank.fingerprint is not None:
+        differences += bank.fingerprint.differences(backbone.fingerprint)
+    if differences:
+        raise BankMismatchError(
+            f"this bank is not for this model: {'; '.join(differences)}; read the text again, or rebuild the bank from "
+            "the texts it keeps (ltm bank rebuild)"
+        )
+
+
+def _named(layers: Sequence[int]) -> str:
+    """ "3", "3 and 7", "0 to 29"."""
+    if len(layers) > 2 and tuple(layers) == tuple(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]} to {layers[-1]}"
+    return " and ".join(map(str, layers))
