@@ -25,7 +25,8 @@ RUN_ON_OTHER_WEIGHTS = {
     "coupled": "longmem@{runs}/coupled:local_window=1024 as coupled",
     "memorizing": "memorizing@{runs}/memorizing as memorizing",
 }
-EVENTS = ["window", "em_llm", "em_llm:segmentation=blocks as blocks"]
+EVENTS = ["em_llm", "em_llm:segmentation=blocks as blocks"]
+FAR = ["window", "longmem:memory_size=262144 as longmem", *EVENTS]
 POLICIES = [
     "longmem as everything",
     *(f"longmem:memory_size=2048,evict={policy} as {policy}" for policy in EVICTIONS),
@@ -60,7 +61,7 @@ def experiments() -> dict[str, Experiment]:
         ),
         "untrained": (
             "untrained",
-            ["window", "sinks", "full", *EVENTS[1:], "quest"],
+            ["window", "sinks", "full", *EVENTS, "quest"],
             [*long_text, "long_text.documents=1", "long_text.max_tokens=8192", "stride=512"],
         ),
         "chunks": (
@@ -112,24 +113,24 @@ def experiments() -> dict[str, Experiment]:
                 "window",
                 "full",
                 "quest",
-                *EVENTS[1:],
+                *EVENTS,
                 others[2],
             ],
             ["recall", "recall.variants=sentences", "recall.lengths=4096,16384", "recall.trials=1"],
         ),
         "recall-trials": (
             "recall-trials",
-            EVENTS,
+            FAR,
             ["recall", "recall.variants=sentences", "recall.lengths=4096,16384", "recall.trials=3"],
         ),
         "recall-far": (
             "recall-far",
-            EVENTS,
+            FAR,
             ["recall", "recall.variants=sentences", "recall.lengths=65536", "recall.trials=1"],
         ),
         "recall-farthest": (
             "recall-farthest",
-            EVENTS,
+            FAR,
             ["recall", "recall.variants=sentences", "recall.lengths=262144", "recall.trials=1"],
         ),
     }
