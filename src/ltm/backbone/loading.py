@@ -22,6 +22,7 @@ from transformers import (
 from ltm.backbone.builtin import BUILTIN_MODELS, builtin_directory
 from ltm.backbone.conversion import converted_directory, load_whole
 from ltm.backbone.fingerprint import Fingerprint, fingerprint_of
+from ltm.backbone.head import lay_out_input
 from ltm.backbone.notices import notice, quiet
 from ltm.backbone.tiny import TINY_ARCHITECTURES, build_tiny
 from ltm.backbone.view import BackboneView
@@ -49,6 +50,7 @@ class Backbone:
         self.view = BackboneView(self.model)
         self.model.requires_grad_(False)
         self.model.eval()
+        lay_out_input(self.view.head)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -77,7 +79,8 @@ def load_backbone(
 
     name_or_model: a hub id, a directory saved by transformers, a path ending in .gguf (converted once, then
         cached), a built-in name ('smollm2-135m', 'tiny-llama', ...; see `builtin_names`), or a model already
-        loaded, which is frozen in place and otherwise kept as it is unless a dtype or device is given.
+        loaded, which is frozen in place and otherwise kept as it is (but for a hook on its head, `lay_out_input`)
+        unless a dtype or device is given.
     dtype: 'auto', 'float64', 'float32', 'bfloat16', 'float16' or a torch.dtype. 'auto' is bfloat16 where the device has
         arithmetic for it (half the memory, more than twice the speed), else float32; tiny models are float32.
     device: None takes the GPU if there is one, for a named model.

@@ -92,15 +92,14 @@ class Method(nn.Module, GenerationMixin):
         keep: only the last `keep` tokens' logits, 0 for all.
         """
         positions = window_positions(mask)[:, -ids.shape[1] :]
-        with contiguous_input(self.model.get_output_embeddings()):
-            outputs = self.model(
-                input_ids=ids,
-                attention_mask=mask.long(),
-                position_ids=positions,
-                past_key_values=None if cache is None else cache.caches[0],
-                use_cache=cache is not None,
-                logits_to_keep=keep,
-            )
+        outputs = self.model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=positions,
+            past_key_values=None if cache is None else cache.caches[0],
+            use_cache=cache is not None,
+            logits_to_keep=keep,
+        )
         return outputs.logits
 
     def spill(self, row: int, token_ids: Tensor, columns: Tensor, cache: MemoryCache) -> None:
@@ -437,20 +436,6 @@ class Method(nn.Module, GenerationMixin):
         super().train(mode)
         self.model.eval()
         return self
-
-
-@contextmanager
-def contiguous_input(head: nn.Module | None) -> Iterator[None]:
-    """Hand a module its input in one piece: of the last tokens of several rows transformers gives the output head a
-    strided slice, for which bf16 on a CPU has only a slow product (32 rows of SmolLM2: 4.2 s instead of 9 ms)."""
-    if head is None:
-        yield
-        return
-    handle = head.register_forward_pre_hook(lambda module, args: tuple(part.contiguous() for part in args))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def window_positions(mask: Tensor) -> Tensor:
