@@ -22,13 +22,13 @@ class EmLlmConfig:
     segmentation: Literal["surprise", "blocks"] = "surprise"
     """What cuts the past into events: 'surprise' (EM-LLM), or 'blocks' of max_event_size tokens without refinement and
     contiguity (InfLLM), which needs no logits while reading."""
-    retrieved_tokens: int = 64
+    retrieved_tokens: int = 128
     """Tokens of events that a layer attends to beside window and sinks, neighbours included (paper: 2,048 to 4,096);
     more of them distract a small backbone."""
     recall_from_layer: int | None = None
-    """First backbone layer that recalls events; those below see sinks and window alone, which costs nothing in recall
-    or language and saves their search (paper: 0); None: at a quarter of the depth."""
-    candidate_tokens: int | None = 2048
+    """First backbone layer that recalls events; those below see sinks and window alone, which saves their search and
+    costs up to 1% of perplexity (paper: 0); None: at a quarter of the depth."""
+    candidate_tokens: int | None = 4096
     """Tokens of events, the best by their representative keys, whose own keys are then met by the query, so that those
     events are recalled that heads attend to most; none: representative keys decide (paper)."""
     contiguity: float = 0.3

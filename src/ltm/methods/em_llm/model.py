@@ -26,7 +26,7 @@ What differs from the paper and its released code (em-llm/EM-LLM-model):
   all of them at the window's edge (distance=None, placement="edge").
 - By default a mean of all its keys stands for an event and heads vote; the paper's choices are
   representative="attended" and vote="sum" (what a token was attended to is counted for every fourth query).
-- By default 64 tokens are recalled, of 2,048 whose keys are looked at; the paper's choices are candidate_tokens=None
+- By default 128 tokens are recalled, of 4,096 whose keys are looked at; the paper's choices are candidate_tokens=None
   and retrieved_tokens of 2,048 and more.
 - By default the first quarter of the layers sees sinks and window alone (paper: recall_from_layer=0).
 - Neighbours are those of the present query's events (released: a queue that outlives the query).
