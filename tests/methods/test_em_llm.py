@@ -307,9 +307,9 @@ def test_a_layer_that_is_not_there_is_refused_at_once(backbone, setting):
 
 @pytest.mark.slow
 def test_smollm2_finds_a_pass_key_beyond_its_window():
-    """Blocks of 128 tokens, a window of 512, 2,048 tokens read."""
+    """A window of 512, some 2,000 tokens read."""
     backbone = load_backbone("smollm2-135m")
-    method = create_method("em_llm", backbone, segmentation="blocks", local_window=512)
+    method = create_method("em_llm", backbone, local_window=512)
     filler = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. " * 40
     text = filler + "\n\nThe pass key is 71432. Remember it. 71432 is the pass key.\n\n" + filler
     ids = backbone.tokenizer(text, return_tensors="pt")["input_ids"]
