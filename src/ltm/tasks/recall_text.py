@@ -24,12 +24,12 @@ QUESTION = "\n\nWhat is the pass key? The pass key is"
 # Sentences with no word in common: the same words around every key ("The door code is", "The phone number is") so
 # small a model confuses even where all of them are in its window (15 of 20 right, of these 20 of 20; docs/log.md).
 SENTENCES = (
-    "The bank vault opens with",
+    "A ticket to Lisbon costs",
+    "The lighthouse was built with bricks:",
     "Maria's telephone extension is",
+    "Doctor Weber prescribed drops:",
     "The red tractor has serial number",
-    "Yesterday the museum counted",
-    "The spaceship answers to code",
-    "Her library card shows",
+    "Platform for the night train:",
 )
 SENTENCE_NEEDLE = "\n\n{name} {key}. {name} {key}."
 SENTENCE_QUESTION = "\n\n{name}"
