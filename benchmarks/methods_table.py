@@ -83,6 +83,7 @@ def pictures(folder: Path) -> list[str]:
             f"![Five keys in one text, by length and depth]({HEAT})",
             "Share of five keys, each at the end of a sentence of its own at one of five depths of a text, that a "
             "method writes out after the sentence's beginning. Three readings a cell where there are three, else one.",
+            recall_table(folder),
         ]
     for name, what in (("attention_reading", "Reading"), ("attention_memory", "Decoding")):
         if (folder / f"{name}.png").exists():
@@ -99,6 +100,26 @@ def heat_results(folder: Path) -> dict[str, dict[int, Result]]:
             for length in numbers(config["lengths"]) if config["variants"] == "sentences" else []:
                 found.setdefault(result.label, {}).setdefault(length, result)
     return found
+
+
+def recall_table(folder: Path) -> str:
+    """Keys said, and keys that were the likeliest of ten, of all that were asked, by method and length."""
+    by_label = heat_results(folder)
+    lengths = sorted({length for own in by_label.values() for length in own})
+    rows = []
+    for label, own in sorted(by_label.items(), key=lambda item: (-len(item[1]), item[0])):
+        cells = [f"`{label}`"]
+        for length in lengths:
+            known = [row for row in own[length].rows if row.condition.get("length") == length] if length in own else []
+            totals = {row.metric: row for row in known if set(row.condition) == {"variant", "length"}}
+            said, among = (totals.get(name) for name in ("accuracy", "choice_accuracy"))
+            cells.append(
+                f"{round(said.value * said.count)}, {round(among.value * among.count)} of {said.count}"
+                if said is not None and among is not None
+                else "–"
+            )
+        rows.append(cells)
+    return grid(["keys said, likeliest of ten", *(f"{length:,} tokens" for length in lengths)], rows)
 
 
 def recall_heat(folder: Path) -> bytes | None:

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from methods_table import recall_table
 from results_page import perplexity
 
 from ltm.bench.results import Result, read_results
@@ -19,6 +20,7 @@ def main() -> None:
     readme = ROOT / "README.md"
     parts = [
         quality(read_results(RESULTS / "bench")),
+        recall(),
         speed(*map(load, sorted(file.stem for file in RESULTS.glob("longmem_speed_*.json")))),
     ]
     body = "\n\n".join([START, *parts, END])
@@ -39,6 +41,16 @@ def quality(results: list[Result]) -> str:
         "own share is against the same SideNet trained as long without memory; the bound is what the backbone gains "
         "from all of its true context, in 30 times the bytes. More, and what falls short: "
         "[docs/results.md](docs/results.md).\n\n" + perplexity(results)
+    )
+
+
+def recall() -> str:
+    """The table of docs/methods.md."""
+    return (
+        "**Recall**: five keys in sentences of their own at five depths of a text of essays, of which each is asked "
+        "for by its sentence's beginning; `blocks` is `em_llm` with segmentation=blocks. "
+        "`python benchmarks/longmem_experiments.py --only "
+        "recall-sentences,recall-trials,recall-far,recall-farthest`\n\n" + recall_table(RESULTS)
     )
 
 
