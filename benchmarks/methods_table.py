@@ -14,19 +14,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from results_page import grid
+from common import grid
+from recall_maps import FOLDERS, bench_results, heat_results, recall_heat, recall_table
 
-from ltm.bench.grids import make_lines
-from ltm.bench.plots import plot_heat
-from ltm.bench.results import Result, read_results
+from ltm.bench.results import Result
 from ltm.methods import METHODS
-from ltm.tasks.lists import numbers
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "methods.md"
 MISSING = "not measured"
-FOLDERS = ("bench", "recall-sentences", "recall-far", "recall-farthest")
 HEAT = "methods-recall.png"
 KINDS = ("books", "techdocs", "latex_math")
 
@@ -58,7 +55,7 @@ def main() -> None:
 
 def page(folder: Path) -> str:
     """The whole page from a folder of result files."""
-    results = [result for name in FOLDERS for result in bench_results(folder / name)]
+    results = [result for name in ("bench", *FOLDERS) for result in bench_results(folder / name)]
     apart = bench_results(folder / "untrained")
     costs = decode_costs(folder)
     rows, notes = [], []
@@ -89,58 +86,6 @@ def pictures(folder: Path) -> list[str]:
         if (folder / f"{name}.png").exists():
             found.append(f"![{what}](../benchmarks/results/{name}.png)")
     return found
-
-
-def heat_results(folder: Path) -> dict[str, dict[int, Result]]:
-    """Of each method and length the result on keys in sentences of their own with the most readings."""
-    found: dict[str, dict[int, Result]] = {}
-    for name in ("recall-trials", *FOLDERS[1:]):
-        for result in bench_results(folder / name):
-            config = result.facts["setup"]["task"]["config"]
-            for length in numbers(config["lengths"]) if config["variants"] == "sentences" else []:
-                found.setdefault(result.label, {}).setdefault(length, result)
-    return found
-
-
-def recall_table(folder: Path) -> str:
-    """Keys said, and keys that were the likeliest of ten, of all that were asked, by method and length."""
-    by_label = heat_results(folder)
-    lengths = sorted({length for own in by_label.values() for length in own})
-    rows = []
-    for label, own in sorted(by_label.items(), key=lambda item: (-len(item[1]), item[0])):
-        cells = [f"`{label}`"]
-        for length in lengths:
-            known = [row for row in own[length].rows if row.condition.get("length") == length] if length in own else []
-            totals = {row.metric: row for row in known if set(row.condition) == {"variant", "length"}}
-            said, among = (totals.get(name) for name in ("accuracy", "choice_accuracy"))
-            cells.append(
-                f"{round(said.value * said.count)}, {round(among.value * among.count)} of {said.count}"
-                if said is not None and among is not None
-                else "–"
-            )
-        rows.append(cells)
-    return grid(["keys said, likeliest of ten", *(f"{length:,} tokens" for length in lengths)], rows)
-
-
-def recall_heat(folder: Path) -> bytes | None:
-    """A map for each method; None without results."""
-    rows = {
-        label: [
-            row
-            for length, result in by_length.items()
-            for row in result.rows
-            if {"length", "depth"} <= set(row.condition) and row.condition["length"] == length
-            if row.metric == "accuracy"
-        ]
-        for label, by_length in heat_results(folder).items()
-    }
-    labels = sorted((label for label, own in rows.items() if own), key=lambda label: (-len(rows[label]), label))
-    return plot_heat(make_lines({label: [rows[label]] for label in labels}), labels) if labels else None
-
-
-def bench_results(folder: Path) -> list[Result]:
-    found = read_results(folder) if folder.is_dir() and any(folder.glob("*.json")) else []
-    return [result for result in found if not result.failed]
 
 
 def half_window(results: Sequence[Result]) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from methods_table import recall_table
+from recall_maps import recall_table
 from results_page import perplexity
 
 from ltm.bench.results import Result, read_results

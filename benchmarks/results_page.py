@@ -11,6 +11,9 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from common import grid
+from recall_maps import recall_table
+
 from ltm.bench.results import Result, read_results, uneven_windows
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +47,7 @@ def main() -> None:
         "reading": lambda: plain(results, "reading", ("exact_match", "f1"), ("shots", "remembered")),
         "in_context": lambda: in_context(results),
         "suffix": lambda: plain(results, "suffix", ("accuracy",), ("length",)),
+        "recall sentences": lambda: recall_table(RESULTS),
         "recall": lambda: plain(results, "recall", ("accuracy",), ("variant", "length")),
         "recall choice": lambda: plain(results, "recall", ("choice_accuracy",), ("variant", "length")),
         "context": context,
@@ -58,12 +62,6 @@ def main() -> None:
             body = f"{start}\n\n{table()}\n\n<!-- end -->"
             text = pattern.sub(lambda _, body=body: body, text)
     PAGE.write_text(text)
-
-
-def grid(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    header = list(header)
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *map(list, rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def of(results: list[Result], task: str, label: str) -> Result | None:
