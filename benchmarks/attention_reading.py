@@ -163,6 +163,10 @@ def plot(figures: dict[str, list[list[float]]], name: str) -> None:
         places = [(b[0], (b[0] - a[0]) / (b[1] - a[1])) for a, b in zip(some, some[1:], strict=False)]
         axes.plot(*zip(*places, strict=True), marker=marker, markersize=5, label=label)
     axes.set(xscale="log", xlabel="tokens read", ylabel="tokens read a second, one thread")
+    longest = int(max(own[-1][0] for own in figures.values()))
+    ticks = [PIECE * 2**power for power in range(longest.bit_length()) if PIECE * 2**power <= longest]
+    axes.set_xticks(ticks, [f"{tick // 1024}k" for tick in ticks])
+    axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.set_title("Reading with memory in attention, SmolLM2-135M", loc="left", fontsize=11)
     axes.legend(frameon=False)
