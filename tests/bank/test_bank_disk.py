@@ -376,9 +376,13 @@ def test_what_opening_reads_is_asked_for_at_once(bank, tmp_path, monkeypatch):
     assert sorted(asked) == sorted(wanted)
 
 
-def test_reading_ahead_leaves_complaints_to_the_reader(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no hints")
+def test_reading_ahead_leaves_complaints_to_the_reader(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda handle, start, size, advice: asked.append((start, size)))
     torn, empty = tmp_path / "torn", tmp_path / "empty"
     torn.write_bytes(b"\xff" * 100)
     empty.write_bytes(b"")
     (tmp_path / "other").write_bytes((7).to_bytes(8, "little") + b'{"a":1}')
     read_ahead([torn, empty, tmp_path / "other", tmp_path / "missing"], {"keys"})
+    assert asked == [(0, HEADER_BYTES)] * 3

@@ -152,7 +152,7 @@ def test_keys_in_sentences_of_their_own_stand_at_their_depths(haystack):
 
 
 def test_sentences_of_keys_share_no_word():
-    words = [set(sentence.lower().split()) - {"the", "has", "is"} for sentence in SENTENCES]
+    words = [set(sentence.lower().split()) - {"the"} for sentence in SENTENCES]
     assert all(not one & other for place, one in enumerate(words) for other in words[:place])
 
 

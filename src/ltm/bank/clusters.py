@@ -54,7 +54,8 @@ class Clusters:
         mapped = self._mapped(keys[_spread_out(len(keys), SAMPLE * num_clusters(len(keys)))])
         self.centroids = _k_means(mapped, num_clusters(len(keys)))  # [clusters, head_dim], of mapped keys
         owners = self._owners(keys)
-        self.anchors = _means(keys, owners, len(self.centroids))  # float32 [clusters, head_dim]
+        counts = torch.bincount(owners, minlength=len(self.centroids))
+        self.anchors = _means(keys, owners, counts)  # float32 [clusters, head_dim]
         self._arrange(self._beyond(keys, owners), numbers, owners)
 
     @property
@@ -106,7 +107,7 @@ class Clusters:
         self.beyond, self.numbers, self.owners = beyond[order], numbers[order], owners[order]
         self.counts = torch.bincount(self.owners, minlength=len(self.anchors))
         self.starts = self.counts.cumsum(0) - self.counts
-        away = _means(self.beyond, self.owners, len(self.anchors))  # of the means from the anchors
+        away = _means(self.beyond, self.owners, self.counts)  # of the means from the anchors
         squares = torch.zeros(len(self.anchors))
         for part, own in zip(self.beyond.split(PIECE), self.owners.split(PIECE), strict=True):
             squares.index_add_(0, own, ((part.float() - away[own]) @ self.root).square().sum(dim=1))
@@ -131,12 +132,12 @@ def num_clusters(chunks: int) -> int:
     return 2 ** max(round(math.log2(4 * math.sqrt(chunks))), 1) if chunks >= 64 else 1
 
 
-def _means(keys: Tensor, owners: Tensor, clusters: int) -> Tensor:
-    """Of each cluster's keys, float32 [clusters, head_dim]; zero where it has none."""
-    sums = torch.zeros(clusters, keys.shape[1])
+def _means(keys: Tensor, owners: Tensor, counts: Tensor) -> Tensor:
+    """Of the keys of each cluster, counts [clusters] in number: float32 [clusters, head_dim], zero where there are none."""
+    sums = torch.zeros(len(counts), keys.shape[1])
     for part, own in zip(keys.split(PIECE), owners.split(PIECE), strict=True):
         sums.index_add_(0, own, part.float())
-    return sums / torch.bincount(owners, minlength=clusters).clamp(min=1)[:, None]
+    return sums / counts.clamp(min=1)[:, None]
 
 
 def _root_of_moment(queries: Tensor) -> Tensor:
@@ -162,8 +163,7 @@ def _k_means(points: Tensor, clusters: int) -> Tensor:
     for _ in range(ROUNDS):
         owners = _nearest(points, centroids)
         counts = torch.bincount(owners, minlength=len(centroids))
-        sums = torch.zeros_like(centroids).index_add_(0, owners, points)
-        centroids = sums / counts.clamp(min=1)[:, None]
+        centroids = _means(points, owners, counts)
         empty = (counts == 0).nonzero().squeeze(1)
         centroids[empty] = points[torch.randint(len(points), (len(empty),), generator=random)]
     return centroids
