@@ -133,7 +133,7 @@ def num_clusters(chunks: int) -> int:
 
 
 def _means(keys: Tensor, owners: Tensor, counts: Tensor) -> Tensor:
-    """Of the keys of each cluster, counts [clusters] in number: float32 [clusters, head_dim], zero where there are none."""
+    """Of the keys of each cluster (counts [clusters] in number) float32 [clusters, head_dim]; zero of none."""
     sums = torch.zeros(len(counts), keys.shape[1])
     for part, own in zip(keys.split(PIECE), owners.split(PIECE), strict=True):
         sums.index_add_(0, own, part.float())
