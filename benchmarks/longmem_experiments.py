@@ -87,7 +87,7 @@ def experiments() -> dict[str, Experiment]:
         "in_context": (
             "bench",
             ["window", "longmem"],
-            ["in_context", "in_context.seeds=2", "in_context.examples=100", "in_context.remembered=0,2000"],
+            ["in_context", "in_context.seeds=6", "in_context.examples=100"],
         ),
         "reading": ("bench", ["window", "longmem"], ["reading", "reading.seeds=1", "reading.examples=100"]),
         "eviction": (

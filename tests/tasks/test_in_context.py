@@ -163,9 +163,9 @@ def test_more_demonstrations_than_there_are_is_an_error(data):
 
 def test_units_have_own_keys_and_every_condition(make):
     units = list(make(datasets="sst2,subj", local="1,2").units())
-    assert len(units) == len({unit.key for unit in units}) == 2 * 2 * 2 * 2
-    assert units[0].key == "sst2/local=1/remembered=0/seed=1"
-    assert {unit.key.split("seed=")[1] for unit in units[:8]} == {"1"}  # a stopped run has whole seeds
+    assert len(units) == len({unit.key for unit in units}) == 2 * 2 * 2
+    assert units[0].key == "sst2/remembered=0/seed=1"
+    assert {unit.key.split("seed=")[1] for unit in units[:4]} == {"1"}  # a stopped run has whole seeds
     assert all(unit.cost > 0 for unit in units)
 
 
@@ -188,6 +188,14 @@ def test_what_is_read_is_one_text_of_the_demonstrations(make, spy):
     next(iter(task.units())).run(spy.method)
     kept = load_set("sst2", task.data, 6).draw(seed=1, local=2, remembered=2)[1]
     assert spy.texts == [" ".join(f"Review: {example.text} Sentiment: {example.label}." for example in kept)]
+
+
+def test_what_is_remembered_is_read_once_for_all_counts_in_the_prompt(make, spy):
+    task = make(local="1,3", remembered="4")
+    records = next(iter(task.units())).run(spy.method)
+    assert len(spy.texts) == 1 and [r["local"] for r in records] == [1] * 6 + [3] * 6
+    alone = next(iter(make(local="3", remembered="4").units())).run(spy.method)
+    assert [r for r in records if r["local"] == 3] == alone
 
 
 def test_full_context_reads_the_last_demonstrations_that_fit(make, spy):

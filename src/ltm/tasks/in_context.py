@@ -171,12 +171,10 @@ class InContext(Task):
 
     def units(self) -> Iterator[Unit]:
         """Seed by seed, each with every condition; fewer remembered first."""
-        names, config = words(self.config.datasets), self.config
-        for seed in range(1, config.seeds + 1):
-            for remembered in numbers(config.remembered):
-                for local in numbers(config.local):
-                    for name in names:
-                        yield self._unit(name, local, remembered, seed)
+        for seed in range(1, self.config.seeds + 1):
+            for remembered in numbers(self.config.remembered):
+                for name in words(self.config.datasets):
+                    yield self._unit(name, remembered, seed)
 
     def summarise(self, records: Sequence[Record]) -> list[Row]:
         """Accuracy of each set and condition over seeds, then the mean of the sets; of one seed: over examples."""
@@ -188,29 +186,36 @@ class InContext(Task):
                 rows += self._rows(chosen, metric, {"local": local, "remembered": remembered})
         return rows
 
-    def _unit(self, name: str, local: int, remembered: int, seed: int) -> Unit:
+    def _unit(self, name: str, remembered: int, seed: int) -> Unit:
+        asked = sum(local + len(self._sets[name].test) for local in numbers(self.config.local))
         return Unit(
-            key=f"{name}/local={local}/remembered={remembered}/seed={seed}",
-            cost=round((remembered + local + len(self._sets[name].test)) * self._tokens_each[name]),
-            run=partial(self._run, name, local, remembered, seed),
+            key=f"{name}/remembered={remembered}/seed={seed}",
+            cost=round((remembered + asked) * self._tokens_each[name]),
+            run=partial(self._run, name, remembered, seed),
         )
 
-    def _run(self, name: str, local: int, remembered: int, seed: int, method: Method) -> list[Record]:
-        """Read what is remembered, then score all test examples."""
+    def _run(self, name: str, remembered: int, seed: int, method: Method) -> list[Record]:
+        """Read what is remembered once, then score all test examples with each count of demonstrations before them."""
         drawn, form = self._sets[name], DATASETS[name]
-        shown, kept = drawn.draw(seed, local, remembered)
+        counts = numbers(self.config.local)
+        draws = {local: drawn.draw(seed, local, remembered) for local in counts}
         labels = [text_tokens(self.tokenizer, f" {label}") for label in form.labels]
-        prompts = self._prompts(form, shown, drawn.test, follows=remembered > 0)
-        reserved = max(map(len, prompts)) + max(map(len, labels))
+        prompts = {
+            local: self._prompts(form, shown, drawn.test, follows=remembered > 0) for local, (shown, _) in draws.items()
+        }
+        reserved = max(len(prompt) for own in prompts.values() for prompt in own) + max(map(len, labels))
         method.reset()
-        texts = [form.demonstration(example) for example in kept]
+        texts = [form.demonstration(example) for example in draws[counts[0]][1]]
         num_read = read_demonstrations(method, self.tokenizer, texts, " ", reserved)
-        scored = score_continuations(method, prompts, [labels] * len(prompts), batch_size=self.config.batch_size)
-        condition = {"dataset": name, "local": local, "remembered": remembered, "read": num_read, "seed": seed}
-        return [
-            {**condition, **self._record(form, example, result)}
-            for example, result in zip(drawn.test, scored, strict=True)
-        ]
+        records = []
+        for local, own in prompts.items():
+            scored = score_continuations(method, own, [labels] * len(own), batch_size=self.config.batch_size)
+            condition = {"dataset": name, "local": local, "remembered": remembered, "read": num_read, "seed": seed}
+            records += [
+                {**condition, **self._record(form, example, result)}
+                for example, result in zip(drawn.test, scored, strict=True)
+            ]
+        return records
 
     def _prompts(
         self, form: LabelledSet, shown: Sequence[Example], test: Sequence[Example], follows: bool
