@@ -1,14 +1,15 @@
 """Decode time per token against context length, for methods whose memory is in attention, beside full attention.
 
-    python benchmarks/attention_memory.py --lengths 1024,8192 --methods em_llm,full     # two minutes
-    python benchmarks/attention_memory.py                       # to 128k tokens; resumes, about 40 minutes on one core
+    python benchmarks/attention_memory.py --data DATA --lengths 1024,8192 --methods em_llm,full     # two minutes
+    python benchmarks/attention_memory.py --data DATA                # to 128k tokens; resumes, half an hour on one core
 
---methods takes names of the registry with options, as `ltm bench run` does: em_llm:segmentation=blocks. The first
-`--read` tokens are read for real (a book's text); longer memories repeat what was read, entry for entry, which changes
-nothing for time. Full attention is the bare backbone on a cache that is filled in the same way, also beyond its trained
-positions. Each figure is the median over `--repeat` runs of 8 tokens, processor time of one thread (what other
-programs do on the machine counts less). Writes benchmarks/results/attention_memory.json
-after every figure and goes on from there; --restart begins anew.
+--methods takes names of the registry with options, as `ltm bench run` does: em_llm:segmentation=blocks. Each method
+reads one text of essays, once, and is stopped at every length to decode. With --read N only the first N tokens are read
+and longer memories repeat their entries, which is faster and flatters caches. Full attention is the bare backbone on
+a cache that repeats its first 4,096 tokens, also beyond its trained positions: what its keys are changes nothing for
+its time. Each figure is the median over `--repeat` runs of 8 tokens, processor time of one thread (what other
+programs do on the machine counts less). Writes benchmarks/results/attention_memory.json after every figure; a method
+with all lengths there is not run again; --restart begins anew.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ from ltm.tasks.data import DataSource
 
 NEW_TOKENS = 8
 PROMPT = 32
-METHODS = "full,em_llm,em_llm:segmentation=blocks"
+FULL_READ = 4096
+"""Tokens that full attention reads for real."""
+METHODS = "full,em_llm,em_llm:segmentation=blocks as blocks"
 LENGTHS = "1024,2048,4096,8192,16384,32768,65536,131072"
 
 
@@ -43,7 +46,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="smollm2-135m")
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--lengths", default=LENGTHS)
-    parser.add_argument("--read", type=int, default=4096, help="tokens that are really read")
+    parser.add_argument("--read", type=int, default=None, help="tokens that are really read; none: all")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--data", type=Path, default=None, help="folder of benchmark data; random tokens without it")
     parser.add_argument("--name", default="attention_memory", help="of the result file")
@@ -52,20 +55,19 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     backbone = load_backbone(arguments.backbone)
-    text = real_tokens(backbone, arguments.data, arguments.read)
+    lengths = sorted(int(length) for length in arguments.lengths.split(","))
+    text = real_tokens(backbone, arguments.data, max(lengths[-1], PROMPT + NEW_TOKENS * (arguments.repeat + 1)))
     known = {} if arguments.restart else earlier(arguments.name)
-    lengths = [int(length) for length in arguments.lengths.split(",")]
     for spec in parse_methods(arguments.methods):
         own = known.setdefault(spec.label, {})
         missing = [length for length in lengths if str(length) not in own]
         if not missing:
             continue
         method = create_method(spec.name, backbone, **spec.options)
-        for length in missing:
-            started = time.perf_counter()
-            own[str(length)] = decode_ms(method, text, length, arguments.repeat)
-            took = time.perf_counter() - started
-            notice(f"{spec.label} at {length:,}: {own[str(length)]:.1f} ms a token ({took:.0f} s with filling)")
+        started = time.perf_counter()
+        for length, ms in decode_ms(method, text, lengths, arguments.read or lengths[-1], arguments.repeat):
+            own[str(length)] = ms
+            notice(f"{spec.label} at {length:,}: {ms:.1f} ms a token ({time.perf_counter() - started:.0f} s by now)")
             save(arguments, backbone, known)
     save(arguments, backbone, known)
     report(known, lengths)
@@ -73,23 +75,28 @@ def main() -> None:
 
 
 @torch.no_grad()
-def decode_ms(method: Method, text: torch.Tensor, length: int, repeat: int) -> float:
-    """Median milliseconds of one token after a context of `length` tokens."""
-    if method.name == "full":
-        return full_decode_ms(method.backbone, text, length, repeat)
-    method.reset()
-    method.bank = None
-    method.read(text[:, : min(length, text.shape[1])])
-    if method.bank is not None:
-        repeat_entries(method.bank, length)
-    cache = method.new_cache()
-    method(text[:, :PROMPT], past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return step_ms(method, text[:, PROMPT:], cache, repeat)
+def decode_ms(
+    method: Method, text: torch.Tensor, lengths: list[int], read: int, repeat: int
+) -> Iterator[tuple[int, float]]:
+    """Each length with the median milliseconds of one token after so many, of which `read` are read for real."""
+    done = 0
+    for length in lengths:
+        if method.name == "full":
+            yield length, full_decode_ms(method.backbone, text, length, repeat)
+            continue
+        method.read(text[:, done : min(length, read)])
+        done = min(length, read)
+        if done < length:
+            assert method.bank is not None
+            repeat_entries(method.bank, length)
+        cache = method.new_cache()
+        method(text[:, :PROMPT], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        yield length, step_ms(method, text[:, PROMPT:], cache, repeat)
 
 
 def full_decode_ms(backbone: Backbone, text: torch.Tensor, length: int, repeat: int) -> float:
     """The same with keys and values of all tokens in an ordinary cache."""
-    first = text[:, : min(length, text.shape[1])]
+    first = text[:, : min(length, FULL_READ)]
     cache = DynamicCache()
     for piece in first.split(512, dim=1):
         backbone.model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -116,7 +123,7 @@ def step_ms(model: Callable[..., Any], text: torch.Tensor, cache: Any, repeat: i
 def repeat_entries(bank: Bank, length: int) -> None:
     """Write a row's own entries again until it holds `length` tokens; only for banks with events."""
     if bank.config.event_heads is None:
-        raise SystemExit("--read less than a length needs a bank with events; raise --read to the longest length")
+        raise SystemExit("--read less than a length needs a bank with events; leave it out")
     while bank.num_tokens() < length:
         held = min(bank.num_tokens(), length - bank.num_tokens())
         chunks = bank.rows[0].chunks(0, held)
@@ -146,17 +153,20 @@ def earlier(name: str) -> dict[str, dict[str, float]]:
 def save(arguments: argparse.Namespace, backbone: Backbone, figures: dict[str, dict[str, float]]) -> None:
     config = {key: getattr(arguments, key) for key in ("methods", "lengths", "read", "repeat")}
     head: dict[str, Any] = {"backbone": backbone.name, "dtype": str(backbone.dtype), "config": config}
-    head["text"] = "random" if arguments.data is None else "essays, repeated"
-    write_result(arguments.name, {**head, "machine": machine(), "decode_ms": figures, "decode_cost": costs(figures)})
+    head["text"] = "random" if arguments.data is None else "essays"
+    write_result(
+        arguments.name, {**head, "machine": machine(), "decode_ms": figures, "decode_cost": costs(arguments, figures)}
+    )
 
 
-def costs(figures: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+def costs(arguments: argparse.Namespace, figures: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
     """For docs/methods.md, beside full attention at the same length."""
     full = figures.get("full", {})
+    names = {spec.label: spec.name for spec in parse_methods(arguments.methods)}
     return [
         {
-            "method": label.partition(":")[0],
-            "label": label.partition(":")[2] or label,
+            "method": names.get(label, label),
+            "label": label,
             "tokens": int(length),
             "seconds": own[length] / 1000,
             "full_seconds": full[length] / 1000,

@@ -21,7 +21,7 @@ from ltm.methods.em_llm.reference import (
     naive_sizes,
 )
 from ltm.methods.em_llm.segmentation import event_sizes, refine_boundaries
-from ltm.methods.em_llm.selection import attention_votes, select_events
+from ltm.methods.em_llm.selection import attention_votes, head_products, select_events, votes
 
 TINY = {field: getattr(EmLlmConfig.tiny(), field) for field in EmLlmConfig.__dataclass_fields__}
 VOCAB = 90
@@ -54,8 +54,9 @@ def build(backbone, **options):
         {"refinement": "conductance", "placement": "edge", "contiguity": 0.5, "representative": "attended"},
         {"refinement": "none", "local_window": 12, "stride": 12, "num_sinks": 0},
         {"recall_from_layer": 3, "num_sinks": 3},
+        {"recall_from_layer": 0, "early_candidates": 0.8, "candidate_tokens": 10},
     ],
-    ids=["default", "blocks-as-published", "conductance-edge", "no-refinement-no-recent", "layers-from-3-recall"],
+    ids=["default", "blocks-as-published", "conductance-edge", "no-refinement-no-recent", "layers-from-3", "early"],
 )
 def test_equals_the_naive_reference(backbone, options):
     """Events, logits after reading, and logits of a stream that spills: the fast path is the slow one."""
@@ -110,6 +111,13 @@ def test_modularity_of_two_separate_groups_is_best_between_them():
     assert refine_boundaries([5], similarity, "modularity", 1) == [2]
 
 
+def test_candidates_by_layer():
+    config = EmLlmConfig(candidate_tokens=4096, early_candidates=0.0625)
+    assert [config.candidates(layer, 30, 262_144) for layer in (8, 10, 11, 29)] == [16_384, 16_384, 4096, 4096]
+    assert config.candidates(8, 30, 8192) == 4096
+    assert EmLlmConfig(candidate_tokens=None).candidates(0, 30, 262_144) is None
+
+
 def test_event_sizes_by_hand():
     assert event_sizes([4, 6, 13], 20, 3, 8) == [4, 8, 1 + 7]  # 6 comes too soon; 4..13 is 8 and 1, too short
     assert event_sizes([], 20, 1, 8) == [8, 8, 4]
@@ -150,6 +158,22 @@ def test_attention_votes_are_shares_of_one_softmax_with_the_sinks():
             expected.index_add_(0, owner, torch.softmax(logits, dim=0)[2:])
         torch.testing.assert_close(own, expected.masked_fill(~chosen, float("-inf")))
     assert 1 < float(found[2].sum()) < 4  # the rest of four heads' shares is the sinks'
+
+
+@pytest.mark.parametrize("num_sinks", [0, 3])
+def test_votes_are_shares_of_one_softmax_with_the_sinks(num_sinks):
+    random = torch.Generator().manual_seed(0)
+    queries = torch.randn(2, 4, 8, dtype=torch.float64, generator=random)
+    sinks, means = (torch.randn(2, n, 8, dtype=torch.float64, generator=random) for n in (num_sinks, 5))
+    products = head_products(queries, means)
+    found = votes(products, head_products(queries, sinks), "softmax", 0.3)
+    expected = torch.zeros(2, 5, dtype=torch.float64)
+    for query in range(2):
+        for head in range(4):
+            logits = torch.cat((sinks, means), dim=1)[head // 2] @ queries[query, head] * 0.3
+            expected[query] += torch.softmax(logits, dim=0)[num_sinks:]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(votes(products, products[..., :0], "sum", 0.3), products.sum(dim=1))
 
 
 def released_cases():
@@ -294,8 +318,10 @@ def test_a_bank_of_another_kind_is_refused(backbone):
 
 def test_a_wrong_config_tells_all_its_problems():
     with pytest.raises(ConfigError) as caught:
-        EmLlmConfig(retrieved_tokens=0, refinement="best", max_event_size=4, contiguity=1, stride=5000)
-    assert len(caught.value.problems) == 5
+        EmLlmConfig(
+            retrieved_tokens=0, refinement="best", max_event_size=4, contiguity=1, stride=5000, early_candidates=2
+        )
+    assert len(caught.value.problems) == 6
 
 
 @pytest.mark.parametrize("setting", ["recall_from_layer", "refine_from_layer"])

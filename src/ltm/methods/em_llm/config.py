@@ -31,6 +31,9 @@ class EmLlmConfig:
     candidate_tokens: int | None = 4096
     """Tokens of events, the best by their representative keys, whose own keys are then met by the query, so that those
     events are recalled that heads attend to most; none: representative keys decide (paper)."""
+    early_candidates: float = 0.0625
+    """Share of all remembered tokens that are candidates in layers below 3/8 of the depth, where that is more than
+    candidate_tokens: heads look for single tokens there, which an event's representative key shows least."""
     contiguity: float = 0.3
     """Share of retrieved_tokens that goes to the neighbours of the events found (paper: 0.3; shipped files: off)."""
     min_event_size: int = 8
@@ -50,8 +53,8 @@ class EmLlmConfig:
     representative_tokens: int = 4
     """How many tokens 'attended' takes of an event (paper: 4)."""
     vote: Literal["softmax", "sum"] = "softmax"
-    """How heads agree on events: each has one vote, spread by a 'softmax' over events, or inner products are added up
-    ('sum', paper)."""
+    """How heads agree on events: each has one vote, spread by a 'softmax' over sinks and events, or inner products are
+    added up ('sum', paper)."""
     num_sinks: int = 32
     """First tokens of what is remembered, which every query sees (paper: 128)."""
     placement: Literal["ordered", "edge"] = "ordered"
@@ -79,6 +82,8 @@ class EmLlmConfig:
         problems = value_problems(self, _LEAST, _CHOICES)
         if self.max_event_size < self.min_event_size:
             problems.append(f"max_event_size={self.max_event_size}; use min_event_size={self.min_event_size} or more")
+        if not 0 <= self.early_candidates <= 1:
+            problems.append(f"early_candidates={self.early_candidates}; use a share from 0 to 1, such as 0.0625")
         if not 0 <= self.contiguity < 1:
             problems.append(f"contiguity={self.contiguity}; use a share from 0 to less than 1, such as 0.3")
         if self.candidate_tokens is not None and self.candidate_tokens < self.retrieved_tokens:
@@ -110,6 +115,12 @@ class EmLlmConfig:
             return self.retrieved_tokens, 0
         neighbours = int(self.contiguity * self.retrieved_tokens + 1)
         return self.retrieved_tokens - neighbours, neighbours
+
+    def candidates(self, layer: int, num_layers: int, tokens: int) -> int | None:
+        """Tokens of events that a layer's query meets when so many are remembered; None: representative keys decide."""
+        if self.candidate_tokens is None or layer >= 3 * num_layers // 8:
+            return self.candidate_tokens
+        return max(self.candidate_tokens, int(self.early_candidates * tokens))
 
     def first_layer(self, setting: str, num_layers: int) -> int:
         """What 'recall_from_layer' or 'refine_from_layer' means for a backbone; ConfigError where it has no such."""

@@ -42,8 +42,8 @@ class RowPast:
         self.recent = slice(max(self.tokens - config.recent_size, 0), self.tokens)
         self.num_sinks = min(config.num_sinks, self.recent.start)
         self.budget, self.neighbour_budget = config.event_budgets
-        self.candidate_budget = config.candidate_tokens
         self.version = [one.version for one in self.held]
+        self._most: dict[int, int] = {}
 
     @cached_property
     def _cut(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,14 +74,11 @@ class RowPast:
         """Whether all events together fit the budget, so that nothing has to be looked up."""
         return int(self.sizes.sum()) <= self.budget
 
-    @cached_property
-    def most(self) -> int:
-        return most_events(self.sizes, self.budget)
-
-    @cached_property
-    def most_candidates(self) -> int:
-        assert self.candidate_budget is not None
-        return most_events(self.sizes, self.candidate_budget)
+    def most(self, budget: int) -> int:
+        """The most events that any order of them can put into a budget of tokens."""
+        if budget not in self._most:
+            self._most[budget] = most_events(self.sizes, budget)
+        return self._most[budget]
 
     def products(self, layer: int, queries: Tensor) -> Tensor:
         """Inner products of queries [queries, heads, head_dim] with each event's keys, [queries, heads, events]."""
@@ -102,7 +99,7 @@ class RowPast:
         within = torch.arange(len(owner)) - (ends - sizes)[owner]
         return self.first[events][owner] + within, owner
 
-    def keys(self, layer: int, places: Tensor) -> Tensor:
+    def keys(self, layer: int, places: Tensor | slice) -> Tensor:
         """Position-free keys [kv_heads, n, head_dim] at places, ascending."""
         found = [one.bank.entry_keys(one.row, own, layer) for one, own in self._shares(places)]
         return found[0] if len(found) == 1 else torch.cat(found, dim=1)

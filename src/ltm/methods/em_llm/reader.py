@@ -13,7 +13,7 @@ from ltm.attention import LocalView, Partial, Plugin, View, attend, rotate
 from ltm.backbone import BackboneView
 from ltm.methods.em_llm.config import EmLlmConfig
 from ltm.methods.em_llm.past import RowPast
-from ltm.methods.em_llm.selection import attention_votes, select_events, votes
+from ltm.methods.em_llm.selection import attention_votes, head_products, select_events, votes
 
 SCORE_EVERY = 4
 """Every so many tokens of a segment say what they attended to, at a quarter of the cost of all."""
@@ -136,7 +136,7 @@ class EventReader(Plugin):
         elif layer < self.recall_from_layer:
             events = torch.zeros(0, dtype=torch.int64)
         else:
-            chosen = self._choose(layer, past, queries, scaling)
+            chosen = self._choose(layer, row, queries, scaling)
             events = chosen.any(dim=0).nonzero().squeeze(1)
             if len(chosen) > 1:
                 mask = chosen[:, events]
@@ -154,18 +154,30 @@ class EventReader(Plugin):
             mask = torch.cat((torch.ones(len(mask), len(sinks), dtype=torch.bool), mask[:, owner]), dim=1)
         return keys, values, mask if mask is None else mask.to(keys.device), places
 
-    def _choose(self, layer: int, past: RowPast, queries: Tensor, scaling: float) -> Tensor:
+    def _choose(self, layer: int, row: int, queries: Tensor, scaling: float) -> Tensor:
         """The events that each query recalls, bool [queries, events]; queries: [queries, heads, head_dim]."""
-        scores = votes(past.products(layer, queries), self.config.vote, scaling)
-        if past.candidate_budget is not None:
-            candidates = select_events(scores, past.sizes, past.candidate_budget, 0, past.most_candidates)
+        past = self.pasts[row]
+        products = past.products(layer, queries)
+        sinks = head_products(queries, self._sink_keys(layer, row)) if past.num_sinks else products[..., :0]
+        scores = votes(products, sinks, self.config.vote, scaling)
+        meant = self.config.candidates(layer, self.view.num_layers, past.tokens)
+        if meant is not None:
+            candidates = select_events(scores, past.sizes, meant, 0, past.most(meant))
             events = candidates.any(dim=0).nonzero().squeeze(1)
             places, owner = past.places(events)
             keys = past.keys(layer, torch.cat((torch.arange(past.num_sinks), places)))
             own = attention_votes(queries, keys, past.num_sinks, owner, candidates[:, events], scaling)
             scores = own.new_full(candidates.shape, float("-inf"))
             scores[:, events] = own
-        return select_events(scores, past.sizes, past.budget, past.neighbour_budget, past.most)
+        return select_events(scores, past.sizes, past.budget, past.neighbour_budget, past.most(past.budget))
+
+    def _sink_keys(self, layer: int, row: int) -> Tensor:
+        """Position-free keys [kv_heads, num_sinks, head_dim]."""
+        key = ("sinks", layer, row)
+        if key not in self.scratch:
+            past = self.pasts[row]
+            self.scratch[key] = past.keys(layer, slice(0, past.num_sinks))
+        return self.scratch[key]
 
     def _in_order(
         self, layer: int, keys: Tensor, past: RowPast, events: Tensor, places: Tensor, owner: Tensor

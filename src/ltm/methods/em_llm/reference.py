@@ -154,12 +154,17 @@ class NaiveEmLlm:
         for head in range(len(query)):
             own = [float(query[head] @ event.keys[layer][head]) for _, _, event in events]
             if self.config.vote == "softmax":
+                keys = self.memory.keys[layer][head // self.llama.group][:sinks]
+                lost = sum(math.exp(float(query[head] @ key) * self.llama.scaling) for key in keys)
                 powers = [math.exp(product * self.llama.scaling) for product in own]
-                own = [power / sum(powers) for power in powers]
+                own = [power / (lost + sum(powers)) for power in powers]
             scores = [score + product for score, product in zip(scores, own, strict=True)]
         sizes = [last - first for first, last, _ in events]
         if self.config.candidate_tokens is not None:
-            candidates = naive_selection(scores, sizes, self.config.candidate_tokens, 0)
+            meant = self.config.candidate_tokens
+            if layer < self.view.num_layers * 3 // 8:
+                meant = max(meant, int(self.config.early_candidates * self.memory.tokens))
+            candidates = naive_selection(scores, sizes, meant, 0)
             scores = self._attention_votes(
                 layer, query, sinks, {i: range(*events[i][:2]) for i in candidates}, len(events)
             )

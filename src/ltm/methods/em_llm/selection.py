@@ -38,14 +38,24 @@ def mean_keys(keys: Tensor, sizes: Tensor) -> Tensor:
     return means.to(keys.dtype).transpose(1, 2).flatten(2)
 
 
-def votes(products: Tensor, vote: str, scaling: float) -> Tensor:
-    """What a query thinks of each event, [queries, events], from its inner products [queries, heads, events].
+def votes(products: Tensor, sinks: Tensor, vote: str, scaling: float) -> Tensor:
+    """What a query thinks of each event, [queries, events], from its inner products with their representative keys,
+    [queries, heads, events], and with the keys of sinks, [queries, heads, sinks].
 
-    'sum' adds them up over heads, and heads with large keys decide; with 'softmax' each head spreads one vote.
+    'sum' adds them up over heads, and heads with large keys decide; with 'softmax' each head spreads one vote over
+    sinks and events: what goes to sinks is lost, so that heads that look for nothing have no say.
     """
     if vote == "sum":
         return products.sum(dim=1)
-    return torch.softmax(products.to(torch.promote_types(products.dtype, torch.float32)) * scaling, dim=-1).sum(dim=1)
+    together = torch.cat((sinks, products), dim=-1).to(torch.promote_types(products.dtype, torch.float32))
+    return torch.softmax(together * scaling, dim=-1)[..., sinks.shape[-1] :].sum(dim=1)
+
+
+def head_products(queries: Tensor, keys: Tensor) -> Tensor:
+    """Inner products of queries [queries, heads, head_dim] with keys [kv_heads, n, head_dim] of the head's own kv head:
+    [queries, heads, n]."""
+    grouped = queries.unflatten(1, (len(keys), -1)).transpose(0, 1).to(keys.dtype)
+    return torch.matmul(grouped, keys[:, None].transpose(-1, -2)).transpose(0, 1).flatten(1, 2)
 
 
 def attention_votes(
