@@ -79,6 +79,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the order of the documents and of new weights")
     parser.add_argument("--threads", type=int, help="threads of torch; default: all cores")
     parser.add_argument("--resume", action="store_true", help="go on with runs that were stopped")
+    parser.add_argument("--name", default="longmem_learns", help="of the result file")
     parser.add_argument("--eval-only", action="store_true", help="score what --out already holds")
     return parser.parse_args()
 
@@ -177,10 +178,11 @@ def report(backbone: Backbone, arguments: argparse.Namespace, results: dict[str,
         )
     print_table(["kind", "tokens", *results, "longmem / window", "no memory / window", "longmem / no memory"], rows)
     config = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
-    config.pop("data"), config.pop("out")
+    for place in ("data", "out", "name"):
+        config.pop(place)
     method = load_method(backbone, arguments.out / "longmem")
     write_result(
-        "longmem_learns",
+        arguments.name,
         {
             "config": config,
             "method_config": asdict(method.method_config),
