@@ -78,7 +78,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--exercises", type=float, default=0.0, help="share of the text that is generated exercises")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the documents and of new weights")
     parser.add_argument("--threads", type=int, help="threads of torch; default: all cores")
-    parser.add_argument("--resume", action="store_true", help="go on with runs that were stopped")
+    parser.add_argument("--resume", action="store_true", help="go on with runs that were stopped or never begun")
     parser.add_argument("--name", default="longmem_learns", help="of the result file")
     parser.add_argument("--eval-only", action="store_true", help="score what --out already holds")
     return parser.parse_args()
@@ -109,7 +109,8 @@ def train(backbone: Backbone, arguments: argparse.Namespace, name: str) -> None:
         starts = [arguments.start_from / start for start in STARTS[name]]
         start = next((path for path in starts if path.exists()), starts[-1])
         method = load_method(backbone, start, trainable=True, **options)
-    Trainer(method, stream, config, arguments.out / name).train(resume=arguments.resume)
+    begun = any((arguments.out / name / "checkpoints").glob("*"))
+    Trainer(method, stream, config, arguments.out / name).train(resume=arguments.resume and begun)
 
 
 def corpus_of(arguments: argparse.Namespace) -> tuple[Corpus, list[float]]:
