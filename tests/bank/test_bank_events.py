@@ -95,6 +95,22 @@ def test_saved_appended_and_loaded(tmp_path, mmap, storage):
     assert_same(Bank.load(tmp_path / "bank"), bank)
 
 
+def test_entries_over_several_files(tmp_path):
+    """At places in any order, at ranges within a file and across, and at none."""
+    bank = make()
+    for seed, sizes in enumerate(([3, 2], [4], [2, 6], [5])):
+        write(bank, sizes, seed)
+        bank.save(tmp_path / "bank")
+    loaded = Bank.load(tmp_path / "bank")
+    assert len(loaded.rows[0].mapped.blocks) == 4
+    places = [slice(0, 22), slice(1, 4), slice(4, 12), slice(9, 9), torch.tensor([0, 4, 5, 8, 21])]
+    places += [torch.tensor([21, 3, 3, 12, 0]), torch.zeros(0, dtype=torch.int64)]
+    for layer in range(LAYERS):
+        for own in places:
+            for expected, found in zip(bank.entries(0, own, layer), loaded.entries(0, own, layer), strict=True):
+                assert torch.equal(expected, found)
+
+
 def assert_read_plainly(path, bank):
     """The reader that shares no code finds the same."""
     row = plain_reader.read_bank(path).rows[0]

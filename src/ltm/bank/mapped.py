@@ -24,6 +24,8 @@ class MappedEntries:
         first = self.names[0]
         self.ends = list(accumulate(block[first].shape[self.axes[first]] for block in self.blocks))
         self.bounds = torch.tensor(self.ends)
+        self.starts = torch.tensor([0, *self.ends[:-1]])
+        self._layers: dict[tuple[str, int], list[Tensor]] = {}
 
     @property
     def nbytes(self) -> int:
@@ -55,6 +57,35 @@ class MappedEntries:
             within = places[chosen] - (self.ends[number - 1] if number else 0)
             out.index_copy_(0, chosen, self._rows(number, name, layer, head).index_select(0, within))
         return out
+
+    def pick(self, name: str, layer: int, places: Tensor | slice) -> Tensor:
+        """A field of one layer and all heads at places in order (int64 [n], or a range): [kv_heads, n, all the rest];
+        a view where a range lies in one file."""
+        own = self._of_layer(name, layer)
+        if isinstance(places, slice):
+            bounds = list(zip([0, *self.ends], own, strict=False))
+            cut = [(max(places.start - start, 0), min(places.stop - start, part.shape[1])) for start, part in bounds]
+            found = [part[:, low:high] for part, (low, high) in zip(own, cut, strict=True) if high > low]
+        elif len(own) == 1:
+            return own[0].index_select(1, places)
+        else:
+            owner = torch.bucketize(places, self.bounds, right=True)
+            if bool((owner[1:] < owner[:-1]).any()):
+                order = owner.argsort(stable=True)
+                return self.pick(name, layer, places[order]).index_select(1, order.argsort())
+            counts = torch.bincount(owner, minlength=len(own)).tolist()
+            within = (places - self.starts[owner]).split(counts)
+            found = [part.index_select(1, at) for part, at in zip(own, within, strict=True) if len(at)]
+        if not found:
+            return own[0][:, :0]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+
+    def _of_layer(self, name: str, layer: int) -> list[Tensor]:
+        """Of each block a field of one layer, [kv_heads, chunks of the block, all the rest]."""
+        known = self._layers.get((name, layer))
+        if known is None:  # slicing costs more than picking a few rows
+            known = self._layers[name, layer] = [block[name][layer] for block in self.blocks]
+        return known
 
     def _rows(self, block: int, name: str, layer: int, head: int) -> Tensor:
         stored = self.blocks[block][name][layer, head]

@@ -332,9 +332,7 @@ class Row:
             if isinstance(places, slice):
                 return self.ring.ordered(name, places.start, places.stop - places.start)[layer]
             return self.ring.buffers[name][layer].index_select(1, self.ring.position(places))
-        order = torch.arange(places.start, places.stop) if isinstance(places, slice) else places
-        by_head = [self._mapped().take(name, layer, head, order) for head in range(self.layout.num_kv_heads)]
-        return torch.stack(by_head).view(len(by_head), len(order), *self.layout.fields[name].after)
+        return self._mapped().pick(name, layer, places)
 
     def following(self, order: Tensor) -> Tensor:
         """The token that came after each token of these chunks, int64 [..., chunk_size]; -1: not known.
