@@ -15,6 +15,7 @@ from common import grid
 from recall_maps import recall_table
 
 from ltm.bench.results import Result, read_results, uneven_windows
+from ltm.tasks.intervals import t_interval
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -235,7 +236,37 @@ def in_context(results: list[Result]) -> str:
             [", ".join(map(str, k)), *(f"{v[c]:.1%}" if c in v else "–" for c in columns)] for k, v in cells.items()
         ]
         parts.append(f"{metric}:\n\n{grid(header, rows)}")
-    return "\n\n".join([*parts, command(results, "in_context", labels)])
+    gains = _gains({label: of(results, "in_context", label) for label in labels})
+    return "\n\n".join([*parts, gains, command(results, "in_context", labels)])
+
+
+def _gains(by_label: dict[str, Result | None]) -> str:
+    """What remembered demonstrations add to the average of the sets, draw by draw, with intervals over draws."""
+    rows = []
+    for label, result in by_label.items():
+        assert result is not None
+        right: dict[
+            tuple, dict[tuple, list[float]]
+        ] = {}  # (metric, local, remembered) -> (draw, set) -> right or wrong
+        for record in result.records:
+            for metric in ("argmax", "likelihood"):
+                own = right.setdefault((metric, record["local"], record["remembered"]), {})
+                own.setdefault((record["seed"], record["dataset"]), []).append(record[f"{metric}_correct"])
+        for (metric, local, remembered), with_memory in sorted(right.items()):
+            if not remembered:
+                continue
+            without = right[metric, local, 0]
+            by_draw: dict[int, list[float]] = {}
+            for (draw, name), own in with_memory.items():
+                by_draw.setdefault(draw, []).append(_mean(own) - _mean(without[draw, name]))
+            gain, low, high = t_interval([_mean(own) for own in by_draw.values()])
+            interval = "" if low is None else f" ({100 * low:+.1f} to {100 * high:+.1f})"
+            rows.append([f"{label}, {metric}, {local} local", f"{remembered:,}", f"{100 * gain:+.1f}{interval}"])
+    return grid(["average over the sets", "remembered", "points gained, 95% over draws"], rows)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def context() -> str:
