@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, machine, notice, print_table, write_result
+from common import RESULTS, line_plot, machine, notice, print_table, write_result
 
 from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank, EventCut
@@ -180,20 +180,11 @@ def costs(arguments: argparse.Namespace, figures: dict[str, dict[str, float]]) -
 
 def plot(figures: dict[str, dict[str, float]], name: str) -> None:
     """Milliseconds a token against tokens remembered."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for (label, own), marker in zip(figures.items(), "sodv^", strict=False):
-        points = sorted((int(length), value) for length, value in own.items())
-        axes.plot(*zip(*points, strict=True), marker=marker, label=label)
-    axes.set(xscale="log", yscale="log", xlabel="tokens before", ylabel="ms for one token, one thread")
-    axes.set_title("Decoding with memory in attention, SmolLM2-135M", loc="left", fontsize=11)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(RESULTS / f"{name}.png", dpi=130)
+    with line_plot(name, "Decoding with memory in attention, SmolLM2-135M") as axes:
+        for (label, own), marker in zip(figures.items(), "sodv^", strict=False):
+            points = sorted((int(length), value) for length, value in own.items())
+            axes.plot(*zip(*points, strict=True), marker=marker, label=label)
+        axes.set(xscale="log", yscale="log", xlabel="tokens before", ylabel="ms for one token, one thread")
 
 
 def report(figures: dict[str, dict[str, float]], lengths: list[int]) -> None:

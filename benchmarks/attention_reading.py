@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from attention_memory import real_tokens
-from common import RESULTS, machine, notice, print_table, write_result
+from common import RESULTS, line_plot, machine, notice, print_table, write_result
 
 from ltm.backbone import Backbone, load_backbone
 from ltm.bench import parse_methods
@@ -151,27 +151,18 @@ def report(figures: dict[str, list[list[float]]], lengths: list[int]) -> None:
 
 def plot(figures: dict[str, list[list[float]]], name: str) -> None:
     """Tokens a second of each stretch, against tokens read."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for (label, own), marker in zip(figures.items(), "*sodv^", strict=False):
-        step = max(len(own) // 16, 1)
-        some = [[0, 0.0], *own[step - 1 :: step]]
-        places = [(b[0], (b[0] - a[0]) / (b[1] - a[1])) for a, b in zip(some, some[1:], strict=False)]
-        axes.plot(*zip(*places, strict=True), marker=marker, markersize=5, label=label)
-    axes.set(xscale="log", xlabel="tokens read", ylabel="tokens read a second, one thread")
-    longest = int(max(own[-1][0] for own in figures.values()))
-    ticks = [PIECE * 2**power for power in range(longest.bit_length()) if PIECE * 2**power <= longest]
-    axes.set_xticks(ticks, [f"{tick // 1024}k" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_ylim(bottom=0)
-    axes.set_title("Reading with memory in attention, SmolLM2-135M", loc="left", fontsize=11)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(RESULTS / f"{name}.png", dpi=130)
+    with line_plot(name, "Reading with memory in attention, SmolLM2-135M") as axes:
+        for (label, own), marker in zip(figures.items(), "*sodv^", strict=False):
+            step = max(len(own) // 16, 1)
+            some = [[0, 0.0], *own[step - 1 :: step]]
+            places = [(b[0], (b[0] - a[0]) / (b[1] - a[1])) for a, b in zip(some, some[1:], strict=False)]
+            axes.plot(*zip(*places, strict=True), marker=marker, markersize=5, label=label)
+        axes.set(xscale="log", xlabel="tokens read", ylabel="tokens read a second, one thread")
+        longest = int(max(own[-1][0] for own in figures.values()))
+        ticks = [PIECE * 2**power for power in range(longest.bit_length()) if PIECE * 2**power <= longest]
+        axes.set_xticks(ticks, [f"{tick // 1024}k" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from common import RESULTS, machine, notice, print_table, write_result
+from common import RESULTS, line_plot, machine, notice, print_table, write_result
 from real_keys import load_real_keys
 from torch import Tensor
 
@@ -173,22 +173,15 @@ def report(name: str, chunks: int, rows: list[dict]) -> None:
 
 
 def plot(name: str, chunks: int, means: dict) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for choice, marker in zip(CHOICES, "*os^D", strict=True):
-        points = [(value[1], value[0]) for key, value in means.items() if key[0] == choice]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker=marker, label=choice, markersize=12 if marker == "*" else 6)
-    axes.axhline(0.95, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xscale="log", xlabel="ms for one token of one kv head, one thread", ylabel="recall@16")
-    axes.set_title(f"Search among {chunks:,} real keys of SmolLM2-135M", loc="left", fontsize=11)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(RESULTS / f"{name}.png", dpi=130)
+    with line_plot(name, f"Search among {chunks:,} real keys of SmolLM2-135M") as axes:
+        for choice, marker in zip(CHOICES, "*os^D", strict=True):
+            points = [(value[1], value[0]) for key, value in means.items() if key[0] == choice]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True), marker=marker, label=choice, markersize=12 if marker == "*" else 6
+                )
+        axes.axhline(0.95, color="grey", linewidth=0.8, linestyle=":")
+        axes.set(xscale="log", xlabel="ms for one token of one kv head, one thread", ylabel="recall@16")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import RESULTS, machine, notice, print_table, write_result
+from common import line_plot, machine, notice, print_table, write_result
 from real_keys import load_real_keys
 
 from ltm.backbone import load_backbone
@@ -101,22 +101,13 @@ def least_ms(side: Callable[[], object], repeat: int = 20) -> float:
 
 
 def plot(rows: list[dict], step: float) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for index, marker in (("exact", "s"), ("approximate", "o")):
-        points = [(row["tokens"], row["all_ms"]) for row in rows if row["index"] == index]
-        axes.plot(*zip(*points, strict=True), marker=marker, label=f"retrieval, {index}")
-    axes.axhline(step, color="black", linewidth=1, label="the backbone's step")
-    axes.axhline(step / 2, color="grey", linewidth=0.8, linestyle=":", label="half of it")
-    axes.set(xscale="log", yscale="log", xlabel="tokens remembered", ylabel="ms for one token, one thread")
-    axes.set_title("Retrieval while generating, SmolLM2-135M", loc="left", fontsize=11)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(RESULTS / "bank_decode.png", dpi=130)
+    with line_plot("bank_decode", "Retrieval while generating, SmolLM2-135M") as axes:
+        for index, marker in (("exact", "s"), ("approximate", "o")):
+            points = [(row["tokens"], row["all_ms"]) for row in rows if row["index"] == index]
+            axes.plot(*zip(*points, strict=True), marker=marker, label=f"retrieval, {index}")
+        axes.axhline(step, color="black", linewidth=1, label="the backbone's step")
+        axes.axhline(step / 2, color="grey", linewidth=0.8, linestyle=":", label="half of it")
+        axes.set(xscale="log", yscale="log", xlabel="tokens remembered", ylabel="ms for one token, one thread")
 
 
 if __name__ == "__main__":
