@@ -54,6 +54,11 @@ def experiments() -> dict[str, Experiment]:
             )
             for size in WINDOWS
         },
+        "wikitext": (
+            "wikitext",
+            ["window", RUN_ON_OTHER_WEIGHTS["no memory"], "longmem", "full"],
+            ["long_text", "long_text.kinds=wikitext2", "long_text.documents=8", "long_text.max_tokens=8192"],
+        ),
         "half-window": (
             "half-window",
             ["window", RUN_ON_OTHER_WEIGHTS["no memory"], "longmem"],

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from recall_maps import recall_table
-from results_page import perplexity
+from results_page import KINDS, perplexity
 
 from ltm.bench.results import Result, read_results
 
@@ -40,7 +40,7 @@ def quality(results: list[Result]) -> str:
         "windows of 1,024, with the SideNet that is shipped (79 minutes of training on one and two cores). Memory's "
         "own share is against the same SideNet trained as long without memory; the bound is what the backbone gains "
         "from all of its true context, in 30 times the bytes. More, and what falls short: "
-        "[docs/results.md](docs/results.md).\n\n" + perplexity(results)
+        "[docs/results.md](docs/results.md).\n\n" + perplexity(results, KINDS)
     )
 
 

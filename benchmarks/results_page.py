@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "results.md"
 KINDS = ("books", "techdocs", "latex_math")
 WINDOWS = (256, 512, 2048)
 """Beside 1,024, the window of all other tables."""
-OTHERS = ("chunks", "beyond", "half-window", "eviction")
+OTHERS = ("chunks", "beyond", "half-window", "eviction", "wikitext")
 LABELS = ("window", "no memory", "longmem", "full")
 COMPARED = (
     *("window", "SideNet without memory", "LongMem", "full"),
@@ -37,7 +37,8 @@ def main() -> None:
     folders = [RESULTS / name for name in (*(f"window-{size}" for size in WINDOWS), *OTHERS)]
     apart = {folder.name: read_results(folder) for folder in folders if folder.is_dir()}
     tables: dict[str, Callable[[], str]] = {
-        "perplexity": lambda: perplexity(results),
+        "perplexity": lambda: perplexity(results, KINDS),
+        "wikitext": lambda: perplexity(apart["wikitext"], ("wikitext2",)),
         "positions": lambda: positions(results),
         "baselines": lambda: baselines(results),
         "windows": lambda: windows(results, apart),
@@ -52,6 +53,7 @@ def main() -> None:
         "recall": lambda: plain(results, "recall", ("accuracy",), ("variant", "length")),
         "recall choice": lambda: plain(results, "recall", ("choice_accuracy",), ("variant", "length")),
         "context": context,
+        "seeds": seeds,
     }
     for compared in (results, *apart.values()):
         check_windows(compared)
@@ -93,12 +95,12 @@ def nats(own: dict[str, dict], kind: str) -> float:
     return sum(r["nats"] for r in chosen) / sum(r["tokens"] for r in chosen)
 
 
-def perplexity(results: list[Result]) -> str:
+def perplexity(results: list[Result], kinds: Iterable[str]) -> str:
     """The three comparisons, over the same tokens."""
     own = {label: records(results, label) for label in LABELS}
     assert len({tuple((i, r["tokens"]) for i, r in sorted(o.items())) for o in own.values()}) == 1, "other tokens"
     rows = []
-    for kind in KINDS:
+    for kind in kinds:
         tokens = sum(r["tokens"] for r in own["window"].values() if r["kind"] == kind)
         rows.append([kind, f"{tokens:,}", *_comparison({label: nats(own[label], kind) for label in LABELS})])
     table = grid(["kind", "tokens", *COMPARED], rows)
@@ -267,6 +269,20 @@ def _gains(by_label: dict[str, Result | None]) -> str:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def seeds() -> str:
+    """From longmem_seeds.json: the mean over training seeds with its interval, and each seed's figure."""
+    result = json.loads((RESULTS / "longmem_seeds.json").read_text())
+    rows = []
+    for kind, compared in result["results"].items():
+        cells = []
+        for values in compared.values():
+            mean, low, high = t_interval(values)
+            each = ", ".join(f"{value:+.1%}" for value in values)
+            cells.append(f"{mean:+.1%}: {each}" if low is None else f"{mean:+.1%} ({low:+.1%} to {high:+.1%}): {each}")
+        rows.append([kind, *cells])
+    return f"{grid(['kind', *next(iter(result['results'].values()))], rows)}\n\n`{result['command']}`"
 
 
 def context() -> str:
