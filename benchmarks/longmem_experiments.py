@@ -110,6 +110,11 @@ def experiments() -> dict[str, Experiment]:
             ["window", "longmem", "full"],
             ["recall", "recall.variants=passkey,multi", "recall.lengths=4096,16384,65536", "recall.trials=1"],
         ),
+        "recall-pairs": (
+            "recall-pairs",
+            ["window", "longmem", "em_llm", "full"],
+            ["recall", "recall.variants=key_value,uuid", "recall.lengths=4096", "recall.pairs=75", "recall.trials=1"],
+        ),
         "recall-sentences": (
             "recall-sentences",
             [

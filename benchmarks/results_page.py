@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "results.md"
 KINDS = ("books", "techdocs", "latex_math")
 WINDOWS = (256, 512, 2048)
 """Beside 1,024, the window of all other tables."""
-OTHERS = ("chunks", "beyond", "half-window", "eviction", "wikitext")
+OTHERS = ("chunks", "beyond", "half-window", "eviction", "wikitext", "recall-pairs")
 LABELS = ("window", "no memory", "longmem", "full")
 COMPARED = (
     *("window", "SideNet without memory", "LongMem", "full"),
@@ -52,6 +52,9 @@ def main() -> None:
         "recall sentences": lambda: recall_table(RESULTS),
         "recall": lambda: plain(results, "recall", ("accuracy",), ("variant", "length")),
         "recall choice": lambda: plain(results, "recall", ("choice_accuracy",), ("variant", "length")),
+        "recall pairs": lambda: plain(
+            apart["recall-pairs"], "recall", ("accuracy", "choice_accuracy"), ("variant", "length")
+        ),
         "context": context,
         "seeds": seeds,
     }
