@@ -86,7 +86,7 @@ def experiments() -> dict[str, Experiment]:
         ),
         "suffix": (
             "bench",
-            ["window", "longmem", others[1], others[2]],
+            ["window", "longmem", others[1], others[2], "full"],
             ["suffix", "suffix.num_examples=60", "suffix.lengths=4096"],
         ),
         "in_context": (
