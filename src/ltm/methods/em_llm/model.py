@@ -26,8 +26,8 @@ What differs from the paper and its released code (em-llm/EM-LLM-model):
   all of them at the window's edge (distance=None, placement="edge").
 - By default a mean of all its keys stands for an event and heads vote, sinks having a part of each vote; the paper's
   choices are representative="attended" and vote="sum" (what a token was attended to is counted for every fourth query).
-- By default 128 tokens are recalled, of 4,096 whose keys are looked at (in early layers a sixteenth of all tokens, where
-  that is more); the paper's choices are candidate_tokens=None and retrieved_tokens of 2,048 and more.
+- By default 128 tokens are recalled, of 4,096 whose keys are looked at (in early layers of a sixteenth of all tokens,
+  where that is more); the paper's choices are candidate_tokens=None and retrieved_tokens of 2,048 and more.
 - By default the first quarter of the layers sees sinks and window alone (paper: recall_from_layer=0).
 - Neighbours are those of the present query's events (released: a queue that outlives the query).
 - Sinks are the oldest tokens held (released: the first of the stream, for ever).
