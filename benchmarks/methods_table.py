@@ -38,7 +38,8 @@ COLUMNS = (
     "in the same run.",
     "- **Recall**: keys planted in a text of so many tokens, read and asked for: written out / likeliest of ten "
     "(chance 10%).",
-    "- **Perplexity**: of test documents, {kinds}, scored to {tokens} tokens of each.",
+    "- **Perplexity**: of test documents, {kinds}, scored to {tokens} tokens of each in separate windows; where half of "
+    "the window is kept, of fewer documents: the last table has what to compare it with.",
 )
 
 
@@ -62,7 +63,10 @@ def page(folder: Path) -> str:
     for name in sorted(METHODS):
         card, own = METHODS[name].card, of_method(results, name)
         row = [f"`{name}`", card.paper or "baseline", "yes" if card.needs_training else "no", per_token(own)]
-        rows.append([*row, decode_cost(costs, name), recall(results, name), perplexity(own)])
+        figure = perplexity(own)
+        if figure == MISSING and (other := perplexity(of_method(apart, name))) != MISSING:
+            figure = f"half of the window kept: {other}"
+        rows.append([*row, decode_cost(costs, name), recall(results, name), figure])
         notes.append(f"**`{name}`**: {card.claim}." + (f" What differs: {card.differs}." if card.differs else ""))
     header = ["method", "paper", "needs training", "bytes a token", "decode cost", "recall", "perplexity"]
     meaning = "\n".join(COLUMNS).format(kinds=" / ".join(KINDS), tokens=scored_tokens(results))
