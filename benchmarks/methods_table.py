@@ -38,8 +38,8 @@ COLUMNS = (
     "in the same run.",
     "- **Recall**: keys planted in a text of so many tokens, read and asked for: written out / likeliest of ten "
     "(chance 10%).",
-    "- **Perplexity**: of test documents, {kinds}, scored to {tokens} tokens of each in separate windows; where half of "
-    "the window is kept, of fewer documents: the last table has what to compare it with.",
+    "- **Perplexity**: of test documents, {kinds}, scored to {tokens} tokens of each in separate windows; where half "
+    "of the window is kept, of fewer documents: the last table has what to compare it with.",
 )
 
 
