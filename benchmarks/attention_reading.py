@@ -150,12 +150,12 @@ def report(figures: dict[str, list[list[float]]], lengths: list[int]) -> None:
 
 
 def plot(figures: dict[str, list[list[float]]], name: str) -> None:
-    """Tokens a second of each stretch, against tokens read."""
+    """Tokens a second between doublings of what was read."""
     with line_plot(name, "Reading with memory in attention, SmolLM2-135M") as axes:
         for (label, own), marker in zip(figures.items(), "*sodv^", strict=False):
-            step = max(len(own) // 16, 1)
-            some = [[0, 0.0], *own[step - 1 :: step]]
-            places = [(b[0], (b[0] - a[0]) / (b[1] - a[1])) for a, b in zip(some, some[1:], strict=False)]
+            seconds = {0: 0.0} | {int(tokens): total for tokens, total in own}
+            marks = [0, *(PIECE * 2**power for power in range(20) if PIECE * 2**power in seconds)]
+            places = [(b, (b - a) / (seconds[b] - seconds[a])) for a, b in zip(marks, marks[1:], strict=False)]
             axes.plot(*zip(*places, strict=True), marker=marker, markersize=5, label=label)
         axes.set(xscale="log", xlabel="tokens read", ylabel="tokens read a second, one thread")
         longest = int(max(own[-1][0] for own in figures.values()))
