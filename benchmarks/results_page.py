@@ -10,8 +10,10 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import fmean
 
 from common import grid
+from longmem_seeds import as_interval
 from recall_maps import recall_table
 
 from ltm.bench.results import Result, read_results, uneven_windows
@@ -263,15 +265,11 @@ def _gains(by_label: dict[str, Result | None]) -> str:
             without = right[metric, local, 0]
             by_draw: dict[int, list[float]] = {}
             for (draw, name), own in with_memory.items():
-                by_draw.setdefault(draw, []).append(_mean(own) - _mean(without[draw, name]))
-            gain, low, high = t_interval([_mean(own) for own in by_draw.values()])
+                by_draw.setdefault(draw, []).append(fmean(own) - fmean(without[draw, name]))
+            gain, low, high = t_interval([fmean(own) for own in by_draw.values()])
             interval = "" if low is None else f" ({100 * low:+.1f} to {100 * high:+.1f})"
             rows.append([f"{label}, {metric}, {local} local", f"{remembered:,}", f"{100 * gain:+.1f}{interval}"])
     return grid(["average over the sets", "remembered", "points gained, 95% over draws"], rows)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def seeds() -> str:
@@ -281,9 +279,8 @@ def seeds() -> str:
     for kind, compared in result["results"].items():
         cells = []
         for values in compared.values():
-            mean, low, high = t_interval(values)
             each = ", ".join(f"{value:+.1%}" for value in values)
-            cells.append(f"{mean:+.1%}: {each}" if low is None else f"{mean:+.1%} ({low:+.1%} to {high:+.1%}): {each}")
+            cells.append(f"{as_interval(values)}: {each}")
         rows.append([kind, *cells])
     return f"{grid(['kind', *next(iter(result['results'].values()))], rows)}\n\n`{result['command']}`"
 

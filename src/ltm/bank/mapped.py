@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import torch
@@ -34,12 +34,8 @@ class MappedEntries:
 
     def ordered(self, name: str, first: int, count: int) -> Tensor:
         """A field of `count` chunks from the first-th on, in order: a view where they lie in one file, else a copy."""
-        axis, parts = self.axes[name], []
-        for block, end in zip(self.blocks, self.ends, strict=True):
-            size = block[name].shape[axis]
-            low, high = max(first - (end - size), 0), min(first + count - (end - size), size)
-            if high > low:
-                parts.append(block[name].narrow(axis, low, high - low))
+        axis, cut = self.axes[name], self._cut(first, first + count)
+        parts = [self.blocks[number][name].narrow(axis, low, high - low) for number, low, high in cut]
         if not parts:
             return self.blocks[0][name].narrow(axis, 0, 0)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
@@ -63,9 +59,7 @@ class MappedEntries:
         a view where a range lies in one file."""
         own = self._of_layer(name, layer)
         if isinstance(places, slice):
-            bounds = list(zip([0, *self.ends], own, strict=False))
-            cut = [(max(places.start - start, 0), min(places.stop - start, part.shape[1])) for start, part in bounds]
-            found = [part[:, low:high] for part, (low, high) in zip(own, cut, strict=True) if high > low]
+            found = [own[number][:, low:high] for number, low, high in self._cut(places.start, places.stop)]
         elif len(own) == 1:
             return own[0].index_select(1, places)
         else:
@@ -79,6 +73,13 @@ class MappedEntries:
         if not found:
             return own[0][:, :0]
         return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+
+    def _cut(self, first: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Of each block that holds any of the chunks from first to stop: its number, and which of its own they are."""
+        for number, (start, end) in enumerate(zip([0, *self.ends], self.ends, strict=False)):
+            low, high = max(first, start) - start, min(stop, end) - start
+            if high > low:
+                yield number, low, high
 
     def _of_layer(self, name: str, layer: int) -> list[Tensor]:
         """Of each block a field of one layer, [kv_heads, chunks of the block, all the rest]."""

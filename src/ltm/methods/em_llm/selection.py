@@ -54,8 +54,14 @@ def votes(products: Tensor, sinks: Tensor, vote: str, scaling: float) -> Tensor:
 def head_products(queries: Tensor, keys: Tensor) -> Tensor:
     """Inner products of queries [queries, heads, head_dim] with keys [kv_heads, n, head_dim] of the head's own kv head:
     [queries, heads, n]."""
-    grouped = queries.unflatten(1, (len(keys), -1)).transpose(0, 1).to(keys.dtype)
-    return torch.matmul(grouped, keys[:, None].transpose(-1, -2)).transpose(0, 1).flatten(1, 2)
+    return _grouped_products(queries, keys[:, None]).transpose(0, 1).flatten(1, 2)
+
+
+def _grouped_products(queries: Tensor, keys: Tensor) -> Tensor:
+    """[kv_heads, queries, group, n] from queries [queries, heads, head_dim] and the keys that each of them meets,
+    [kv_heads, queries, n, head_dim], or the same for all [kv_heads, 1, n, head_dim]."""
+    grouped = queries.unflatten(1, (len(keys), -1)).transpose(0, 1)  # [kv_heads, queries, group, head_dim]
+    return torch.matmul(grouped.to(keys.dtype), keys.transpose(-1, -2))
 
 
 def attention_votes(
@@ -70,12 +76,8 @@ def attention_votes(
     count, events = candidates.shape
     seen = torch.cat((torch.ones(count, num_sinks, dtype=torch.bool), candidates[:, owner]), dim=1)
     index, held = _columns(seen)  # [queries, most]
-    kv_heads = len(keys)
     own = keys[:, index.to(keys.device)] if count > 1 else keys[:, None]  # [kv_heads, queries, most, head_dim]
-    grouped = (
-        queries.unflatten(1, (kv_heads, -1)).transpose(0, 1).to(keys.dtype)
-    )  # [kv_heads, queries, group, head_dim]
-    logits = torch.matmul(grouped, own.transpose(-1, -2)).to(torch.promote_types(keys.dtype, torch.float32)) * scaling
+    logits = _grouped_products(queries, own).to(torch.promote_types(keys.dtype, torch.float32)) * scaling
     logits = logits.masked_fill_(~held[:, None].to(keys.device), float("-inf"))
     shares = torch.softmax(logits, dim=-1).sum(dim=(0, 2)).cpu() * held  # [queries, most]
     found = shares.new_zeros(count, events)
