@@ -101,3 +101,62 @@ def test_queries_need_one_head_a_kv_head():
     memory.write(written, written, torch.tensor([[1, 2, 3, 4]]), rows=[0])
     with pytest.raises(BankError, match="one a kv head"):
         memory.neighbours(torch.randn(1, 2 * HEADS, 1, DIM), 2)
+
+
+def naive_run(chunks, at, recent):
+    """How many tokens up to token `at` = (chunk, place) equal `recent`, in loops; chunks: [(document, ids)] of a row
+    whose chunks were written one after the other."""
+    (number, place), size, run = at, len(chunks[0][1]), 0
+    while run < len(recent) and chunks[number][1][place] == recent[run]:
+        run += 1
+        place -= 1
+        if place < 0:
+            number, place = number - 1, size - 1
+            if number < 0 or chunks[number][0] != chunks[at[0]][0] or len(chunks[number][1]) < size:
+                break
+    return run
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 3])
+@pytest.mark.parametrize("length", [1, 4, 7])
+def test_runs_equal_the_naive_ones(chunk_size, length):
+    """Documents, short chunks, and a ring that has wrapped around."""
+    generator = torch.Generator().manual_seed(length)
+    memory, chunks = bank(chunk_size=chunk_size, memory_size=20), []
+    for name, tokens in (("a", 9), ("a", 5), ("b", 8), ("b", 4)):
+        document = next((d.id for d in memory.documents if d.name == name), None)
+        document = memory.add_document(name) if document is None else document
+        ids = torch.randint(2, (tokens,), generator=generator)
+        memory.write(keys(tokens), keys(tokens), ids[None], rows=[0], documents=[document])
+        chunks += [(name, chunk.tolist()) for chunk in ids.split(chunk_size)]
+    chunks = chunks[-memory.num_chunks(0) :]
+    recent = torch.randint(2, (1, 6, length), generator=generator)
+    recent[0, 0, -1] = -1  # nothing came before
+    found = memory.neighbours(torch.randn(1, HEADS, 6, DIM), len(chunks), rows=[0], recent=recent)
+    runs = found.runs[0].unflatten(-1, (len(chunks), chunk_size))
+    seen = set()
+    for query in range(6):
+        for number, (_, ids) in enumerate(chunks):
+            for place in range(len(ids)):
+                if found.next_ids[0].unflatten(-1, (len(chunks), chunk_size))[query, number, place] >= 0:
+                    expected = naive_run(chunks, (number, place), recent[0, query].tolist())
+                    assert int(runs[query, number, place]) == expected
+                    seen.add(expected)
+    assert seen == set(range(length + 1)) or length == 7 and len(seen) > 4
+
+
+def test_runs_do_not_cross_what_was_deleted():
+    memory, part = bank(), keys(2)
+    documents = [memory.add_document(name) for name in "aba"]
+    for document in (documents[0], documents[1], documents[0]):
+        memory.write(part, part, torch.tensor([[1, 1]]), rows=[0], documents=[document])
+    recent = torch.ones(1, 1, 6, dtype=torch.int64)
+    memory.delete_document(documents[1])
+    found = memory.neighbours(torch.randn(1, HEADS, 1, DIM), 2, rows=[0], recent=recent)
+    assert found.runs[0, 0].tolist() == [1, 0, 1, 0]  # the second tokens have no successor
+
+
+def test_without_the_present_there_are_no_runs():
+    memory, written = bank(), keys(4)
+    memory.write(written, written, torch.tensor([[1, 1, 1, 1]]), rows=[0])
+    assert memory.neighbours(torch.randn(1, HEADS, 1, DIM), 2, rows=[0]).runs.tolist() == [[[0, 0, 0, 0]]]

@@ -351,10 +351,19 @@ class Bank:
         return Retrieved(*gather_groups(groups, found, layer, self.layout), name_slots(groups, found))
 
     @torch.no_grad()
-    def neighbours(self, queries: Tensor, top_k: int, rows: Rows | None = None, layer: int = 0) -> Neighbours:
+    def neighbours(
+        self,
+        queries: Tensor,
+        top_k: int,
+        rows: Rows | None = None,
+        layer: int = 0,
+        recent: Tensor | None = None,
+    ) -> Neighbours:
         """The chunks nearest to each query by the inner products summed over kv heads, and what followed their tokens.
 
-        queries: [batch, kv_heads, tokens, head_dim], one query for each kv head; the rest as in `search`.
+        queries: [batch, kv_heads, tokens, head_dim], one query for each kv head; recent: int64 [batch, tokens, length],
+        the present token of each query and those before it, the latest first, -1 where there is none; the rest as in
+        `search`.
 
         >>> bank.neighbours(queries, top_k=16).next_ids.shape  # doctest: +SKIP
         torch.Size([1, 1024, 64])
@@ -366,7 +375,7 @@ class Bank:
             )
         groups = self._groups(rows, queries.shape[0])
         found = search_jointly(groups, queries, top_k, layer, self.layout)
-        return Neighbours(*gather_keys(groups, found, layer, self.layout), name_slots(groups, found))
+        return Neighbours(*gather_keys(groups, found, layer, self.layout, recent), name_slots(groups, found))
 
     def sources(self, slots: Iterable[int] | Tensor, row: int = 0) -> list[ChunkSource]:
         """Where chunks of a row came from, one source for each slot. Raises BankError for slots never written."""

@@ -36,12 +36,14 @@ class Neighbours(NamedTuple):
     """What lies nearest to each query over all heads together.
 
     keys [batch, kv_heads, tokens, top_k * chunk_size, head_dim]; next_ids int64 [batch, tokens, top_k * chunk_size]:
-    the token that followed each of them in the past, -1 where none is known or nothing was found; hits: as of one
-    head, [batch, 1, tokens, top_k], in order of writing.
+    the token that followed each of them in the past, -1 where none is known or nothing was found; runs int64, of the
+    same shape: how many tokens, it and those before it, are the present ones (0 where those were not given or nothing
+    followed); hits: as of one head, [batch, 1, tokens, top_k], in order of writing.
     """
 
     keys: Tensor
     next_ids: Tensor
+    runs: Tensor
     hits: Hits
 
 

@@ -126,14 +126,16 @@ def search_jointly(groups: Sequence[Group], queries: Tensor, top_k: int, layer: 
     return Found(order, scores, valid)
 
 
-def gather_keys(groups: Sequence[Group], found: Found, layer: int, layout: ChunkLayout) -> tuple[Tensor, Tensor]:
-    """Keys of all heads [batch, kv_heads, tokens, top_k * chunk_size, head_dim] of chunks found jointly, and the token
-    that followed each [batch, tokens, top_k * chunk_size], -1 where none is known."""
+def gather_keys(
+    groups: Sequence[Group], found: Found, layer: int, layout: ChunkLayout, recent: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys, next ids and runs of chunks found jointly; see `Neighbours`."""
     batch, _, tokens, top_k = found.order.shape
     slots = top_k * layout.chunk_size
     by_head = (batch, layout.num_kv_heads, tokens * top_k, layout.chunk_size * layout.head_dim)
     keys = torch.zeros(by_head, dtype=layout.dtype, device=layout.device)
     next_ids = torch.full((batch, tokens, slots), -1, dtype=torch.int64, device=layout.device)
+    runs = torch.zeros_like(next_ids)
     for row, members in groups:
         if not row.num_chunks:
             continue
@@ -143,4 +145,7 @@ def gather_keys(groups: Sequence[Group], found: Found, layer: int, layout: Chunk
                 row.gather(layer, head, order.flatten(), {"keys": keys[member, head]})
             following = row.following(order).to(layout.device).where(found.valid[member, 0][..., None], -1)
             next_ids[member] = following.flatten(1)
-    return keys.view(batch, layout.num_kv_heads, tokens, slots, layout.head_dim), next_ids
+            if recent is not None:
+                runs[member] = row.agreeing(order, recent[member].to(order.device)).flatten(1)
+    runs.masked_fill_(next_ids < 0, 0)
+    return keys.view(batch, layout.num_kv_heads, tokens, slots, layout.head_dim), next_ids, runs

@@ -352,6 +352,27 @@ class Row:
         ends = torch.where(index == counts - 1, first, shifted)
         return ends.where(index < counts, torch.tensor(-1))
 
+    def agreeing(self, order: Tensor, recent: Tensor) -> Tensor:
+        """How many tokens, each token of these chunks and those before it, equal `recent`: int64 [queries, top_k,
+        chunk_size].
+
+        order: [queries, top_k]; recent: int64 [queries, length], the latest token first, -1: none. Counting goes back
+        through chunks that were written one right after the other to the same document; one that is not full ends it.
+        """
+        size, length = self.layout.chunk_size, recent.shape[1]
+        back = torch.arange(1 - (1 - length) // size, device=order.device)  # the chunk itself, and enough before it
+        before = order[..., None] - back  # [queries, top_k, chunks]
+        places = self.ring.position(before.clamp(min=0))
+        numbers, documents, counts = (self.ring.buffers[name][places] for name in ("numbers", "documents", "counts"))
+        linked = (before >= 0) & (numbers == numbers[..., :1] - back) & (documents == documents[..., :1])
+        linked &= (counts == size) | (back == 0)
+        linked = linked.int().cumprod(dim=-1).bool()
+        token_ids = self.ring.buffers["token_ids"][places].masked_fill(~linked[..., None], -2)
+        latest_first = token_ids.flip(-1).flatten(-2)  # [queries, top_k, chunks * chunk_size]
+        pasts = latest_first.unfold(-1, length, 1)[..., :size, :].flip(-2)  # [queries, top_k, chunk_size, length]
+        equal = pasts == recent[:, None, None]
+        return equal.int().cumprod(dim=-1).sum(dim=-1)
+
     def at(self, name: str, order: Tensor) -> Tensor:
         """A field without leading axes (numbers, counts, ...) of the chunks at these places in order, any shape."""
         return self.ring.buffers[name][self.ring.position(order)]
