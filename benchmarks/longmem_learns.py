@@ -29,7 +29,6 @@ from ltm.methods import Method, create_method, load_method
 from ltm.tasks.perplexity import PerplexityResult, perplexity
 from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, exercises, read_log
 
-SEGMENT = 512
 RUNS: dict[str, dict[str, bool]] = {
     "longmem": {},
     "no_memory": {"use_memory": False, "pointer": False},
@@ -38,12 +37,13 @@ RUNS: dict[str, dict[str, bool]] = {
 STARTS = {"longmem": ["longmem"], "no_memory": ["no_memory"], "coupled": ["coupled", "longmem"]}
 """Which run of --start-from each goes on from, the first that is there."""
 NUM_EXERCISES = 64
+MEMORY_SIZE = 16_384
+"""In training: tokens remembered, and the longest stretch of a document."""
 OPTIONS = {
     "reduction_factor": 6,
     "memory_layer": 18,
     "chunk_size": 2,
     "retrieved_tokens": 32,
-    "segment_size": SEGMENT,
     "start": "identity",
 }
 
@@ -70,6 +70,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbone", default="smollm2-135m")
     parser.add_argument("--tokens", type=int, default=1_200_000, help="training tokens of each of the two runs")
     parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--segment", type=int, default=512, help="tokens scored together; what came before is memory")
+    parser.add_argument("--only", help="train only weights whose name contains this, such as pointer")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--test-tokens", type=int, default=4096, help="first tokens of each test document")
     parser.add_argument("--test-documents", type=int, default=8, help="test documents of each kind")
@@ -88,8 +90,8 @@ def train(backbone: Backbone, arguments: argparse.Namespace, name: str) -> None:
     """One run; with the same seed both see the same segments in the same order."""
     config = TrainConfig(
         batch_rows=arguments.rows,
-        segment_size=SEGMENT,
-        max_document_tokens=32 * SEGMENT,
+        segment_size=arguments.segment,
+        max_document_tokens=MEMORY_SIZE,
         learning_rate=arguments.learning_rate,
         warmup_steps=20,
         max_tokens=arguments.tokens,
@@ -98,11 +100,13 @@ def train(backbone: Backbone, arguments: argparse.Namespace, name: str) -> None:
         log_every=10,
         eval_every=None,
         save_every_minutes=10.0,
+        train_only=arguments.only,
     )
     corpus, weights = corpus_of(arguments)
     stream = SegmentStream.from_config(corpus, backbone.tokenizer, config, weights=weights)
     torch.manual_seed(arguments.seed)
-    options = {"memory_size": 16_384, "local_window": SEGMENT, "stride": SEGMENT, **RUNS[name]}
+    sizes = dict.fromkeys(("segment_size", "local_window", "stride"), arguments.segment)
+    options = {"memory_size": MEMORY_SIZE, **sizes, **RUNS[name]}
     if arguments.start_from is None:
         method = create_method("longmem", backbone, **options, **OPTIONS)
     else:
@@ -125,7 +129,7 @@ def corpus_of(arguments: argparse.Namespace) -> tuple[Corpus, list[float]]:
 
 def evaluate(backbone: Backbone, arguments: argparse.Namespace) -> dict[str, dict[str, PerplexityResult]]:
     """Method -> kind -> score, every method on the same tokens in the same windows."""
-    window = {"local_window": SEGMENT, "stride": SEGMENT}
+    window = {"local_window": arguments.segment, "stride": arguments.segment}
     methods: dict[str, Method] = {
         "window": create_method("window", backbone, **window),
         "no_memory": load_method(backbone, arguments.out / "no_memory", **window),

@@ -7,6 +7,7 @@ import torch
 from conftest import Bench, make_documents
 
 from ltm.backbone import load_backbone
+from ltm.errors import LtmError
 from ltm.methods import create_method
 from ltm.training import Corpus, SegmentStream, Trainer, TrainResult, Validation
 
@@ -56,3 +57,19 @@ def test_identity_start_is_the_same_with_and_without_memory(bench):
     _, result = train(bench, "out", max_steps=1, learning_rate=1e-12, pointer=False)
     on, off = result.validation["perplexity"], result.validation["perplexity_memory_off"]
     assert on == pytest.approx(off, rel=1e-5)
+
+
+def test_one_part_alone_learns_and_resumes_exactly(bench):
+    """The first segment finds an empty memory, so that nothing of the pointer takes part in its loss."""
+    start, _ = train(bench, "start", train_only="pointer", max_steps=1, learning_rate=1e-12)
+    whole, _ = train(bench, "whole", train_only="pointer")
+    train(bench, "parts", max_steps=7, train_only="pointer")
+    resumed, _ = train(bench, "parts", resume=True, train_only="pointer")
+    assert_same(whole, resumed)
+    changed = {name for name in whole if not torch.equal(whole[name], start[name])}
+    assert changed and all("pointer" in name for name in changed)
+
+
+def test_a_part_that_is_not_there_is_refused(bench):
+    with pytest.raises(LtmError, match=r"train_only='gates' is in no name .* sidenet\.memory_gate.*sidenet\.pointer"):
+        train(bench, "out", train_only="gates")

@@ -57,6 +57,7 @@ class TrainConfig:
     save_every_steps: int | None = _option(None, "Steps between two checkpoints; unset: see save_every_minutes.")
     save_every_minutes: float | None = _option(10.0, "Minutes between two checkpoints; unset: only at the end.")
     keep_checkpoints: int = _option(2, "Newest checkpoints that are kept; older ones are removed.")
+    train_only: str | None = _option(None, "Train only weights whose name contains this, such as pointer; unset: all.")
     max_bad_steps: int = _option(5, "Stop after this many steps in a row whose loss or gradient is not finite.")
 
     def __post_init__(self) -> None:

@@ -63,7 +63,7 @@ class Trainer:
         self.plot, self.quiet = plot, quiet
         self.device = choose_device(method, self.accelerator)
         self.method = method.to(self.device)
-        self.parameters = named_trainables(method)
+        self.parameters = named_trainables(method, config.train_only)
         for parameter in self.parameters.values():
             # also beside a bf16 backbone: bf16 would lose small updates
             parameter.data = parameter.data.float()

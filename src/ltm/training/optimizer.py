@@ -17,13 +17,22 @@ STATE_TENSORS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps for each parameter."""
 
 
-def named_trainables(method: TrainableMethod) -> dict[str, nn.Parameter]:
-    """What a method trains, by name; raises LtmError where there is nothing."""
+def named_trainables(method: TrainableMethod, only: str | None = None) -> dict[str, nn.Parameter]:
+    """What a method trains, by name; raises LtmError where there is nothing.
+
+    only: what a name must contain; the other weights are frozen from here on.
+    """
     wanted = {id(parameter) for parameter in method.trainable_parameters()}
     found = {name: parameter for name, parameter in method.named_parameters() if id(parameter) in wanted}
     if not found:
         raise LtmError(f"{type(method).__name__} has nothing to train; choose a method with trained parts")
-    return found
+    chosen = {name: parameter for name, parameter in found.items() if only is None or only in name}
+    if not chosen:
+        parts = sorted({".".join(name.split(".")[:2]) for name in found})
+        raise LtmError(f"train_only={only!r} is in no name of what is trained; its parts are {', '.join(parts)}")
+    for name, parameter in found.items():
+        parameter.requires_grad_(name in chosen)
+    return chosen
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:

@@ -105,7 +105,8 @@ class Stepper:
             with self.autocast():
                 loss = self.method(**inputs, remember=True).loss
             part = loss * (batch.num_scored / scored)  # batches and processes score different numbers of tokens
-            part.backward()
+            if part.requires_grad:  # else nothing that is trained took part: a pointer beside an empty memory
+                part.backward()
             total += part.detach()
         return float(total)
 
