@@ -29,7 +29,7 @@ from ltm.cache import MemoryCache
 from ltm.methods.bank_memory import BankMethod, Scored
 from ltm.methods.base import Card
 from ltm.methods.longmem.config import LongMemConfig
-from ltm.methods.longmem.reader import SideNetDriver, copy_from_memory
+from ltm.methods.longmem.reader import SideNetDriver, copy_from_memory, recent_ids
 from ltm.methods.longmem.sidenet import SideNet
 from ltm.methods.memory_reader import KeyValueTap, MemoryReader, Source
 from ltm.methods.registry import register
@@ -77,7 +77,9 @@ class LongMem(BankMethod):
             assert driver.observer.keys is not None and driver.observer.values is not None
             keys, values = driver.observer.keys, driver.observer.values
         if self.sidenet.pointer is not None and sources:
-            logits = self._copy(logits, driver, keys, sources)
+            before = cache.tokens if cache is not None and mask.shape[1] > ids.shape[1] else None
+            recent = recent_ids(ids, mask[:, -ids.shape[1] :], before, logits.shape[1])
+            logits = self._copy(logits, driver, keys, recent, sources)
         return Scored(logits, keys, values)
 
     def _driver(self, sources: list[Source], cache: Any, stop: bool = False) -> SideNetDriver:
@@ -89,14 +91,17 @@ class LongMem(BankMethod):
         observer = KeyValueTap(self.sidenet.memory_layer, stop) if config.coupled else None
         return SideNetDriver(self.sidenet, config, self.backbone.view.num_layers, reader, cache, observer, stop)
 
-    def _copy(self, logits: Tensor, driver: SideNetDriver, keys: Tensor, sources: list[Source]) -> Tensor:
+    def _copy(
+        self, logits: Tensor, driver: SideNetDriver, keys: Tensor, recent: Tensor, sources: list[Source]
+    ) -> Tensor:
         """Logits of the last tokens with what the pointer copies mixed in."""
         pointer, scored = self.sidenet.pointer, logits.shape[1]
         assert pointer is not None and driver.output is not None
         config = self.method_config
         num_chunks = config.pointer_tokens // config.chunk_size
         hidden, keys = driver.output[:, -scored:], keys[:, :, -scored:]
-        return copy_from_memory(pointer, logits, hidden, keys, sources, num_chunks, config.pointer_trust, self._trace)
+        trust = config.pointer_trust
+        return copy_from_memory(pointer, logits, hidden, keys, recent, sources, num_chunks, trust, self._trace)
 
     # remembering
 

@@ -4,17 +4,23 @@ A bank keeps token ids beside keys, so it knows what came after each remembered 
 token's position-free key of the memory layer with remembered keys of that layer, all heads together, turns the
 nearest into a distribution over the tokens that followed them, and mixes it into the next-token distribution:
 
-    s_j  = sum_h share_h * cos(W q_h, k_jh - center_h)        similarity of the present to remembered token j
-    w_j  = softmax_j(sharpness * s_j)                         over the retrieved tokens that have a successor
-    p    = (1 - lambda) * p_model + lambda * sum_j w_j * onehot(successor_j)
+    s_j     = sum_h share_h * cos(W q_h, k_jh - center_h)           similarity of the present to remembered token j
+    w_j     = softmax_j(sharpness * s_j + bias[run_j])              over the retrieved tokens that have a successor
+    copy(v) = sum of w_j over the j that v followed                 what they say of the word v
+    p(v)    is proportional to  p_model(v) + odds(v) * copy(v)
 
-with lambda = sigmoid of a small network on the SideNet's output, the best similarity, the mass on the likeliest copied
-token and its log-probability under the model. It costs no byte a token, and with W = 1 it reads before it is trained
-(centre and spread of the keys are taken from the first training segment).
+run_j is how many tokens up to j are the same as the present ones: keys tell what a place is about, runs whether it is
+word for word the same. log odds(v) has two parts, both small networks: one of the present (the SideNet's output, the
+best similarity, the longest run, what is copied most and what the model thinks of it, how much the copies agree), one
+of the word (its mass, its model probability, its longest run and best similarity, how many places name it). With the
+second at zero it is the mixture (1 - lambda) * p_model + lambda * copy with lambda = odds / (1 + odds). It costs no
+byte a token, and with W = 1 it reads before it is trained (centre and spread of the keys come from the first training
+segment).
 
 Sources: Grave et al., 2017 (continuous cache: the same mixture with hidden states for keys and a constant lambda);
 Merity et al., 2017 (pointer sentinel: a learned lambda); Khandelwal et al., 2020 (kNN-LM: nearest neighbours in a
-store, one lambda). Differences: keys are those that LongMem's attention remembers anyway, and queries are trained.
+store, one lambda). Differences: keys are those that LongMem's attention remembers anyway, queries are trained, and each
+word is weighed by its own evidence (docs/log.md has what each part is worth).
 """
 
 from __future__ import annotations
@@ -33,23 +39,58 @@ START_SHARPNESS = 20.0
 START_SLOPE, START_THRESHOLD = 12.0, 0.98
 """lambda starts as sigmoid(12 * (best similarity - 0.98)): 0.56 at an exact repetition, 0.01 at 0.6."""
 GATE_SIZE = 32
+WORD_SIZE = 64
+LONGEST_RUN = 16
+"""Longer runs count as this long."""
+PRESENT_EVIDENCE, WORD_EVIDENCE = 6, 7
+"""How many figures the gate and the words' network look at."""
+LEAST_LOG = -20.0
+"""Log-probabilities below look like this one to the networks."""
 
 
 class Candidates(NamedTuple):
     """Remembered tokens that a query token may copy after: keys [batch, kv_heads, tokens, slots, head_dim]; next_ids
-    int64 [batch, tokens, slots], the token that followed each, -1 where none is known."""
+    int64 [batch, tokens, slots], the token that followed each, -1 where none is known; runs of the same shape, 0 to
+    LONGEST_RUN."""
 
     keys: Tensor
     next_ids: Tensor
+    runs: Tensor
 
 
 class Copies(NamedTuple):
-    """What the pointer would copy: weights float32 [batch, tokens, slots] (zero where there is no successor), best
-    [batch, tokens] the highest similarity, found bool [batch, tokens] whether there is anything to copy."""
+    """What the pointer would copy: weights float32 [batch, tokens, slots] (zero where there is no successor) and the
+    similarity of each slot, at least -1 (-1 where there is no successor)."""
 
     weights: Tensor
-    best: Tensor
-    found: Tensor
+    similarity: Tensor
+
+
+class Words:
+    """Slots by the word that they name, next_ids int64 [..., slots] (below 0: none).
+
+    Words stand on an axis as long as the slots', in order of their ids; `ids` int64 [..., slots], -1 where there is no
+    word. O(slots log slots), where comparing all pairs of slots would be their square.
+
+    >>> words = Words(torch.tensor([7, -1, 5, 7]))
+    >>> words.ids.tolist(), words.sum(torch.ones(4)).tolist()
+    ([-1, 5, 7, -1], [1.0, 1.0, 2.0, 0.0])
+    """
+
+    def __init__(self, next_ids: Tensor):
+        ordered, index = next_ids.sort(dim=-1, stable=True)
+        new = functional.pad((ordered[..., 1:] != ordered[..., :-1]).long(), (1, 0))
+        self.word_of = torch.zeros_like(index).scatter(-1, index, new.cumsum(dim=-1))
+        """The place of each slot's word, [..., slots]."""
+        self.ids = torch.full_like(next_ids, -1).scatter(-1, self.word_of, next_ids).clamp(min=-1)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Of each word, over its slots; values [..., slots]."""
+        return torch.zeros_like(values).scatter_add(-1, self.word_of, values)
+
+    def most(self, values: Tensor, least: float) -> Tensor:
+        """The same, the largest; `least` where there is no slot."""
+        return torch.full_like(values, least).scatter_reduce(-1, self.word_of, values, "amax")
 
 
 class Pointer(nn.Module):
@@ -71,11 +112,15 @@ class Pointer(nn.Module):
         self.spread = nn.Parameter(torch.ones(num_kv_heads))
         self.share = nn.Parameter(torch.zeros(num_kv_heads))
         self.log_sharpness = nn.Parameter(torch.tensor([math.log(START_SHARPNESS)]))
-        self.evidence = nn.Parameter(torch.tensor([START_SLOPE, 0.0, 0.0]))
+        self.run_bias = nn.Parameter(torch.zeros(LONGEST_RUN + 1))
+        self.evidence = nn.Parameter(torch.tensor([START_SLOPE] + [0.0] * (PRESENT_EVIDENCE - 1)))
         self.threshold = nn.Parameter(torch.tensor([START_THRESHOLD]))
-        self.gate_in = nn.Linear(hidden_size, GATE_SIZE)
+        self.gate_in = nn.Linear(hidden_size + PRESENT_EVIDENCE, GATE_SIZE)
         self.gate_out = nn.Linear(GATE_SIZE, 1, bias=False)
+        self.word_in = nn.Linear(WORD_EVIDENCE, WORD_SIZE)
+        self.word_out = nn.Linear(WORD_SIZE, 1, bias=False)
         nn.init.zeros_(self.gate_out.weight)
+        nn.init.zeros_(self.word_out.weight)
 
     @property
     def is_calibrated(self) -> bool:
@@ -112,41 +157,57 @@ class Pointer(nn.Module):
             centered = _precise(candidates.keys) - self._center()[:, None]
             units = functional.normalize(centered, dim=-1)  # [batch, kv_heads, tokens, slots, head_dim]
         cosines = torch.matmul(units, queries[..., None]).squeeze(-1)  # [batch, kv_heads, tokens, slots]
-        similarity = (cosines * self._shares().view(1, -1, 1, 1)).sum(dim=1)
         usable = candidates.next_ids >= 0
-        found = usable.any(dim=-1)
-        masked = similarity.masked_fill(~usable, -1e4)
-        weights = torch.softmax(masked * _precise(self.log_sharpness).exp(), dim=-1) * usable
-        return Copies(weights, masked.amax(dim=-1), found)
+        similarity = (cosines * self._shares().view(1, -1, 1, 1)).sum(dim=1).masked_fill(~usable, -1.0)
+        scores = similarity * _precise(self.log_sharpness).exp() + _precise(self.run_bias)[candidates.runs]
+        return Copies(torch.softmax(scores.masked_fill(~usable, -1e4), dim=-1) * usable, similarity)
 
     def mix(
-        self, logits: Tensor, hidden: Tensor, copies: Copies, next_ids: Tensor, trust: float = 0.0
+        self, logits: Tensor, hidden: Tensor, copies: Copies, candidates: Candidates, trust: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """Logits of the mixture up to a constant a token, and lambda [batch, tokens] (0 where nothing is found).
+        """Logits with what is copied mixed in, up to a constant a token; and how much each slot gave, [batch, tokens,
+        slots]: its weight times odds / (1 + odds) of its word.
 
         logits [batch, tokens, vocab]; hidden [batch, tokens, hidden_size]: the SideNet's output; trust is added to
-        lambda's log-odds. Only logits of copied tokens change: z + log(1 + lambda / (1 - lambda) * p_copy / p_model).
+        the log-odds. Only logits of copied words change: z + log(1 + odds * copy / p_model).
         """
-        ids = next_ids.clamp(min=0)  # [batch, tokens, slots]
-        same = next_ids[..., :, None] == next_ids[..., None, :]
-        mass = (same * copies.weights[..., None, :]).sum(dim=-1)  # of the token that a slot points to
-        log_mass = mass.clamp(min=1e-9).log()
+        words = Words(candidates.next_ids)
+        there, ids = words.ids >= 0, words.ids.clamp(min=0)  # [batch, tokens, slots], of words from here on
+        log_mass = words.sum(copies.weights).clamp(min=1e-9).log()
         log_model = _precise(logits.gather(-1, ids)) - log_partition(logits)[..., None]
-        odds = self._log_odds(hidden, copies, log_mass, log_model) + trust  # [batch, tokens]
-        gain = functional.softplus(odds[..., None] + log_mass - log_model)
-        first = ~(same.tril(-1).any(dim=-1)) & (next_ids >= 0) & copies.found[..., None]
-        mixed = logits.scatter_add(-1, ids, torch.where(first, gain, 0.0).to(logits.dtype))
-        return mixed, torch.where(copies.found, torch.sigmoid(odds), 0.0)
+        runs = words.most(candidates.runs, 0).to(log_mass.dtype)
+        present = self._present_odds(hidden, copies.similarity.amax(dim=-1), log_mass, log_model, runs, there)
+        figures = (
+            log_mass / 3,
+            log_model.clamp(min=LEAST_LOG) / 5,
+            runs.clamp(max=8) / 4,
+            (runs == 0).to(log_mass.dtype),
+            words.most(copies.similarity.detach(), -1.0),
+            words.sum(torch.ones_like(log_mass)).clamp(min=1).log(),
+            (present / 3)[..., None].expand_as(log_mass),
+        )
+        odds = present[..., None] + _network(torch.stack(figures, dim=-1), self.word_in, self.word_out) + trust
+        gain = torch.where(there, functional.softplus(odds + log_mass - log_model), 0.0)
+        shares = torch.sigmoid(odds).gather(-1, words.word_of) * copies.weights
+        return logits.scatter_add(-1, ids, gain.to(logits.dtype)), shares
 
-    def _log_odds(self, hidden: Tensor, copies: Copies, log_mass: Tensor, log_model: Tensor) -> Tensor:
-        """log(lambda / (1 - lambda)), [batch, tokens]."""
-        top = log_mass.masked_fill(copies.weights == 0, float("-inf")).argmax(dim=-1, keepdim=True)
-        top_mass = log_mass.gather(-1, top).squeeze(-1)
-        top_model = log_model.gather(-1, top).squeeze(-1)
-        evidence = torch.stack((copies.best - _precise(self.threshold), top_mass, top_model.clamp(min=-20)), dim=-1)
-        inner = functional.linear(_precise(hidden), _precise(self.gate_in.weight), _precise(self.gate_in.bias))
-        network = functional.linear(functional.gelu(inner), _precise(self.gate_out.weight)).squeeze(-1)
-        return (evidence * _precise(self.evidence)).sum(dim=-1) + network
+    def _present_odds(
+        self, hidden: Tensor, best: Tensor, log_mass: Tensor, log_model: Tensor, runs: Tensor, there: Tensor
+    ) -> Tensor:
+        """The present's part of the log-odds, [batch, tokens]; the last four arguments are of words."""
+        top_mass, top = log_mass.masked_fill(~there, LEAST_LOG).max(dim=-1, keepdim=True)
+        agreement = (log_mass * log_mass.exp()).where(there, 0.0).sum(dim=-1)
+        figures = (
+            best - _precise(self.threshold),
+            top_mass.squeeze(-1),
+            log_model.gather(-1, top).squeeze(-1).clamp(min=LEAST_LOG) / 3,
+            runs.amax(dim=-1).log1p(),
+            runs.gather(-1, top).squeeze(-1).log1p(),
+            -agreement,
+        )
+        evidence = torch.stack(figures, dim=-1)
+        inner = torch.cat((_precise(hidden), evidence), dim=-1)
+        return (evidence * _precise(self.evidence)).sum(dim=-1) + _network(inner, self.gate_in, self.gate_out)
 
     def _center(self) -> Tensor:
         """[kv_heads, 1, head_dim]; set by `calibrate`, not by gradients."""
@@ -155,6 +216,12 @@ class Pointer(nn.Module):
     def _shares(self) -> Tensor:
         """[kv_heads], which sum to 1."""
         return torch.softmax(_precise(self.share), dim=0)
+
+
+def _network(inner: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
+    """Two layers to one figure, [...], in float32 at least."""
+    hidden = functional.linear(inner, _precise(first.weight), _precise(first.bias))
+    return functional.linear(functional.gelu(hidden), _precise(second.weight)).squeeze(-1)
 
 
 def _precise(tensor: Tensor) -> Tensor:

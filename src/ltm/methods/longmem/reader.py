@@ -12,7 +12,7 @@ from ltm.attention import Plugin
 from ltm.bank import Neighbours
 from ltm.compat import Cache
 from ltm.methods.longmem.config import LongMemConfig
-from ltm.methods.longmem.pointer import Candidates, Pointer
+from ltm.methods.longmem.pointer import LONGEST_RUN, Candidates, Pointer
 from ltm.methods.longmem.sidenet import LayerCall, SideNet
 from ltm.methods.memory_reader import Source
 from ltm.methods.trace import Trace
@@ -63,6 +63,7 @@ def copy_from_memory(
     logits: Tensor,
     hidden: Tensor,
     keys: Tensor,
+    recent: Tensor,
     sources: Sequence[Source],
     num_chunks: int,
     trust: float = 0.0,
@@ -71,21 +72,36 @@ def copy_from_memory(
     """Logits [batch, tokens, vocab] with what the pointer copies from all sources mixed in; see `Pointer`.
 
     hidden [batch, tokens, hidden_size]: the SideNet's output; keys [batch, kv_heads, tokens, head_dim]: the present
-    tokens' own, position-free.
+    tokens' own, position-free; recent [batch, tokens, LONGEST_RUN]: they and those before, see `recent_ids`.
     """
     with torch.autocast(logits.device.type, enabled=False):  # cosines near 1 decide: bf16 has none between 0.996 and 1
         queries = pointer.unit_queries(keys)
         search = pointer.search_queries(queries.detach())
-        found = [source.bank.neighbours(search, num_chunks, rows=source.rows) for source in sources]
-        near = Candidates(*(torch.cat(parts, dim=axis) for axis, parts in zip((3, 2), _columns(found), strict=True)))
+        found = [source.bank.neighbours(search, num_chunks, source.rows, recent=recent) for source in sources]
+        near = Candidates(*(torch.cat(parts, dim=axis) for axis, parts in zip((3, 2, 2), _columns(found), strict=True)))
         copies = pointer.copies(queries, near)
-        mixed, share = pointer.mix(logits, hidden, copies, near.next_ids, trust)
+        mixed, shares = pointer.mix(logits, hidden, copies, near, trust)
     if trace is not None:
-        weights = (copies.weights * share[..., None]).detach().unflatten(-1, (len(sources), num_chunks, -1)).sum(-1)
+        weights = shares.detach().unflatten(-1, (len(sources), num_chunks, -1)).sum(-1)
         for index, (source, neighbours) in enumerate(zip(sources, found, strict=True)):
             trace.join(source.bank, source.rows, neighbours.hits.slots, weights[:, None, :, index])
     return mixed
 
 
-def _columns(found: Sequence[Neighbours]) -> tuple[list[Tensor], list[Tensor]]:
-    return [neighbours.keys for neighbours in found], [neighbours.next_ids for neighbours in found]
+def recent_ids(ids: Tensor, mask: Tensor, before: Sequence[Tensor] | None, keep: int) -> Tensor:
+    """The last `keep` tokens (0: all) of ids [batch, tokens], each with those before it: int64 [batch, keep,
+    LONGEST_RUN], the latest first, -1 where there is none.
+
+    mask: bool, of these columns; False = padding. before: each row's tokens that the window held already.
+    """
+    none = ids.new_full((LONGEST_RUN - 1,), -1)
+    recent = ids.new_full((*ids.shape, LONGEST_RUN), -1)
+    for row, valid in enumerate(mask):
+        past = none if before is None else torch.cat((none, before[row]))[-len(none) :]
+        recent[row, valid] = torch.cat((past, ids[row, valid])).unfold(0, LONGEST_RUN, 1).flip(-1)
+    return recent[:, -keep:]
+
+
+def _columns(found: Sequence[Neighbours]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    keys, next_ids, runs, _ = zip(*found, strict=True)
+    return list(keys), list(next_ids), list(runs)

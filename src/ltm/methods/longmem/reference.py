@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu
 
 from ltm.attention.reference import naive_attention, naive_token_to_chunk
+from ltm.methods.longmem.pointer import LEAST_LOG, LONGEST_RUN
 from ltm.methods.naive_llama import NaiveLlama
 
 
@@ -76,12 +78,14 @@ class NaiveLongMem:
         output = sidenet.norm(side)
         logits = self.view.head(output)
         if sidenet.pointer is not None and memory.keys:
-            logits = self._copy(sidenet.pointer, logits, output, remembered[0], memory)
+            logits = self._copy(sidenet.pointer, logits, output, remembered[0], ids.tolist(), memory)
         keys, values = remembered
         memory.write(keys.detach(), values.detach(), ids, self.config.chunk_size, self.config.memory_size)
         return logits
 
-    def _copy(self, pointer: Any, logits: Tensor, output: Tensor, keys: Tensor, memory: NaiveMemory) -> Tensor:
+    def _copy(
+        self, pointer: Any, logits: Tensor, output: Tensor, keys: Tensor, ids: list[int], memory: NaiveMemory
+    ) -> Tensor:
         """Logits [tokens, vocab], up to a constant a token, of the mixture with what the pointer copies."""
         flat = [token for chunk in memory.token_ids for token in chunk]
         starts = [sum(map(len, memory.token_ids[:index])) for index in range(len(memory.token_ids))]
@@ -99,8 +103,29 @@ class NaiveLongMem:
                 continue
             remembered = torch.cat(memory.keys, dim=1)[:, places] - center[:, None]  # [kv_heads, places, head_dim]
             cosines = torch.stack([torch.cosine_similarity(remembered[h], query[h], dim=-1) for h in heads])
-            mixed.append(self._mixture(pointer, logits[t], output[t], shares @ cosines, [flat[p + 1] for p in places]))
+            runs = [self._run(ids[: t + 1], place, memory) for place in places]
+            copied = [flat[place + 1] for place in places]
+            mixed.append(self._mixture(pointer, logits[t], output[t], shares @ cosines, copied, runs))
         return torch.stack(mixed)
+
+    def _run(self, present: list[int], place: int, memory: NaiveMemory) -> int:
+        """How many tokens up to this place of the memory equal the last ones of the present."""
+        past: list[int] = []
+        for chunk in memory.token_ids:
+            left = place + 1 - len(past)
+            if left <= 0:
+                break
+            if len(chunk) < self.config.chunk_size and left > len(chunk):
+                past, place = [], place - len(past) - len(chunk)  # one that is not full ends what lies before
+            else:
+                past = past + chunk[:left]
+        pairs = zip(reversed(past), reversed(present), strict=False)
+        run = 0
+        for one, other in pairs:
+            if one != other or run == LONGEST_RUN:
+                break
+            run += 1
+        return run
 
     def _nearest(self, pointer: Any, query: Tensor, means: list[Tensor], center: Tensor, shares: Tensor) -> list[int]:
         """The best chunks of one query over all heads together, in order of place."""
@@ -115,27 +140,45 @@ class NaiveLongMem:
         order = sorted(range(len(scores)), key=lambda c: -scores[c])
         return sorted(order[: self.config.pointer_tokens // self.config.chunk_size])
 
-    def _mixture(self, pointer: Any, logits: Tensor, output: Tensor, similarity: Tensor, copied: list[int]) -> Tensor:
-        """log((1 - lambda) p_model + lambda p_copy) - log(1 - lambda) + logsumexp of the logits, [vocab]."""
-        weights = torch.softmax(similarity * pointer.log_sharpness.exp(), dim=0)
-        p_copy = torch.zeros_like(logits)
-        for token, weight in zip(copied, weights, strict=True):
-            one = torch.zeros_like(logits)
-            one[token] = 1.0
-            p_copy = p_copy + weight * one
-        p_model = torch.softmax(logits, dim=0)
-        top = int(p_copy.argmax())
+    def _mixture(
+        self, pointer: Any, logits: Tensor, output: Tensor, similarity: Tensor, copied: list[int], runs: list[int]
+    ) -> Tensor:
+        """log(p_model + odds * copy) + logsumexp of the logits, [vocab]."""
+        weights = torch.softmax(similarity * pointer.log_sharpness.exp() + pointer.run_bias[runs], dim=0)
+        log_model = torch.log_softmax(logits, dim=0)
+        places = {word: [j for j, other in enumerate(copied) if other == word] for word in copied}
+        log_mass = {word: weights[own].sum().clamp(min=1e-9).log() for word, own in places.items()}
+        longest = {word: torch.tensor(float(max(runs[j] for j in own))) for word, own in places.items()}
+        top = max(sorted(log_mass), key=lambda word: float(log_mass[word].detach()))
         evidence = torch.stack(
             (
                 similarity.max() - pointer.threshold[0],
-                p_copy[top].clamp(min=1e-9).log(),
-                p_model[top].log().clamp(min=-20),
+                log_mass[top],
+                log_model[top].clamp(min=LEAST_LOG) / 3,
+                torch.tensor(float(max(runs))).log1p().to(logits),
+                longest[top].log1p().to(logits),
+                -torch.stack([mass * mass.exp() for mass in log_mass.values()]).sum(),
             )
         )
-        network = pointer.gate_out(torch.nn.functional.gelu(pointer.gate_in(output)))[0]
-        share = torch.sigmoid(evidence @ pointer.evidence + network + self.config.pointer_trust)
-        mixture = (1 - share) * p_model + share * p_copy
-        return (mixture / (1 - share)).log() + torch.logsumexp(logits, dim=0)
+        network = pointer.gate_out(gelu(pointer.gate_in(torch.cat((output, evidence)))))[0]
+        present = evidence @ pointer.evidence + network
+        mixed = logits.clone()
+        for word, own in places.items():
+            figures = torch.stack(
+                (
+                    log_mass[word] / 3,
+                    log_model[word].clamp(min=LEAST_LOG) / 5,
+                    longest[word].clamp(max=8).to(logits) / 4,
+                    (longest[word] == 0).to(logits),
+                    similarity[own].max().detach(),
+                    torch.tensor(float(len(own))).log().to(logits),
+                    present / 3,
+                )
+            )
+            own_odds = pointer.word_out(gelu(pointer.word_in(figures)))[0]
+            odds = torch.exp(present + own_odds + self.config.pointer_trust)
+            mixed[word] = (log_model[word].exp() + odds * log_mass[word].exp()).log() + torch.logsumexp(logits, dim=0)
+        return mixed
 
     def _fuse(self, local: Tensor, local_lse: Tensor, query: Tensor, memory: NaiveMemory) -> Tensor:
         """Equation 5 of the paper, or one softmax over both: [1, heads, tokens, head_dim]."""
