@@ -54,6 +54,11 @@ def experiments() -> dict[str, Experiment]:
             )
             for size in WINDOWS
         },
+        "whole-context": (
+            "whole-context",
+            ["longmem@{runs}/no_memory as no memory"],
+            [*long_text, *fewer, "window=8192"],
+        ),
         "wikitext": (
             "wikitext",
             ["window", RUN_ON_OTHER_WEIGHTS["no memory"], "longmem", "full"],

@@ -29,6 +29,7 @@ from ltm.methods import Method, create_method, load_method
 from ltm.tasks.perplexity import PerplexityResult, perplexity
 from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, exercises, read_log
 
+SEGMENT = 512
 RUNS: dict[str, dict[str, bool]] = {
     "longmem": {},
     "no_memory": {"use_memory": False, "pointer": False},
@@ -70,8 +71,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbone", default="smollm2-135m")
     parser.add_argument("--tokens", type=int, default=1_200_000, help="training tokens of each of the two runs")
     parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--segment", type=int, default=512, help="tokens scored together; what came before is memory")
-    parser.add_argument("--only", help="train only weights whose name contains this, such as pointer")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--test-tokens", type=int, default=4096, help="first tokens of each test document")
     parser.add_argument("--test-documents", type=int, default=8, help="test documents of each kind")
@@ -90,7 +89,7 @@ def train(backbone: Backbone, arguments: argparse.Namespace, name: str) -> None:
     """One run; with the same seed both see the same segments in the same order."""
     config = TrainConfig(
         batch_rows=arguments.rows,
-        segment_size=arguments.segment,
+        segment_size=SEGMENT,
         max_document_tokens=MEMORY_SIZE,
         learning_rate=arguments.learning_rate,
         warmup_steps=20,
@@ -100,12 +99,11 @@ def train(backbone: Backbone, arguments: argparse.Namespace, name: str) -> None:
         log_every=10,
         eval_every=None,
         save_every_minutes=10.0,
-        train_only=arguments.only,
     )
     corpus, weights = corpus_of(arguments)
     stream = SegmentStream.from_config(corpus, backbone.tokenizer, config, weights=weights)
     torch.manual_seed(arguments.seed)
-    sizes = dict.fromkeys(("segment_size", "local_window", "stride"), arguments.segment)
+    sizes = dict.fromkeys(("segment_size", "local_window", "stride"), SEGMENT)
     options = {"memory_size": MEMORY_SIZE, **sizes, **RUNS[name]}
     if arguments.start_from is None:
         method = create_method("longmem", backbone, **options, **OPTIONS)
@@ -129,7 +127,7 @@ def corpus_of(arguments: argparse.Namespace) -> tuple[Corpus, list[float]]:
 
 def evaluate(backbone: Backbone, arguments: argparse.Namespace) -> dict[str, dict[str, PerplexityResult]]:
     """Method -> kind -> score, every method on the same tokens in the same windows."""
-    window = {"local_window": arguments.segment, "stride": arguments.segment}
+    window = {"local_window": SEGMENT, "stride": SEGMENT}
     methods: dict[str, Method] = {
         "window": create_method("window", backbone, **window),
         "no_memory": load_method(backbone, arguments.out / "no_memory", **window),

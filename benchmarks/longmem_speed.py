@@ -22,6 +22,7 @@ from common import machine, print_table, write_result
 from ltm.backbone import load_backbone
 from ltm.host import keep_freed_memory
 from ltm.methods.longmem import LongMem, LongMemConfig
+from ltm.methods.longmem.reader import recent_ids
 
 REMEMBERED = 65_536
 
@@ -111,11 +112,13 @@ def retrieval(method: LongMem, repeat: int) -> dict[str, float]:
     bank, chunks = filled_bank(method), config.retrieved_tokens // config.chunk_size
     queries = torch.randn(1, view.num_heads, 1024, view.head_dim, dtype=method.dtype)
     ids = torch.randint(0, view.vocab_size, (1, 1024))
+    recent = recent_ids(ids, torch.ones_like(ids, dtype=torch.bool), None, 0)
+    for_pointer, pointer_chunks = queries[:, : view.num_kv_heads], config.pointer_tokens // config.chunk_size
     times = medians(
         repeat,
         search=lambda: bank.search(queries, chunks),
         retrieve=lambda: bank.retrieve(queries, chunks),
-        neighbours=lambda: bank.neighbours(queries[:, : view.num_kv_heads], config.pointer_tokens // config.chunk_size),
+        neighbours=lambda: bank.neighbours(for_pointer, pointer_chunks, recent=recent),
         forward=lambda: method.model(ids, use_cache=False),
     )
     return {

@@ -25,7 +25,7 @@ PAGE = ROOT / "docs" / "results.md"
 KINDS = ("books", "techdocs", "latex_math")
 WINDOWS = (256, 512, 2048)
 """Beside 1,024, the window of all other tables."""
-OTHERS = ("chunks", "beyond", "half-window", "eviction", "wikitext", "recall-pairs")
+OTHERS = ("whole-context", "chunks", "beyond", "half-window", "eviction", "wikitext", "recall-pairs")
 LABELS = ("window", "no memory", "longmem", "full")
 COMPARED = (
     *("window", "SideNet without memory", "LongMem", "full"),
@@ -44,6 +44,7 @@ def main() -> None:
         "positions": lambda: positions(results),
         "baselines": lambda: baselines(results),
         "windows": lambda: windows(results, apart),
+        "adapted bound": lambda: adapted_bound(results, apart["whole-context"]),
         "half window": lambda: half_window(results, apart["half-window"]),
         "chunks": lambda: chunks(results, apart["chunks"]),
         "eviction": lambda: eviction(apart["eviction"]),
@@ -164,6 +165,30 @@ def windows(results: list[Result], apart: dict[str, list[Result]]) -> str:
     table = grid(["kind, window", *COMPARED], rows)
     commands = [command(at[size], "long_text", LABELS[:3]) for size in WINDOWS]
     return "\n\n".join([table, "\n".join(commands)])
+
+
+def adapted_bound(results: list[Result], apart: list[Result]) -> str:
+    """What memory gains beside what the same SideNet without memory gains from all its true context."""
+    own = {label: records(results, label) for label in LABELS}
+    whole, rows = records(apart, "no memory"), []
+    for kind in KINDS:
+        loss = {label: nats(_only(found, whole), kind) for label, found in own.items()}
+        whole_loss = nats(whole, kind)
+        share, bound = loss["no memory"] - loss["longmem"], loss["no memory"] - whole_loss
+        rows.append(
+            [
+                kind,
+                *(f"{math.exp(loss[label]):.2f}" for label in ("no memory", "longmem")),
+                f"{math.exp(whole_loss):.2f}",
+                f"{math.expm1(-share):+.1%}",
+                f"{math.expm1(-bound):+.1%}",
+                f"{share / bound:.0%}",
+                f"{share / (loss['window'] - loss['full']):.0%}",
+            ]
+        )
+    header = ["kind", "SideNet without memory", "LongMem", "SideNet without memory, 8k in its window"]
+    header += ["memory's own share", "the adapted bound", "share of it", "share of the backbone's bound"]
+    return f"{grid(header, rows)}\n\n{command(apart, 'long_text', ['no memory'])}"
 
 
 def half_window(results: list[Result], apart: list[Result]) -> str:

@@ -2,7 +2,8 @@
 
     python benchmarks/longmem_learns.py --data DATA --out RUN1
     python benchmarks/longmem_learns.py --data DATA --start-from RUN1 --out RUN2 --runs longmem
-    python benchmarks/ship_sidenet.py RUN1/longmem RUN2/longmem --name smollm2-135m
+    python benchmarks/fit_pointer.py --data DATA --start-from RUN2 --out RUN3
+    python benchmarks/ship_sidenet.py RUN1/longmem RUN2/longmem RUN3/longmem --name smollm2-135m
 
 The runs are those that led to it, each the start of the next. Writes src/ltm/weights/NAME/longmem; `ltm ask` loads what
 lies there for the backbone NAME. Refuses more than 25 MB.
@@ -21,17 +22,17 @@ from ltm.methods import Method, load_method
 
 WEIGHTS = RESULTS.parent.parent / "src" / "ltm" / "weights"
 MOST_BYTES = 25_000_000
-USED_WITH = {"local_window": 1024, "stride": None, "memory_size": 65_536}
-"""What differs in use from training's short windows."""
+USED_WITH = {"local_window": 1024, "stride": None, "memory_size": 65_536, "segment_size": 512}
+"""What may differ in use from how the last run was trained."""
 
 CARD = """# SideNet of LongMem for {name}
 
-{weights:,} weights, stored in int8 with a scale for each row. Trained on {tokens:,} tokens in segments of {segment},
+{weights:,} weights, stored in int8 with a scale for each row. Trained on {tokens:,} tokens in segments of {segments},
 with up to 16,384 remembered ones, on training splits of `books`, `techdocs` and `latex_math`, a third each
 (`--exercises`: the share of the text that is `ltm.training.exercises`), {minutes:.0f} minutes on {processor}:
 
 {steps}
-
+{note}
 `training_log.jsonl` is the log of these runs, one after another; `train_config.json` the settings of the last. What it
 remembers: {remembers}. Evaluation: docs/results.md.
 
@@ -46,8 +47,9 @@ PATHS = {"--data": "DATA", "--start-from": "RUN{before}", "--out": "RUN{number}"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="+", help="of longmem_learns.py, in order; the last is shipped")
+    parser.add_argument("runs", type=Path, nargs="+", help="of these scripts, in order; the last is shipped")
     parser.add_argument("--name", default="smollm2-135m", help="the backbone's name")
+    parser.add_argument("--note", default="", help="what else the card says of the runs")
     arguments = parser.parse_args()
     folder, last = WEIGHTS / arguments.name / "longmem", arguments.runs[-1]
     method = load_method(load_backbone(arguments.name), last, trainable=True, **USED_WITH)
@@ -56,15 +58,16 @@ def main() -> None:
     (folder / "training_log.jsonl").write_text("".join(logs))
     recorded = [json.loads((run / "train_config.json").read_text()) for run in arguments.runs]
     (folder / "train_config.json").write_text(json.dumps(recorded[-1]["config"], indent=2) + "\n")
-    (folder / "README.md").write_text(card(arguments.name, method, recorded, logs))
+    (folder / "README.md").write_text(card(arguments.name, method, recorded, logs, arguments.note))
     size = sum(file.stat().st_size for file in folder.iterdir())
     notice(f"{arguments.name}: {size:,} bytes")
     if size > MOST_BYTES:
         raise SystemExit(f"more than {MOST_BYTES:,} bytes; a larger reduction_factor makes it smaller")
 
 
-def card(name: str, method: Method, recorded: list[dict], logs: list[str]) -> str:
+def card(name: str, method: Method, recorded: list[dict], logs: list[str], note: str) -> str:
     steps, tokens, seconds = [], 0, 0.0
+    segments = sorted({run["config"]["segment_size"] for run in recorded})
     for number, (run, log) in enumerate(zip(recorded, logs, strict=True), start=1):
         records = [json.loads(line) for line in log.splitlines()]
         end = [record for record in records if record.get("event") == "train"][-1]
@@ -74,7 +77,8 @@ def card(name: str, method: Method, recorded: list[dict], logs: list[str]) -> st
         name=name,
         steps="\n".join(steps),
         tokens=tokens,
-        segment=method.method_config.segment_size,
+        segments=" and ".join(f"{size:,}" for size in segments),
+        note=note and f"\n{note}\n",
         minutes=seconds / 60,
         processor=machine()["processor"],
         weights=method.num_trainable,

@@ -159,6 +159,11 @@ class Pointer(nn.Module):
         cosines = torch.matmul(units, queries[..., None]).squeeze(-1)  # [batch, kv_heads, tokens, slots]
         usable = candidates.next_ids >= 0
         similarity = (cosines * self._shares().view(1, -1, 1, 1)).sum(dim=1).masked_fill(~usable, -1.0)
+        return self.weighed(similarity, candidates)
+
+    def weighed(self, similarity: Tensor, candidates: Candidates) -> Copies:
+        """Copies of what lies at these similarities [batch, tokens, slots]."""
+        usable = candidates.next_ids >= 0
         scores = similarity * _precise(self.log_sharpness).exp() + _precise(self.run_bias)[candidates.runs]
         return Copies(torch.softmax(scores.masked_fill(~usable, -1e4), dim=-1) * usable, similarity)
 
@@ -172,9 +177,26 @@ class Pointer(nn.Module):
         the log-odds. Only logits of copied words change: z + log(1 + odds * copy / p_model).
         """
         words = Words(candidates.next_ids)
-        there, ids = words.ids >= 0, words.ids.clamp(min=0)  # [batch, tokens, slots], of words from here on
-        log_mass = words.sum(copies.weights).clamp(min=1e-9).log()
+        ids = words.ids.clamp(min=0)
         log_model = _precise(logits.gather(-1, ids)) - log_partition(logits)[..., None]
+        gains, odds = self.gains(words, log_model, hidden, copies, candidates, trust)
+        shares = torch.sigmoid(odds).gather(-1, words.word_of) * copies.weights
+        return logits.scatter_add(-1, ids, gains.to(logits.dtype)), shares
+
+    def gains(
+        self,
+        words: Words,
+        log_model: Tensor,
+        hidden: Tensor,
+        copies: Copies,
+        candidates: Candidates,
+        trust: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        """What each word's logit gains, 0 where there is none, and its log-odds, both [batch, tokens, slots] of words.
+
+        log_model: the words' log-probabilities under the model; the rest as of `mix`.
+        """
+        there, log_mass = words.ids >= 0, words.sum(copies.weights).clamp(min=1e-9).log()
         runs = words.most(candidates.runs, 0).to(log_mass.dtype)
         present = self._present_odds(hidden, copies.similarity.amax(dim=-1), log_mass, log_model, runs, there)
         figures = (
@@ -187,9 +209,7 @@ class Pointer(nn.Module):
             (present / 3)[..., None].expand_as(log_mass),
         )
         odds = present[..., None] + _network(torch.stack(figures, dim=-1), self.word_in, self.word_out) + trust
-        gain = torch.where(there, functional.softplus(odds + log_mass - log_model), 0.0)
-        shares = torch.sigmoid(odds).gather(-1, words.word_of) * copies.weights
-        return logits.scatter_add(-1, ids, gain.to(logits.dtype)), shares
+        return torch.where(there, functional.softplus(odds + log_mass - log_model), 0.0), odds
 
     def _present_odds(
         self, hidden: Tensor, best: Tensor, log_mass: Tensor, log_model: Tensor, runs: Tensor, there: Tensor
