@@ -160,3 +160,13 @@ def test_without_the_present_there_are_no_runs():
     memory, written = bank(), keys(4)
     memory.write(written, written, torch.tensor([[1, 1, 1, 1]]), rows=[0])
     assert memory.neighbours(torch.randn(1, HEADS, 1, DIM), 2, rows=[0]).runs.tolist() == [[[0, 0, 0, 0]]]
+
+
+def test_the_latest_tokens_are_those_still_held():
+    memory, written = bank(memory_size=8), keys(5)
+    for start in (10, 20, 30):
+        memory.write(written, written, torch.arange(start, start + 5)[None], rows=[0])
+    assert memory.latest_tokens(0, 4).tolist() == [31, 32, 33, 34]
+    assert memory.latest_tokens(0, 7).tolist() == [23, 24, 30, 31, 32, 33, 34]
+    assert memory.latest_tokens(0, 100).tolist() == [22, 23, 24, 30, 31, 32, 33, 34]
+    assert memory.latest_tokens(1, 3).tolist() == []

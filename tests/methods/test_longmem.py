@@ -348,3 +348,27 @@ def test_a_budget_in_bytes_holds(tiny_backbone):
     assert bank.num_chunks(0) * bank.layout.bytes_per_chunk <= 6000
     with pytest.raises(ConfigError, match="memory_bytes=0"):
         LongMemConfig(memory_bytes=0)
+
+
+def test_what_was_read_last_stands_in_the_window(tiny_backbone):
+    """As if it came before what is asked in one stream, row by row."""
+    method = build(tiny_backbone, recent_tokens=5, local_window=12, stride=4)
+    plain = build(tiny_backbone, local_window=12, stride=4)
+    ids, question = tokens(2, 21), tokens(2, 4, seed=3)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[1, :3] = False
+    method.read(ids, mask)
+    plain.use_bank(method.bank)
+    found = method(question).logits
+    after = plain(torch.cat((ids[:, -5:], question), dim=1)).logits[:, -4:]
+    torch.testing.assert_close(found, after, atol=1e-6, rtol=1e-5)
+    pieces = method.new_cache()
+    one_by_one = [method(part, past_key_values=pieces).logits for part in question.split(1, dim=1)]
+    torch.testing.assert_close(torch.cat(one_by_one, dim=1), found, atol=1e-6, rtol=1e-5)
+    assert (plain(question).logits - found).abs().max() > 1e-4
+    assert pieces.get_seq_length() == 4  # for generate(), what was read is no part of the prompt
+
+
+def test_a_window_full_of_what_was_read_is_refused(tiny_backbone):
+    with pytest.raises(ConfigError, match="recent_tokens=8; use 0 to 7"):
+        build(tiny_backbone, recent_tokens=8)

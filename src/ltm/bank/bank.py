@@ -377,6 +377,10 @@ class Bank:
         found = search_jointly(groups, queries, top_k, layer, self.layout)
         return Neighbours(*gather_keys(groups, found, layer, self.layout, recent), name_slots(groups, found))
 
+    def latest_tokens(self, row: int, count: int) -> Tensor:
+        """The token ids that a row was given last and still holds, at most `count` (1 or more), int64 [tokens]."""
+        return self.rows[row].latest(count)
+
     def sources(self, slots: Iterable[int] | Tensor, row: int = 0) -> list[ChunkSource]:
         """Where chunks of a row came from, one source for each slot. Raises BankError for slots never written."""
         (number,) = row_numbers([row], 1, self.num_rows)

@@ -373,6 +373,14 @@ class Row:
         equal = pasts == recent[:, None, None]
         return equal.int().cumprod(dim=-1).sum(dim=-1)
 
+    def latest(self, count: int) -> Tensor:
+        """The last tokens held, at most `count`, int64 [tokens]."""
+        chunks = min(count, self.num_chunks)  # every chunk has a token
+        first = self.num_chunks - chunks
+        token_ids, counts = (self.ring.ordered(name, first, chunks) for name in ("token_ids", "counts"))
+        held = torch.arange(self.layout.chunk_size, device=token_ids.device) < counts[:, None]
+        return token_ids[held][-count:].long()
+
     def at(self, name: str, order: Tensor) -> Tensor:
         """A field without leading axes (numbers, counts, ...) of the chunks at these places in order, any shape."""
         return self.ring.buffers[name][self.ring.position(order)]

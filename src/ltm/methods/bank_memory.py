@@ -54,7 +54,7 @@ class BankMethod(Method):
     """Base of methods with a bank.
 
     config: has `memory_size`, `memory_bytes`, `index`, `evict`, `key_storage`, `value_storage`, `search_storage`,
-    `segment_size`, `local_window` and `stride`. memory_layer: the zero-based backbone layer whose keys and values are
+    `segment_size`, `local_window`, `stride` and `recent_tokens`. memory_layer: the zero-based backbone layer whose keys and values are
     kept; chunk_size: consecutive tokens that share one search key;
     shared_memory: all rows of a batch use one memory row. A method supplies `score`, `trained_module` and
     `local_share`.
@@ -195,6 +195,19 @@ class BankMethod(Method):
         )
 
     # one window
+
+    def start_stream(self, cache: MemoryCache | None, rows: Tensor) -> MemoryCache:
+        """A stream that starts has what was read last before it, `recent_tokens` of it, in its window.
+
+        What leaves the window is remembered by the stream, these tokens too, though the bank has them already.
+        """
+        cache, recent = super().start_stream(cache, rows), self.method_config.recent_tokens
+        if recent and self._memory_on and self.bank is not None and cache.tokens is None:
+            cache.begin(len(rows), rows.device)
+            numbers = self._bank_rows(rows).tolist()
+            cache.tokens = [self.bank.latest_tokens(number, recent).to(rows.device) for number in numbers]
+            cache.stale = cache.holds_tokens
+        return cache
 
     def new_cache(self) -> MemoryCache:
         config = self.method_config

@@ -21,6 +21,13 @@ def value_problems(
     ]
 
 
+def recent_problems(local_window: int, recent_tokens: int) -> list[str]:
+    """What is wrong with how much of a window is given to what was read last."""
+    if 0 <= recent_tokens < local_window:
+        return []
+    return [f"recent_tokens={recent_tokens}; use 0 to {local_window - 1}: less than {local_window=}"]
+
+
 def stride_problems(local_window: int, stride: int | None) -> list[str]:
     """What is wrong with the stride of a window; [] if nothing."""
     if stride is None or 0 < stride <= local_window:

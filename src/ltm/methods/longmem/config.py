@@ -8,7 +8,7 @@ from typing import Literal
 from ltm.bank.eviction import eviction_problems
 from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
-from ltm.methods.checks import stride_problems, value_problems
+from ltm.methods.checks import recent_problems, stride_problems, value_problems
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class LongMemConfig:
     """Most tokens of the present that attention sees beside memory (paper: 1,024)."""
     stride: int | None = None
     """Tokens that go to memory when the window is full; None: half of the window."""
+    recent_tokens: int = 0
+    """Tokens read last that stand in the window, too, before what is asked; at most local_window less one."""
     key_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
     """Keys in a new memory: as floats, or codes of 8 or 4 bits (docs/bank-format.md); None: as computed."""
     value_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
@@ -94,6 +96,7 @@ class LongMemConfig:
                 )
         problems += eviction_problems(self.evict)
         problems += stride_problems(self.local_window, self.stride)
+        problems += recent_problems(self.local_window, self.recent_tokens)
         return problems
 
     def check_layers(self, num_layers: int) -> None:

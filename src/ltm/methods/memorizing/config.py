@@ -8,7 +8,7 @@ from typing import Literal
 from ltm.bank.eviction import eviction_problems
 from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
-from ltm.methods.checks import stride_problems, value_problems
+from ltm.methods.checks import recent_problems, stride_problems, value_problems
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class MemorizingConfig:
     """Most tokens of the present that attention sees beside memory."""
     stride: int | None = None
     """Tokens that go to memory when the window is full; None: half of the window."""
+    recent_tokens: int = 0
+    """Tokens read last that stand in the window, too, before what is asked; at most local_window less one."""
     key_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
     """Keys in a new memory: as floats, or codes of 8 or 4 bits (docs/bank-format.md); None: as computed."""
     value_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
@@ -54,6 +56,7 @@ class MemorizingConfig:
         if not 0 < self.gate_start < 1:
             problems.append(f"gate_start={self.gate_start}; use a share between 0 and 1, such as 0.05")
         problems += stride_problems(self.local_window, self.stride)
+        problems += recent_problems(self.local_window, self.recent_tokens)
         problems += value_problems(self, {}, {"index": _INDEXES})
         problems += storage_problems(self)
         problems += eviction_problems(self.evict)
