@@ -27,6 +27,8 @@ RUN_ON_OTHER_WEIGHTS = {
 }
 EVENTS = ["em_llm", "em_llm:segmentation=blocks as blocks"]
 FAR = ["window", "longmem:memory_size=262144 as longmem", *EVENTS]
+RECENT = "longmem:recent_tokens=512 as recent"
+"""LongMem with what was read last in its window, beside memory."""
 POLICIES = [
     "longmem as everything",
     *(f"longmem:memory_size=2048,evict={policy} as {policy}" for policy in EVICTIONS),
@@ -99,7 +101,7 @@ def experiments() -> dict[str, Experiment]:
             ["window", "longmem"],
             ["in_context", "in_context.seeds=6", "in_context.examples=100"],
         ),
-        "reading": ("bench", ["window", "longmem"], ["reading", "reading.seeds=1", "reading.examples=100"]),
+        "reading": ("bench", ["window", "longmem", RECENT], ["reading", "reading.seeds=1", "reading.examples=100"]),
         "eviction": (
             "eviction",
             POLICIES,
@@ -112,7 +114,7 @@ def experiments() -> dict[str, Experiment]:
         ),
         "recall": (
             "bench",
-            ["window", "longmem", "full"],
+            ["window", "longmem", RECENT, "full"],
             ["recall", "recall.variants=passkey,multi", "recall.lengths=4096,16384,65536", "recall.trials=1"],
         ),
         "recall-pairs": (

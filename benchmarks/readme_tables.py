@@ -37,7 +37,7 @@ def quality(results: list[Result]) -> str:
     """The perplexity table of docs/results.md."""
     return (
         "**Perplexity** of SmolLM2-135M-Instruct (bfloat16) on test documents of up to 8,192 tokens, in separate "
-        "windows of 1,024, with the SideNet that is shipped (79 minutes of training on one and two cores). Memory's "
+        "windows of 1,024, with the SideNet that is shipped (91 minutes of training on one and two cores). Memory's "
         "own share is against the same SideNet trained as long without memory; the bound is what the backbone gains "
         "from all of its true context, in 30 times the bytes. More, and what falls short: "
         "[docs/results.md](docs/results.md).\n\n" + perplexity(results, KINDS)
