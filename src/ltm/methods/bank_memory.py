@@ -54,8 +54,8 @@ class BankMethod(Method):
     """Base of methods with a bank.
 
     config: has `memory_size`, `memory_bytes`, `index`, `evict`, `key_storage`, `value_storage`, `search_storage`,
-    `segment_size`, `local_window`, `stride` and `recent_tokens`. memory_layer: the zero-based backbone layer whose keys and values are
-    kept; chunk_size: consecutive tokens that share one search key;
+    `segment_size`, `local_window`, `stride` and `recent_tokens`. memory_layer: the zero-based backbone layer whose keys
+    and values are kept; chunk_size: consecutive tokens that share one search key;
     shared_memory: all rows of a batch use one memory row. A method supplies `score`, `trained_module` and
     `local_share`.
     """
