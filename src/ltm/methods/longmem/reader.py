@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ltm.attention import Plugin
-from ltm.bank import Neighbours
 from ltm.compat import Cache
 from ltm.methods.longmem.config import LongMemConfig
 from ltm.methods.longmem.pointer import LONGEST_RUN, Candidates, Pointer
@@ -78,7 +77,11 @@ def copy_from_memory(
         queries = pointer.unit_queries(keys)
         search = pointer.search_queries(queries.detach())
         found = [source.bank.neighbours(search, num_chunks, source.rows, recent=recent) for source in sources]
-        near = Candidates(*(torch.cat(parts, dim=axis) for axis, parts in zip((3, 2, 2), _columns(found), strict=True)))
+        near = Candidates(
+            torch.cat([neighbours.keys for neighbours in found], dim=3),
+            torch.cat([neighbours.next_ids for neighbours in found], dim=2),
+            torch.cat([neighbours.runs for neighbours in found], dim=2),
+        )
         copies = pointer.copies(queries, near)
         mixed, shares = pointer.mix(logits, hidden, copies, near, trust)
     if trace is not None:
@@ -100,8 +103,3 @@ def recent_ids(ids: Tensor, mask: Tensor, before: Sequence[Tensor] | None, keep:
         past = none if before is None else torch.cat((none, before[row]))[-len(none) :]
         recent[row, valid] = torch.cat((past, ids[row, valid])).unfold(0, LONGEST_RUN, 1).flip(-1)
     return recent[:, -keep:]
-
-
-def _columns(found: Sequence[Neighbours]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    keys, next_ids, runs, _ = zip(*found, strict=True)
-    return list(keys), list(next_ids), list(runs)
