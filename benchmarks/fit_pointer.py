@@ -38,6 +38,8 @@ NAME = "longmem"
 SEGMENT, BATCH = 1024, 512
 SEARCH = ("query", "center", "spread", "share")
 """What decides what is retrieved, and stays."""
+COLLECTED_BY = ("data", "start_from", "backbone", "tokens", "exercises", "workers", "seed")
+"""Settings that decide what is collected."""
 Seen = dict[str, Tensor]
 """What the pointer looks at, by name, [tokens, ...]."""
 
@@ -50,8 +52,18 @@ class Recorder(Pointer):
     def mix(
         self, logits: Tensor, hidden: Tensor, copies: Copies, candidates: Candidates, trust: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        words, partition = Words(candidates.next_ids), log_partition(logits)
-        log_model = logits.gather(-1, words.ids.clamp(min=0)).float() - partition[..., None]
+        self.logits, self.partition = logits[0, :-1], log_partition(logits)[0, :-1]
+        return super().mix(logits, hidden, copies, candidates, trust)
+
+    def gains(
+        self,
+        words: Words,
+        log_model: Tensor,
+        hidden: Tensor,
+        copies: Copies,
+        candidates: Candidates,
+        trust: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
         noted = {
             "similarity": copies.similarity,
             "next_ids": candidates.next_ids.int(),
@@ -60,8 +72,7 @@ class Recorder(Pointer):
             "hidden": hidden.bfloat16(),
         }
         self.seen = {name: tensor[0, :-1].clone() for name, tensor in noted.items()}
-        self.logits, self.partition = logits[0, :-1], partition[0, :-1]
-        return super().mix(logits, hidden, copies, candidates, trust)
+        return super().gains(words, log_model, hidden, copies, candidates, trust)
 
     def answered(self, targets: Tensor) -> Seen:
         """What was seen, with the tokens that came, int64 [tokens], and their log-probabilities under the model."""
@@ -79,12 +90,14 @@ def main() -> None:
     parser.add_argument("--exercises", type=float, default=0.25, help="share of the text that is generated exercises")
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument(
+        "--collected", type=Path, help="file for what is collected; if it is there, it is taken instead"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that collect, one thread each")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     started = time.monotonic()
-    with ProcessPoolExecutor(arguments.workers) as pool:
-        parts = list(pool.map(partial(collect, arguments), range(arguments.workers)))
+    parts = collected(arguments)
     held = [len(part["targets"]) // 10 for part in parts]
     learned = {name: torch.cat([p[name][:-h] for p, h in zip(parts, held, strict=True)]) for name in parts[0]}
     held_out = {name: torch.cat([p[name][-h:] for p, h in zip(parts, held, strict=True)]) for name in parts[0]}
@@ -113,6 +126,23 @@ def load(arguments: argparse.Namespace) -> LongMem:
     method = load_method(backbone, arguments.start_from / NAME, trainable=True, memory_size=MEMORY_SIZE, **sizes)
     assert isinstance(method, LongMem)
     return method
+
+
+def collected(arguments: argparse.Namespace) -> list[Seen]:
+    """The workers' parts, collected now or before. Refuses a file of other settings."""
+    file: Path | None = arguments.collected
+    asked = {name: str(getattr(arguments, name)) for name in COLLECTED_BY}
+    if file is not None and file.exists():
+        found = torch.load(file)
+        if found["settings"] != asked:
+            raise SystemExit(f"{file} was collected with {found['settings']}, not {asked}; name another file")
+        return found["parts"]
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        parts = list(pool.map(partial(collect, arguments), range(arguments.workers)))
+    if file is not None:
+        torch.save({"settings": asked, "parts": parts}, file.with_suffix(".part"))
+        file.with_suffix(".part").replace(file)
+    return parts
 
 
 def collect(arguments: argparse.Namespace, worker: int) -> Seen:
