@@ -40,7 +40,8 @@ class LongMemConfig:
     """Tokens that each query token may copy after, all heads together; a multiple of chunk_size."""
     pointer_trust: float = 0.0
     """Added to the pointer's log-odds: 3 makes copying about 20 times as likely where it was unlikely. For use, not for
-    training: 0 suits running text, 3 in-context learning from remembered demonstrations (docs/results.md)."""
+    training: 0 suits running text and recall; -20 shuts the pointer, which suits questions whose remembered
+    demonstrations have other answers (docs/results.md)."""
     fusion: Literal["gate", "softmax"] = "gate"
     """'gate': two softmaxes mixed by a learned gate a head (paper); 'softmax': one softmax over both."""
     start: Literal["identity", "paper"] = "identity"
