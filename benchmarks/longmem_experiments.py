@@ -29,6 +29,11 @@ EVENTS = ["em_llm", "em_llm:segmentation=blocks as blocks"]
 FAR = ["window", "longmem:memory_size=262144 as longmem", *EVENTS]
 RECENT = "longmem:recent_tokens=512 as recent"
 """LongMem with what was read last in its window, beside memory."""
+NO_COPYING = [
+    "longmem:pointer_trust=-20 as no copying",
+    "longmem:recent_tokens=512,pointer_trust=-20 as recent no copying",
+]
+"""LongMem whose pointer is shut, and the same with what was read last in its window."""
 POLICIES = [
     "longmem as everything",
     *(f"longmem:memory_size=2048,evict={policy} as {policy}" for policy in EVICTIONS),
@@ -101,7 +106,11 @@ def experiments() -> dict[str, Experiment]:
             ["window", "longmem"],
             ["in_context", "in_context.seeds=6", "in_context.examples=100"],
         ),
-        "reading": ("bench", ["window", "longmem", RECENT], ["reading", "reading.seeds=1", "reading.examples=100"]),
+        "reading": (
+            "bench",
+            ["window", "longmem", RECENT, *NO_COPYING],
+            ["reading", "reading.seeds=1", "reading.examples=100"],
+        ),
         "eviction": (
             "eviction",
             POLICIES,
