@@ -31,7 +31,7 @@ from ltm.backbone import load_backbone
 from ltm.methods import load_method
 from ltm.methods.longmem import LongMem
 from ltm.methods.longmem.pointer import Candidates, Copies, Pointer, Words
-from ltm.methods.loss import log_partition
+from ltm.methods.loss import token_losses
 from ltm.training import SegmentStream
 
 NAME = "longmem"
@@ -52,7 +52,7 @@ class Recorder(Pointer):
     def mix(
         self, logits: Tensor, hidden: Tensor, copies: Copies, candidates: Candidates, trust: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        self.logits, self.partition = logits[0, :-1], log_partition(logits)[0, :-1]
+        self.logits = logits[:, :-1]
         return super().mix(logits, hidden, copies, candidates, trust)
 
     def gains(
@@ -76,8 +76,8 @@ class Recorder(Pointer):
 
     def answered(self, targets: Tensor) -> Seen:
         """What was seen, with the tokens that came, int64 [tokens], and their log-probabilities under the model."""
-        log_target = self.logits.gather(-1, targets[:, None])[:, 0].float() - self.partition
-        return {**self.seen, "targets": targets, "log_target": log_target}
+        losses, _ = token_losses(self.logits, targets[None])
+        return {**self.seen, "targets": targets, "log_target": -losses[0]}
 
 
 def main() -> None:
@@ -96,8 +96,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that collect, one thread each")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    parts, collecting = collected(arguments)
     started = time.monotonic()
-    parts = collected(arguments)
     held = [len(part["targets"]) // 10 for part in parts]
     learned = {name: torch.cat([p[name][:-h] for p, h in zip(parts, held, strict=True)]) for name in parts[0]}
     held_out = {name: torch.cat([p[name][-h:] for p, h in zip(parts, held, strict=True)]) for name in parts[0]}
@@ -111,7 +111,7 @@ def main() -> None:
     out = arguments.out / NAME
     out.mkdir(parents=True, exist_ok=True)
     method.save_pretrained(out)
-    end = {"event": "train", "tokens": tokens, "seconds": time.monotonic() - started}
+    end = {"event": "train", "tokens": tokens, "seconds": collecting + time.monotonic() - started}
     lines = [*logged, {**end, "step": logged[-1]["step"], "loss": logged[-1]["loss"], "held_out": [before, after]}]
     (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = {name: getattr(arguments, name) for name in ("exercises", "passes", "learning_rate", "seed")}
@@ -128,21 +128,24 @@ def load(arguments: argparse.Namespace) -> LongMem:
     return method
 
 
-def collected(arguments: argparse.Namespace) -> list[Seen]:
-    """The workers' parts, collected now or before. Refuses a file of other settings."""
+def collected(arguments: argparse.Namespace) -> tuple[list[Seen], float]:
+    """The workers' parts, collected now or before, and how many seconds that took. Refuses a file of other settings."""
     file: Path | None = arguments.collected
     asked = {name: str(getattr(arguments, name)) for name in COLLECTED_BY}
     if file is not None and file.exists():
         found = torch.load(file)
         if found["settings"] != asked:
             raise SystemExit(f"{file} was collected with {found['settings']}, not {asked}; name another file")
-        return found["parts"]
+        return found["parts"], found["seconds"]
+    started = time.monotonic()
     with ProcessPoolExecutor(arguments.workers) as pool:
         parts = list(pool.map(partial(collect, arguments), range(arguments.workers)))
+    seconds = time.monotonic() - started
     if file is not None:
-        torch.save({"settings": asked, "parts": parts}, file.with_suffix(".part"))
-        file.with_suffix(".part").replace(file)
-    return parts
+        scratch = file.with_suffix(".part")
+        torch.save({"settings": asked, "parts": parts, "seconds": seconds}, scratch)
+        scratch.replace(file)
+    return parts, seconds
 
 
 def collect(arguments: argparse.Namespace, worker: int) -> Seen:
