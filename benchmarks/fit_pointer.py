@@ -1,12 +1,17 @@
 """Fit the pointer of a trained SideNet to what it retrieves: collected once, learned from in small shuffled batches.
 
     python benchmarks/fit_pointer.py --data DATA --start-from RUN2 --out RUN3   # a quarter of an hour
+    python benchmarks/fit_pointer.py --data DATA --start-from RUN3 --out RUN4 --questions QUESTIONS
+
+QUESTIONS is a JSON lines file as lost_in_the_middle/nq-open-oracle.jsonl.gz: question, answers, ctxs with one passage
+each. Every second row of it is taken (the even ones, counted from 0); the others stay unseen.
 
 A pointer sees one place of one document at a time, and its networks are small: what they need is many steps on many
-texts, not passes through the backbone. So training texts (and exercises) are read once in segments of 1,024, as in use,
-and of every token it is kept what the pointer looks at: similarities, runs and next tokens of what it retrieved, the
-SideNet's output, the model's log-probabilities. Two passes over that, in batches of 512 tokens of all texts, fit all of
-the pointer but its search. The last tenth of what was collected is held out and scored before and after.
+texts, not passes through the backbone. So training texts (and exercises, and questions) are read once in segments of
+1,024, as in use, and of every token it is kept what the pointer looks at: similarities, runs and next tokens of what it
+retrieved, the SideNet's output, the model's log-probabilities. Two passes over that, in batches of 512 tokens of all
+texts, fit all of the pointer but its search. The last tenth of what was collected is held out and scored before and
+after.
 
 Writes what `longmem_learns.py` writes of a run: the method, log.jsonl, train_config.json.
 """
@@ -14,6 +19,7 @@ Writes what `longmem_learns.py` writes of a run: the method, log.jsonl, train_co
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import shlex
 import sys
@@ -32,13 +38,19 @@ from ltm.methods import load_method
 from ltm.methods.longmem import LongMem
 from ltm.methods.longmem.pointer import Candidates, Copies, Pointer, Words
 from ltm.methods.loss import token_losses
-from ltm.training import SegmentStream
+from ltm.training import Answered, Corpus, SegmentStream, question_documents
 
 NAME = "longmem"
 SEGMENT, BATCH = 1024, 512
+NUM_QUESTION_DOCUMENTS = 64
+LONGEST_PASSAGE = 700
+"""Characters; a few in a hundred are longer."""
 SEARCH = ("query", "center", "spread", "share")
 """What decides what is retrieved, and stays."""
-COLLECTED_BY = ("data", "start_from", "backbone", "tokens", "exercises", "workers", "seed")
+COLLECTED_BY = (
+    *("data", "start_from", "backbone", "tokens", "exercises", "questions", "questions_share"),
+    *("pointer_tokens", "workers", "seed"),
+)
 """Settings that decide what is collected."""
 Seen = dict[str, Tensor]
 """What the pointer looks at, by name, [tokens, ...]."""
@@ -88,6 +100,9 @@ def main() -> None:
     parser.add_argument("--backbone", default="smollm2-135m")
     parser.add_argument("--tokens", type=int, default=300_000, help="to collect")
     parser.add_argument("--exercises", type=float, default=0.25, help="share of the text that is generated exercises")
+    parser.add_argument("--questions", type=Path, help="JSON lines of questions on passages, to be among the text")
+    parser.add_argument("--questions-share", type=float, default=0.15, help="their share of the text")
+    parser.add_argument("--pointer-tokens", type=int, help="tokens to look at and to be used with; default: as it was")
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument(
@@ -114,16 +129,19 @@ def main() -> None:
     end = {"event": "train", "tokens": tokens, "seconds": collecting + time.monotonic() - started}
     lines = [*logged, {**end, "step": logged[-1]["step"], "loss": logged[-1]["loss"], "held_out": [before, after]}]
     (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = {name: getattr(arguments, name) for name in ("exercises", "passes", "learning_rate", "seed")}
+    names = ("exercises", "questions_share", "passes", "learning_rate", "seed")
+    config = {name: getattr(arguments, name) for name in names if name != "questions_share" or arguments.questions}
     config |= {"segment_size": SEGMENT, "batch_tokens": BATCH, "max_document_tokens": MEMORY_SIZE}
     record = {"command": shlex.join(sys.argv), "config": config}
     (out / "train_config.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def load(arguments: argparse.Namespace) -> LongMem:
-    sizes = dict.fromkeys(("segment_size", "local_window", "stride"), SEGMENT)
+    options = {"memory_size": MEMORY_SIZE, **dict.fromkeys(("segment_size", "local_window", "stride"), SEGMENT)}
+    if arguments.pointer_tokens:
+        options["pointer_tokens"] = arguments.pointer_tokens
     backbone = load_backbone(arguments.backbone)
-    method = load_method(backbone, arguments.start_from / NAME, trainable=True, memory_size=MEMORY_SIZE, **sizes)
+    method = load_method(backbone, arguments.start_from / NAME, trainable=True, **options)
     assert isinstance(method, LongMem)
     return method
 
@@ -157,7 +175,7 @@ def collect(arguments: argparse.Namespace, worker: int) -> Seen:
     recorder = Recorder(view.num_kv_heads, view.head_dim, view.hidden_size)
     recorder.load_state_dict(pointer.state_dict())
     method.sidenet.pointer = recorder
-    corpus, weights = corpus_of(arguments)
+    corpus, weights = texts_of(arguments)
     sizes = {"segment_size": SEGMENT, "max_document_tokens": MEMORY_SIZE}
     stream = SegmentStream(
         corpus, method.backbone.tokenizer, rows=1, weights=weights, seed=arguments.seed + worker, **sizes
@@ -178,6 +196,29 @@ def collect(arguments: argparse.Namespace, worker: int) -> Seen:
             reported = taken
             notice(f"collected {taken * arguments.workers:,} of {arguments.tokens:,} tokens")
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def texts_of(arguments: argparse.Namespace) -> tuple[Corpus, list[float]]:
+    """Training documents of each kind, exercises and questions, with the share of each in the text."""
+    corpus, weights = corpus_of(arguments)
+    if arguments.questions is None:
+        return corpus, weights
+    share = arguments.questions_share
+    documents = question_documents(read_questions(arguments.questions), NUM_QUESTION_DOCUMENTS)
+    return corpus.joined("questions", documents), [*(weight * (1 - share) for weight in weights), share]
+
+
+def read_questions(file: Path) -> list[Answered]:
+    """Every second row, but for those whose passage is long or lacks all answers."""
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines][::2]
+    found = []
+    for row in rows:
+        passage = " ".join(row["ctxs"][0]["text"].split())
+        answer = next((answer for answer in row["answers"] if answer in passage), None)
+        if answer is not None and len(passage) <= LONGEST_PASSAGE:
+            found.append(Answered(passage, row["question"], answer))
+    return found
 
 
 def losses(pointer: Pointer, seen: Seen) -> Tensor:

@@ -8,11 +8,13 @@ from .exercises import exercises
 from .log import read_log
 from .loop import Trainer
 from .plot import plot_loss
+from .questions import Answered, question_documents
 from .state import TrainResult
 from .stream import Batch, SegmentStream
 from .validation import Validation
 
 __all__ = [
+    "Answered",
     "Batch",
     "Corpus",
     "SegmentStream",
@@ -22,5 +24,6 @@ __all__ = [
     "Validation",
     "exercises",
     "plot_loss",
+    "question_documents",
     "read_log",
 ]

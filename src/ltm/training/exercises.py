@@ -48,7 +48,7 @@ _WORD_LIST = (
     "silver slate snow south steel stone storm sugar summer swan thorn tiger timber tulip valley velvet violet water "
     "west wheat white willow winter wolf yellow "
 )
-_WORDS = _WORD_LIST.split()
+WORDS = _WORD_LIST.split()
 _FACTS = (
     ("The {thing} of {name} is {value}.", "What is the {thing} of {name}? The {thing} of {name} is {value}."),
     ("{name}'s {thing}: {value}.", "Which {thing} does {name} have? {name}'s {thing}: {value}."),
@@ -107,7 +107,7 @@ def _facts(texts: Sequence[str], num_chars: int, draw: random.Random) -> str:
 def _labels(texts: Sequence[str], num_chars: int, draw: random.Random) -> str:
     """Sentences of two to five texts, in random order, each with the label of its text."""
     chosen = draw.sample(texts, min(draw.randint(2, 5), len(texts)))
-    classes = list(zip(draw.sample(_WORDS, len(chosen)), [_sentences(text, draw) for text in chosen], strict=True))
+    classes = list(zip(draw.sample(WORDS, len(chosen)), [_sentences(text, draw) for text in chosen], strict=True))
     template, field = draw.choice(_LABELLED), draw.choice(_FIELDS)
     parts: list[str] = []
     length = 0
@@ -176,4 +176,4 @@ def _value(draw: random.Random) -> str:
     """A number of three to six digits, or one or two words."""
     if draw.random() < 0.6:
         return str(draw.randrange(100, 10 ** draw.randint(3, 6)))
-    return " ".join(draw.sample(_WORDS, draw.randint(1, 2)))
+    return " ".join(draw.sample(WORDS, draw.randint(1, 2)))
