@@ -34,6 +34,8 @@ NO_COPYING = [
     "longmem:recent_tokens=512,pointer_trust=-20 as recent no copying",
 ]
 """LongMem whose pointer is shut, and the same with what was read last in its window."""
+MEMORY_OFF = "longmem:use_memory=False as memory off"
+"""LongMem itself that remembers nothing, where the SideNet trained without memory was not run."""
 POLICIES = [
     "longmem as everything",
     *(f"longmem:memory_size=2048,evict={policy} as {policy}" for policy in EVICTIONS),
@@ -95,6 +97,11 @@ def experiments() -> dict[str, Experiment]:
                 *(f"longmem:memory_size={size} as memory of {size}" for size in (2048, 8192)),
             ],
             longer,
+        ),
+        "beyond-kinds": (
+            "beyond-kinds",
+            ["window", MEMORY_OFF, "longmem"],
+            ["long_text", "long_text.kinds=techdocs,latex_math", "long_text.documents=4", "long_text.max_tokens=32768"],
         ),
         "suffix": (
             "bench",

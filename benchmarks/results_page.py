@@ -25,7 +25,7 @@ PAGE = ROOT / "docs" / "results.md"
 KINDS = ("books", "techdocs", "latex_math")
 WINDOWS = (256, 512, 2048)
 """Beside 1,024, the window of all other tables."""
-OTHERS = ("whole-context", "chunks", "beyond", "half-window", "eviction", "wikitext", "recall-pairs")
+OTHERS = ("whole-context", "chunks", "beyond", "beyond-kinds", "half-window", "eviction", "wikitext", "recall-pairs")
 LABELS = ("window", "no memory", "longmem", "full")
 COMPARED = (
     *("window", "SideNet without memory", "LongMem", "full"),
@@ -49,6 +49,7 @@ def main() -> None:
         "chunks": lambda: chunks(results, apart["chunks"]),
         "eviction": lambda: eviction(apart["eviction"]),
         "beyond": lambda: beyond(apart["beyond"]),
+        "beyond kinds": lambda: beyond_kinds(apart["beyond-kinds"]),
         "reading": lambda: plain(results, "reading", ("exact_match", "f1"), ("shots", "remembered")),
         "in_context": lambda: in_context(results),
         "suffix": lambda: plain(results, "suffix", ("accuracy",), ("length",)),
@@ -229,6 +230,20 @@ def beyond(apart: list[Result]) -> str:
         for place in next(iter(by_label.values()))
     ]
     return f"{grid(['place in the book', *by_label], rows)}\n\n{command(apart, 'long_text', by_label)}"
+
+
+def beyond_kinds(apart: list[Result]) -> str:
+    """The same of technical documents and LaTeX, against the same SideNet with its memory off."""
+    labels, rows = ("window", "memory off", "longmem"), []
+    for kind in ("techdocs", "latex_math"):
+        by_label = [_by_position(records(apart, label), kind) for label in labels]
+        for place in by_label[0]:
+            window, off, on = (values[place] for values in by_label)
+            cells = [f"{math.exp(nats):.2f}" for nats in (window, off, on)]
+            gains = [f"{math.expm1(on - before):+.1%}" for before in (window, off)]
+            rows.append([f"{kind} {place[0]:,}–{place[1]:,}", *cells, *gains])
+    names = ["place in the document", *labels, "LongMem against window", "against memory off"]
+    return f"{grid(names, rows)}\n\n{command(apart, 'long_text', labels)}"
 
 
 def _only(own: dict[str, dict], documents: Iterable[str]) -> dict[str, dict]:
