@@ -19,13 +19,13 @@ Writes what `longmem_learns.py` writes of a run: the method, log.jsonl, train_co
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import shlex
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -38,6 +38,7 @@ from ltm.methods import load_method
 from ltm.methods.longmem import LongMem
 from ltm.methods.longmem.pointer import Candidates, Copies, Pointer, Words
 from ltm.methods.loss import token_losses
+from ltm.tasks.data import DataSource
 from ltm.training import Answered, Corpus, SegmentStream, question_documents
 
 NAME = "longmem"
@@ -48,8 +49,16 @@ LONGEST_PASSAGE = 700
 SEARCH = ("query", "center", "spread", "share")
 """What decides what is retrieved, and stays."""
 COLLECTED_BY = (
-    *("data", "start_from", "backbone", "tokens", "exercises", "questions", "questions_share"),
-    *("pointer_tokens", "workers", "seed"),
+    "data",
+    "start_from",
+    "backbone",
+    "tokens",
+    "exercises",
+    "questions",
+    "questions_share",
+    "pointer_tokens",
+    "workers",
+    "seed",
 )
 """Settings that decide what is collected."""
 Seen = dict[str, Tensor]
@@ -129,8 +138,9 @@ def main() -> None:
     end = {"event": "train", "tokens": tokens, "seconds": collecting + time.monotonic() - started}
     lines = [*logged, {**end, "step": logged[-1]["step"], "loss": logged[-1]["loss"], "held_out": [before, after]}]
     (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    names = ("exercises", "questions_share", "passes", "learning_rate", "seed")
-    config = {name: getattr(arguments, name) for name in names if name != "questions_share" or arguments.questions}
+    config = {name: getattr(arguments, name) for name in ("exercises", "passes", "learning_rate", "seed")}
+    if arguments.questions is not None:
+        config["questions_share"] = arguments.questions_share
     config |= {"segment_size": SEGMENT, "batch_tokens": BATCH, "max_document_tokens": MEMORY_SIZE}
     record = {"command": shlex.join(sys.argv), "config": config}
     (out / "train_config.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -210,10 +220,9 @@ def texts_of(arguments: argparse.Namespace) -> tuple[Corpus, list[float]]:
 
 def read_questions(file: Path) -> list[Answered]:
     """Every second row, but for those whose passage is long or lacks all answers."""
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines][::2]
+    rows = DataSource(file.parent.parent).json_lines(file.parent.name, file.name)
     found = []
-    for row in rows:
+    for row in islice(rows, 0, None, 2):
         passage = " ".join(row["ctxs"][0]["text"].split())
         answer = next((answer for answer in row["answers"] if answer in passage), None)
         if answer is not None and len(passage) <= LONGEST_PASSAGE:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -128,13 +128,17 @@ def _comparison(loss: dict[str, float]) -> list[str]:
 
 def positions(results: list[Result]) -> str:
     """Perplexity by place in the document, all documents of a kind."""
-    rows = []
-    for kind in KINDS:
-        by_label = [_by_position(records(results, label), kind) for label in LABELS]
-        for place in by_label[0]:
-            name = f"{kind} {place[0]:,}–{place[1]:,}"
-            rows.append([name, *(f"{math.exp(values[place]):.2f}" for values in by_label)])
+    places = _places(results, KINDS, LABELS)
+    rows = [[name, *(f"{math.exp(value):.2f}" for value in values)] for name, values in places]
     return grid(["place in the document", *COMPARED[: len(LABELS)]], rows)
+
+
+def _places(results: list[Result], kinds: Iterable[str], labels: Sequence[str]) -> Iterator[tuple[str, list[float]]]:
+    """Kind and place in the document with each label's nats there."""
+    for kind in kinds:
+        by_label = [_by_position(records(results, label), kind) for label in labels]
+        for place in by_label[0]:
+            yield f"{kind} {place[0]:,}–{place[1]:,}", [values[place] for values in by_label]
 
 
 def _by_position(own: dict[str, dict], kind: str) -> dict[tuple[int, int], float]:
@@ -235,13 +239,9 @@ def beyond(apart: list[Result]) -> str:
 def beyond_kinds(apart: list[Result]) -> str:
     """The same of technical documents and LaTeX, against the same SideNet with its memory off."""
     labels, rows = ("window", "memory off", "longmem"), []
-    for kind in ("techdocs", "latex_math"):
-        by_label = [_by_position(records(apart, label), kind) for label in labels]
-        for place in by_label[0]:
-            window, off, on = (values[place] for values in by_label)
-            cells = [f"{math.exp(nats):.2f}" for nats in (window, off, on)]
-            gains = [f"{math.expm1(on - before):+.1%}" for before in (window, off)]
-            rows.append([f"{kind} {place[0]:,}–{place[1]:,}", *cells, *gains])
+    for name, (window, off, on) in _places(apart, ("techdocs", "latex_math"), labels):
+        cells = [f"{math.exp(value):.2f}" for value in (window, off, on)]
+        rows.append([name, *cells, *(f"{math.expm1(on - before):+.1%}" for before in (window, off))])
     names = ["place in the document", *labels, "LongMem against window", "against memory off"]
     return f"{grid(names, rows)}\n\n{command(apart, 'long_text', labels)}"
 
