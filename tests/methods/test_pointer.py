@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+import ltm.methods.longmem.pointer as module
 from ltm.methods.longmem.pointer import LONGEST_RUN, Candidates, Copies, Pointer, Words
 from ltm.methods.longmem.reader import recent_ids
 
@@ -67,6 +68,24 @@ def test_longer_runs_weigh_more_where_they_should():
     near = Candidates(same, torch.tensor([[[4, 7]]]), torch.tensor([[[0, 2]]]))
     weights = made.copies(made.unit_queries(torch.ones(1, 1, 1, 2)), near).weights
     torch.testing.assert_close(weights, torch.tensor([[[0.25, 0.75]]]))
+
+
+def test_blocks_of_candidates_are_as_all_at_once(monkeypatch):
+    made = Pointer(num_kv_heads=3, head_dim=4, hidden_size=3)
+    near = Candidates(
+        torch.randn(2, 3, 7, 5, 4, dtype=torch.bfloat16),
+        torch.randint(-1, 9, (2, 7, 5)),
+        torch.randint(0, LONGEST_RUN, (2, 7, 5)),
+    )
+    present, found = torch.randn(2, 3, 7, 4), []
+    for size in (2**12, 30, 1):  # all tokens, three, one at a time
+        monkeypatch.setattr(module, "BLOCK_IN_CACHE", size)
+        made.zero_grad()
+        copies = made.copies(made.unit_queries(present), near)
+        (copies.weights**2).sum().backward()
+        found.append((copies.weights.detach(), copies.similarity.detach(), made.query.grad, made.share.grad))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
 
 
 def test_without_successors_nothing_changes():

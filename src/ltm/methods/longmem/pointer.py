@@ -44,6 +44,8 @@ LONGEST_RUN = 16
 """Longer runs count as this long."""
 PRESENT_EVIDENCE, WORD_EVIDENCE = 6, 7
 """How many figures the gate and the words' network look at."""
+BLOCK, BLOCK_IN_CACHE = 2**18, 2**12
+"""Candidates whose keys become floats together; the second on a CPU: three times as fast as all of a segment."""
 LEAST_LOG = -20.0
 """Log-probabilities below look like this one to the networks."""
 
@@ -153,13 +155,20 @@ class Pointer(nn.Module):
 
     def copies(self, queries: Tensor, candidates: Candidates) -> Copies:
         """Weights of the candidates; differentiable in the queries, never in what is remembered."""
-        with torch.no_grad():
-            centered = _precise(candidates.keys) - self._center()[:, None]
-            units = functional.normalize(centered, dim=-1)  # [batch, kv_heads, tokens, slots, head_dim]
-        cosines = torch.matmul(units, queries[..., None]).squeeze(-1)  # [batch, kv_heads, tokens, slots]
+        keys, each = candidates.keys, max(1, candidates.next_ids[:, 0].numel())
+        size = max(1, (BLOCK_IN_CACHE if keys.device.type == "cpu" else BLOCK) // each)
+        blocks = zip(keys.split(size, dim=2), queries.split(size, dim=2), strict=True)
+        cosines = torch.cat([self._cosines(*block) for block in blocks], dim=2)  # [batch, kv_heads, tokens, slots]
         usable = candidates.next_ids >= 0
         similarity = (cosines * self._shares().view(1, -1, 1, 1)).sum(dim=1).masked_fill(~usable, -1.0)
         return self.weighed(similarity, candidates)
+
+    def _cosines(self, keys: Tensor, queries: Tensor) -> Tensor:
+        """[batch, kv_heads, tokens, slots]."""
+        with torch.no_grad():
+            centered = _precise(keys) - self._center()[:, None]
+            units = functional.normalize(centered, dim=-1)  # [batch, kv_heads, tokens, slots, head_dim]
+        return torch.matmul(units, queries[..., None]).squeeze(-1)
 
     def weighed(self, similarity: Tensor, candidates: Candidates) -> Copies:
         """Copies of what lies at these similarities [batch, tokens, slots]."""
