@@ -108,6 +108,11 @@ def experiments() -> dict[str, Experiment]:
             ["window", "longmem", others[1], others[2], "full"],
             ["suffix", "suffix.num_examples=60", "suffix.lengths=4096"],
         ),
+        "suffix-lengths": (
+            "suffix-lengths",
+            ["window", "longmem"],
+            ["suffix", "suffix.num_examples=30", "suffix.lengths=1024,16384"],
+        ),
         "in_context": (
             "bench",
             ["window", "longmem"],

@@ -25,7 +25,10 @@ PAGE = ROOT / "docs" / "results.md"
 KINDS = ("books", "techdocs", "latex_math")
 WINDOWS = (256, 512, 2048)
 """Beside 1,024, the window of all other tables."""
-OTHERS = ("whole-context", "chunks", "beyond", "beyond-kinds", "half-window", "eviction", "wikitext", "recall-pairs")
+OTHERS = (
+    *("whole-context", "chunks", "beyond", "beyond-kinds", "half-window", "eviction", "wikitext"),
+    *("suffix-lengths", "recall-pairs"),
+)
 LABELS = ("window", "no memory", "longmem", "full")
 COMPARED = (
     *("window", "SideNet without memory", "LongMem", "full"),
@@ -53,6 +56,7 @@ def main() -> None:
         "reading": lambda: plain(results, "reading", ("exact_match", "f1"), ("shots", "remembered")),
         "in_context": lambda: in_context(results),
         "suffix": lambda: plain(results, "suffix", ("accuracy",), ("length",)),
+        "suffix lengths": lambda: plain(apart["suffix-lengths"], "suffix", ("accuracy",), ("length",)),
         "recall sentences": lambda: recall_table(RESULTS),
         "recall": lambda: plain(results, "recall", ("accuracy",), ("variant", "length")),
         "recall choice": lambda: plain(results, "recall", ("choice_accuracy",), ("variant", "length")),

@@ -24,7 +24,7 @@ from ltm.methods import Method, load_method
 
 WEIGHTS = RESULTS.parent.parent / "src" / "ltm" / "weights"
 MOST_BYTES = 25_000_000
-USED_WITH = {"local_window": 1024, "stride": None, "memory_size": 65_536, "segment_size": 512}
+USED_WITH = {"local_window": 1024, "stride": None, "memory_size": 65_536, "segment_size": 512, "pointer_tokens": 512}
 """What may differ in use from how the last run was trained."""
 
 CARD = """# SideNet of LongMem for {name}

@@ -36,12 +36,12 @@ class LongMemConfig:
     """Tokens that each query token of each head gets from memory (paper: 64); a multiple of chunk_size."""
     pointer: bool = True
     """Also copy the tokens that followed where the past looked like the present (ours; the paper has none)."""
-    pointer_tokens: int = 64
-    """Tokens that each query token may copy after, all heads together; a multiple of chunk_size."""
+    pointer_tokens: int = 512
+    """Tokens that each query token may copy after, all heads together; a multiple of chunk_size. More cost time, not
+    memory kept (docs/log.md has 64 to 1,024)."""
     pointer_trust: float = 0.0
-    """Added to the pointer's log-odds: 3 makes copying about 20 times as likely where it was unlikely. For use, not for
-    training: 0 suits running text and recall; -20 shuts the pointer, which suits questions whose remembered
-    demonstrations have other answers (docs/results.md)."""
+    """Added to the pointer's log-odds: 3 makes copying about 20 times as likely where it was unlikely, -20 shuts the
+    pointer. For use, not for training; 0 suits text, questions and recall (docs/results.md)."""
     fusion: Literal["gate", "softmax"] = "gate"
     """'gate': two softmaxes mixed by a learned gate a head (paper); 'softmax': one softmax over both."""
     start: Literal["identity", "paper"] = "identity"
