@@ -135,7 +135,7 @@ def experiments() -> dict[str, Experiment]:
         ),
         "recall": (
             "bench",
-            ["window", "longmem", RECENT, "full"],
+            ["window", "longmem", "full"],
             ["recall", "recall.variants=passkey,multi", "recall.lengths=4096,16384,65536", "recall.trials=1"],
         ),
         "recall-pairs": (
