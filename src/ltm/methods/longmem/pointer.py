@@ -155,8 +155,8 @@ class Pointer(nn.Module):
 
     def copies(self, queries: Tensor, candidates: Candidates) -> Copies:
         """Weights of the candidates; differentiable in the queries, never in what is remembered."""
-        keys, each = candidates.keys, max(1, candidates.next_ids[:, 0].numel())
-        size = max(1, (BLOCK_IN_CACHE if keys.device.type == "cpu" else BLOCK) // each)
+        keys, most = candidates.keys, BLOCK_IN_CACHE if candidates.keys.device.type == "cpu" else BLOCK
+        size = max(1, most // max(1, keys.shape[0] * keys.shape[3]))
         blocks = zip(keys.split(size, dim=2), queries.split(size, dim=2), strict=True)
         cosines = torch.cat([self._cosines(*block) for block in blocks], dim=2)  # [batch, kv_heads, tokens, slots]
         usable = candidates.next_ids >= 0
