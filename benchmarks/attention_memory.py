@@ -28,7 +28,7 @@ from common import RESULTS, line_plot, machine, notice, print_table, write_resul
 from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank, EventCut
 from ltm.bench import parse_methods
-from ltm.compat import DynamicCache
+from ltm.compat import DynamicCache, cache_argument
 from ltm.host import keep_freed_memory
 from ltm.methods import Method, create_method
 from ltm.tasks.data import DataSource
@@ -90,7 +90,7 @@ def decode_ms(
             assert method.bank is not None
             repeat_entries(method.bank, length)
         cache = method.new_cache()
-        method(text[:, :PROMPT], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        method(text[:, :PROMPT], cache=cache, use_cache=True, logits_to_keep=1)
         yield length, step_ms(method, text[:, PROMPT:], cache, repeat)
 
 
@@ -99,7 +99,7 @@ def full_decode_ms(backbone: Backbone, text: torch.Tensor, length: int, repeat: 
     first = text[:, : min(length, FULL_READ)]
     cache = DynamicCache()
     for piece in first.split(512, dim=1):
-        backbone.model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        backbone.model(piece, **cache_argument(cache), use_cache=True, logits_to_keep=1)
     times = -(-length // first.shape[1])
     for layer in cache.layers:
         layer.keys = layer.keys.repeat(1, 1, times, 1)[:, :, :length].contiguous()
@@ -115,7 +115,7 @@ def step_ms(model: Callable[..., Any], text: torch.Tensor, cache: Any, repeat: i
         tokens = text[:, run * NEW_TOKENS : (run + 1) * NEW_TOKENS].split(1, dim=1)
         started = time.process_time()
         for token in tokens:
-            model(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            model(token, **cache_argument(cache), use_cache=True, logits_to_keep=1)
         seconds.append(time.process_time() - started)
     return statistics.median(seconds[1:]) / NEW_TOKENS * 1000
 

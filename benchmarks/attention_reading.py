@@ -28,7 +28,7 @@ from common import RESULTS, line_plot, machine, notice, print_table, write_resul
 
 from ltm.backbone import Backbone, load_backbone
 from ltm.bench import parse_methods
-from ltm.compat import DynamicCache
+from ltm.compat import DynamicCache, cache_argument
 from ltm.host import keep_freed_memory
 from ltm.methods import create_method
 
@@ -83,7 +83,7 @@ def sliding_window(backbone: Backbone) -> Reader:
 
     def read(ids: torch.Tensor) -> None:
         for piece in ids.split(SEGMENT, dim=1):
-            backbone.model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            backbone.model(piece, **cache_argument(cache), use_cache=True, logits_to_keep=1)
             for layer in cache.layers:
                 layer.keys, layer.values = (t[:, :, -SEGMENT:].contiguous() for t in (layer.keys, layer.values))
 
@@ -93,7 +93,7 @@ def sliding_window(backbone: Backbone) -> Reader:
 def scoring_window(backbone: Backbone) -> Reader:
     method = create_method("window", backbone, local_window=WINDOW, stride=SEGMENT)
     cache = method.new_cache()
-    return lambda ids: method(ids, past_key_values=cache, use_cache=True)
+    return lambda ids: method(ids, cache=cache, use_cache=True)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from real_keys import load_real_keys
 
 from ltm.backbone import load_backbone
 from ltm.bank import Bank, BankConfig
+from ltm.compat import cache_argument, cache_of
 
 HEADS_ALONE, HEADS_TOGETHER = 16, 32
 
@@ -87,7 +88,7 @@ def step_ms() -> float:
     backbone = load_backbone("smollm2-135m")
     out = backbone.model(torch.randint(100, 40000, (1, 1024)), use_cache=True)
     token = torch.tensor([[100]])
-    return least_ms(lambda: backbone.model(token, past_key_values=out.past_key_values, use_cache=True))
+    return least_ms(lambda: backbone.model(token, **cache_argument(cache_of(out)), use_cache=True))
 
 
 def least_ms(side: Callable[[], object], repeat: int = 20) -> float:

@@ -173,11 +173,11 @@ def generation(method: Method, present: torch.Tensor) -> dict[str, float]:
     while bank.num_tokens() < REMEMBERED:
         bank.rows[0].append({**bank.rows[0].chunks(0, bank.num_chunks())}, bank.num_tokens())
     stream = method.new_cache()
-    method(present[None, :64], past_key_values=stream, use_cache=True, logits_to_keep=1)
+    method(present[None, :64], cache=stream, use_cache=True, logits_to_keep=1)
     token, seconds = present[None, :1], []
     for _ in range(NEW_TOKENS + 1):
         started = time.perf_counter()
-        method(token, past_key_values=stream, use_cache=True, logits_to_keep=1)
+        method(token, cache=stream, use_cache=True, logits_to_keep=1)
         seconds.append(time.perf_counter() - started)
     method.bank = None
     return {"generated_tokens_per_s": 1 / statistics.median(seconds[1:]), "remembered": bank.num_tokens()}

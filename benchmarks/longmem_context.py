@@ -19,7 +19,7 @@ import torch
 from common import machine, notice, print_table, write_result
 
 from ltm.backbone import load_backbone
-from ltm.compat import DynamicCache
+from ltm.compat import DynamicCache, cache_argument
 from ltm.host import keep_freed_memory
 from ltm.methods.longmem import LongMem, LongMemConfig
 
@@ -68,13 +68,13 @@ def full_attention(method: LongMem, context: torch.Tensor, repeat: int) -> dict[
     cache = DynamicCache()
     started = time.perf_counter()
     for piece in context.split(2048, dim=1):
-        method.model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        method.model(piece, **cache_argument(cache), use_cache=True, logits_to_keep=1)
     taking_in = time.perf_counter() - started
     token = context[:, :1]
 
     def generate() -> None:
         for _ in range(NEW_TOKENS):
-            method.model(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            method.model(token, **cache_argument(cache), use_cache=True, logits_to_keep=1)
         cache.crop(-NEW_TOKENS)
 
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
@@ -88,12 +88,12 @@ def longmem(method: LongMem, context: torch.Tensor, repeat: int) -> dict[str, fl
     method.read(context[:, :-PROMPT])
     taking_in = time.perf_counter() - started
     stream = method.new_cache()
-    method(context[:, -PROMPT:], past_key_values=stream, use_cache=True, logits_to_keep=1)
+    method(context[:, -PROMPT:], cache=stream, use_cache=True, logits_to_keep=1)
     token = context[:, :1]
 
     def generate() -> None:
         for _ in range(NEW_TOKENS):
-            method(token, past_key_values=stream, use_cache=True, logits_to_keep=1)
+            method(token, cache=stream, use_cache=True, logits_to_keep=1)
 
     seconds = median(generate, repeat)
     assert method.bank is not None

@@ -22,6 +22,7 @@ from ltm.attention import LocalView, Plugin, attach
 from ltm.attention.views import attend
 from ltm.backbone import load_backbone
 from ltm.cache.pages import Columns, PagedCache
+from ltm.compat import cache_argument
 from ltm.methods.quest import Quest, QuestConfig
 from ltm.methods.quest.pages import choose_pages, score_pages
 
@@ -81,7 +82,7 @@ def shares(method: Quest, ids: Tensor, num_new: int) -> dict[int, dict[int, tupl
     columns, view = Columns(torch.ones(1, ids.shape[1], dtype=torch.bool)), method.backbone.view
     plugin, positions = Shares(cache, columns, num_new, view.num_layers), columns.places[:, -num_new:]
     with attach(view, plugin):
-        view.model(ids[:, -num_new:], position_ids=positions, past_key_values=cache.caches[0], logits_to_keep=1)
+        view.model(ids[:, -num_new:], position_ids=positions, **cache_argument(cache.caches[0]), logits_to_keep=1)
     return plugin.found
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from ltm.attention import LocalView, Plugin, attach
 from ltm.backbone import Backbone, load_backbone
 from ltm.cache.pages import Columns, PagedCache
-from ltm.compat import DynamicCache
+from ltm.compat import DynamicCache, cache_argument
 from ltm.host import keep_freed_memory
 from ltm.methods.quest import Quest, QuestConfig
 from ltm.methods.quest.reader import PageReader
@@ -114,9 +114,9 @@ def at_length(backbone: Backbone, source: Tensor, length: int, budget: int, step
 
     def step(name: str) -> None:
         if name == "full":
-            backbone.model(token, past_key_values=native, use_cache=True, logits_to_keep=1)
+            backbone.model(token, **cache_argument(native), use_cache=True, logits_to_keep=1)
         else:
-            methods[name](token, past_key_values=streams[name], use_cache=True, logits_to_keep=1, memory_rows=row)
+            methods[name](token, cache=streams[name], use_cache=True, logits_to_keep=1, memory_rows=row)
 
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
     for turn in range(steps + 1):
@@ -172,7 +172,7 @@ def attention_seconds(methods: dict[str, Quest], stream: PagedCache, token: Tens
     columns = Columns(torch.cat((stream.valid, torch.ones(1, 1, dtype=torch.bool)), dim=1))
     capture, positions = Capture(layers), columns.places[:, -1:]
     with attach(backbone.view, capture):
-        backbone.model(token, position_ids=positions, past_key_values=stream.caches[0], logits_to_keep=1)
+        backbone.model(token, position_ids=positions, **cache_argument(stream.caches[0]), logits_to_keep=1)
     found = capture.found
     sides: dict[str, Callable[[], object]] = {"dense": lambda: [local.output() for local in found.values()]}
     for name in ("quest", "quest, shared pages"):

@@ -1,6 +1,13 @@
-"""Every name of transformers whose place or form has changed between versions, imported in one spot."""
+"""Everything of transformers that has moved between versions: names, and what behaves otherwise.
+
+Told by what is there, not by version numbers, so that a release between two that were tried is right as well. What we
+ask of transformers beside these names is in tests/test_canaries.py, one test each.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import transformers
@@ -11,24 +18,73 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ltm.errors import ConfigError
+
 __all__ = [
     "ALL_ATTENTION_FUNCTIONS",
+    "CACHE_NAME",
     "AttentionInterface",
     "AttentionMaskInterface",
     "Cache",
-    "CausalLMOutputWithPast",
+    "CausalOutput",
     "DynamicCache",
     "DynamicLayer",
     "GenerationMixin",
     "PreTrainedModel",
+    "cache_argument",
+    "cache_of",
+    "causal_output",
     "cpu_has_fast_bf16",
     "get_attention_name",
+    "take_cache",
     "sdpa_mask",
     "set_attention_name",
     "transformers_version",
 ]
 
 transformers_version: str = transformers.__version__
+
+CACHE_NAME: str = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
+"""What models, their outputs and generate() call the cache: past_key_values until 5.23, cache from 5.24 on."""
+
+
+def cache_argument(cache: Any) -> dict[str, Any]:
+    """The cache as a keyword argument of a transformers model, under this version's name.
+
+    >>> model(input_ids, **cache_argument(DynamicCache()), use_cache=True)  # doctest: +SKIP
+    """
+    return {CACHE_NAME: cache}
+
+
+def cache_of(output: Any) -> Any:
+    """The cache that a transformers model gave back; None where it gave none."""
+    return getattr(output, CACHE_NAME)
+
+
+def take_cache(**given: Any) -> Any:
+    """The cache among arguments that may use either name; ConfigError where both came and differ."""
+    caches = [value for value in (given.get("cache"), given.get("past_key_values")) if value is not None]
+    if len(caches) == 2 and caches[0] is not caches[1]:
+        raise ConfigError("cache and past_key_values came with two values, but are one argument; give one of them")
+    return caches[0] if caches else None
+
+
+@dataclass
+class CausalOutput(CausalLMOutputWithPast):
+    """transformers' output of a causal model; its cache can be read under both names with every version."""
+
+
+def _read_cache(output: CausalOutput) -> Any:
+    return cache_of(output)
+
+
+# The name that this version does not use: a field of the dataclass cannot be shadowed, so it is put on afterwards.
+setattr(CausalOutput, "cache" if CACHE_NAME == "past_key_values" else "past_key_values", property(_read_cache))
+
+
+def causal_output(loss: Any, logits: Any, cache: Any) -> CausalOutput:
+    """loss: scalar or None; logits [batch, tokens, vocab]; cache: what the next call goes on with, or None."""
+    return CausalOutput(loss=loss, logits=logits, **cache_argument(cache))
 
 
 def get_attention_name(model: nn.Module) -> str:

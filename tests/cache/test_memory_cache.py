@@ -64,7 +64,7 @@ def test_a_window_that_could_never_move_is_refused(window, stride, sinks):
 
 def test_another_batch_size_and_rolling_back_are_refused():
     cache = filled([1], [2])
-    with pytest.raises(ConfigError, match="3 rows came, but past_key_values holds 2"):
+    with pytest.raises(ConfigError, match="3 rows came, but the cache holds 2"):
         cache.begin(3, torch.device("cpu"))
     with pytest.raises(ConfigError, match="cannot be rolled back"):
         cache.crop(-1)

@@ -129,8 +129,7 @@ def test_whole_equals_in_pieces_equals_token_by_token(method):
     for cuts in ([0, 1, 8, 20, 21, LENGTH], list(range(LENGTH + 1))):
         cache = method.new_cache()
         pieces = [
-            logits(method, ids[:, a:b], past_key_values=cache, use_cache=True)
-            for a, b in zip(cuts, cuts[1:], strict=False)
+            logits(method, ids[:, a:b], cache=cache, use_cache=True) for a, b in zip(cuts, cuts[1:], strict=False)
         ]
         torch.testing.assert_close(torch.cat(pieces, dim=1), whole, **TOLERANCE)
 

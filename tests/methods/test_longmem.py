@@ -329,9 +329,9 @@ def test_windows_whose_logits_nobody_wants_run_to_the_memory_layer(tiny_backbone
     caches = [method.new_cache() for _ in range(2)]
     ids = tokens(2, 45)
     with torch.no_grad():
-        last = method(ids, past_key_values=caches[0], use_cache=True, logits_to_keep=3).logits
+        last = method(ids, cache=caches[0], use_cache=True, logits_to_keep=3).logits
         assert scored == [8, 5]  # windows end at 8, 12, ... 44 and 45: two of eleven hold the last three
-        every = method(ids, past_key_values=caches[1], use_cache=True).logits
+        every = method(ids, cache=caches[1], use_cache=True).logits
     torch.testing.assert_close(last, every[:, -3:])
     banks = [cache.spilled for cache in caches]
     for row in range(2):
@@ -363,7 +363,7 @@ def test_what_was_read_last_stands_in_the_window(tiny_backbone):
     after = plain(torch.cat((ids[:, -5:], question), dim=1)).logits[:, -4:]
     torch.testing.assert_close(found, after, atol=1e-6, rtol=1e-5)
     pieces = method.new_cache()
-    one_by_one = [method(part, past_key_values=pieces).logits for part in question.split(1, dim=1)]
+    one_by_one = [method(part, cache=pieces).logits for part in question.split(1, dim=1)]
     torch.testing.assert_close(torch.cat(one_by_one, dim=1), found, atol=1e-6, rtol=1e-5)
     assert (plain(question).logits - found).abs().max() > 1e-4
     assert pieces.get_seq_length() == 4  # for generate(), what was read is no part of the prompt

@@ -127,7 +127,7 @@ def test_logits_equal_the_naive_form(tiny_backbone, current, length):
     with torch.no_grad():
         torch.testing.assert_close(method(ids).logits[0], expected, **ROUNDED)
         cache = method.new_cache()
-        steps = [method(ids[:, t : t + 1], past_key_values=cache, use_cache=True).logits[0] for t in range(9)]
+        steps = [method(ids[:, t : t + 1], cache=cache, use_cache=True).logits[0] for t in range(9)]
     torch.testing.assert_close(torch.cat(steps), expected, **ROUNDED)
 
 
@@ -146,7 +146,7 @@ def test_token_by_token_with_padding_equals_scoring_at_once(tiny_backbone, name,
     cache = method.new_cache()
     with torch.no_grad():
         whole = method(ids).logits
-        steps = [method(ids[:, t : t + 1], past_key_values=cache, use_cache=True).logits for t in range(10)]
+        steps = [method(ids[:, t : t + 1], cache=cache, use_cache=True).logits for t in range(10)]
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, **ROUNDED)
 
 

@@ -40,8 +40,8 @@ class TableModel:
         self.caches += 1
         return SimpleNamespace(window=self.window)
 
-    def __call__(self, ids: torch.Tensor, past_key_values: SimpleNamespace, use_cache: bool) -> SimpleNamespace:
-        assert use_cache and past_key_values.window == self.window
+    def __call__(self, ids: torch.Tensor, cache: SimpleNamespace, use_cache: bool) -> SimpleNamespace:
+        assert use_cache and cache.window == self.window
         self.pieces.append(ids[0].tolist())
         return SimpleNamespace(logits=self.table[ids])
 

@@ -78,7 +78,7 @@ def attach(view: BackboneView, *plugins: Plugin) -> Iterator[None]:
 
     Keys and values reach plugins through the registered attention function, so the model's attention
     implementation is 'ltm' inside the block. Nothing is attached twice: a second `attach` inside the block
-    on the same layer raises RuntimeError.
+    on the same layer raises RuntimeError. LtmError where the model's keys cannot be freed of their positions.
 
     >>> with attach(backbone.view, plugin):  # doctest: +SKIP
     ...     backbone.model(input_ids)
@@ -86,6 +86,7 @@ def attach(view: BackboneView, *plugins: Plugin) -> Iterator[None]:
     with ExitStack() as stack:
         sites = _sites(view.num_layers, plugins)
         if sites:
+            view.check_rotation()
             stack.enter_context(_attention_name(view.model, ATTENTION_NAME))
         for index, site in sites.items():
             stack.enter_context(open_site(view.attention(index), site))

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ltm.compat import DynamicCache, cache_argument
 from ltm.errors import LtmError
 
 KNOWN_FAMILIES = "Llama, SmolLM, Mistral, Qwen2, Qwen3, Gemma 2, Gemma 3, Phi-3, GPT-NeoX (Pythia), GPT-2, OPT"
 
 # What the projections that write into the residual stream are called, after attention and after the MLP.
 _OUTPUT_NAMES = {"o_proj", "out_proj", "c_proj", "dense", "down_proj", "dense_4h_to_h", "fc2", "wo"}
+_ROTATION_PROBE = (0, 3)  # two positions at which one token's keys are compared
 _FINAL_NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 
 
@@ -55,6 +57,7 @@ class BackboneView:
         )
         self.final_norm = self._find_final_norm()
         self.project_out: nn.Module | None = getattr(self.decoder, "project_out", None)
+        self._rotation_known = False
 
     @property
     def has_rotary(self) -> bool:
@@ -72,7 +75,11 @@ class BackboneView:
     def angles(self, positions: Tensor, layer: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines [batch, tokens, rotary_dim] with which a layer rotates keys at positions (int64 [batch,
         tokens], also negative), for `ltm.attention.rotate`, with the model's own frequencies and scaling; in the
-        model's dtype where none is given. None where positions are not rotary."""
+        model's dtype where none is given. None where positions are not rotary. LtmError as `check_rotation`."""
+        self.check_rotation()
+        return self._angles(positions, layer, dtype)
+
+    def _angles(self, positions: Tensor, layer: int, dtype: torch.dtype | None) -> tuple[Tensor, Tensor] | None:
         if self.rotary is None:
             return None
         like = torch.empty(0, dtype=dtype or self.model.dtype, device=positions.device)
@@ -157,6 +164,31 @@ class BackboneView:
             f"attention interface, so memory cannot be attached; known to work: {KNOWN_FAMILIES}."
         )
 
+    @torch.no_grad()
+    def check_rotation(self) -> None:
+        """Raise LtmError where keys turn with their position in another way than Llama's, which cannot be undone here.
+
+        Asked before keys are taken without their positions; a window alone needs none of it. Told by what happens, not
+        by names: a lone token has the same hidden states at any position, so its keys at two of them differ by the
+        rotation alone. GPT-J, Cohere and GLM turn neighbouring channels, SmolLM3 not every layer.
+        """
+        if self._rotation_known or self.rotary is None:
+            return
+        weight: Any = self.embeddings.weight
+        cache = DynamicCache()
+        positions = torch.tensor(_ROTATION_PROBE, device=weight.device)[:, None]
+        token = torch.linspace(-1, 1, weight.shape[1], device=weight.device, dtype=weight.dtype).expand(2, 1, -1)
+        self.decoder(inputs_embeds=token, position_ids=positions, **cache_argument(cache), use_cache=True)
+        for index, layer in enumerate(cache.layers):
+            keys: Any = getattr(layer, "keys", None)
+            angles = self._angles(positions, index, torch.float32)
+            if keys is None or not isinstance(angles, tuple) or not _turns_by(keys.float(), *angles):
+                raise LtmError(
+                    f"{type(self.model).__name__} turns its keys by their position in its own way, which is not known "
+                    f"here, so they cannot be remembered; known to work: {KNOWN_FAMILIES}."
+                )
+        self._rotation_known = True
+
     def _find_num_kv_heads(self) -> int:
         if getattr(self.config, "multi_query", False):
             return 1
@@ -178,6 +210,16 @@ def _attention_of(layer: nn.Module) -> tuple[str, nn.Module]:
     """Name and module of a decoder layer's self-attention."""
     numbered = _numbered_children(layer)
     return next((pair for pair in numbered if _uses_attention_interface(pair[1])), numbered[0])
+
+
+def _turns_by(keys: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    """Whether keys [2, kv_heads, 1, head_dim] of one token differ by these angles [2, 1, rotary_dim], half by half."""
+    half = cos.shape[-1] // 2
+    (first, second), scale = keys[0, ..., : 2 * half].chunk(2, dim=-1), cos[0, ..., :half]  # at position 0
+    cos, sin = cos[1, ..., :half], sin[1, ..., :half]
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1) / scale.repeat(1, 2)
+    expected = torch.cat((turned, keys[0, ..., 2 * half :]), dim=-1)
+    return torch.allclose(keys[1], expected, atol=0.05 * float(keys.abs().max()))  # bfloat16 keys
 
 
 def _uses_attention_interface(attention: nn.Module) -> bool:

@@ -30,7 +30,7 @@ class MemoryCache(Cache):
     `scratch` what it can always work out again. Raises ConfigError where no token could ever leave.
 
     >>> cache = MemoryCache(window=1024, stride=512)
-    >>> method(input_ids, past_key_values=cache, use_cache=True)  # doctest: +SKIP
+    >>> method(input_ids, cache=cache, use_cache=True)  # doctest: +SKIP
     """
 
     is_croppable = False
@@ -81,7 +81,7 @@ class MemoryCache(Cache):
             self.tokens = [torch.empty(0, dtype=torch.long, device=device) for _ in range(batch)]
             self.valid = torch.empty(batch, 0, dtype=torch.bool, device=device)
         elif len(self.tokens) != batch:
-            raise ConfigError(f"{batch} rows came, but past_key_values holds {len(self.tokens)}; reorder or reset it")
+            raise ConfigError(f"{batch} rows came, but the cache holds {len(self.tokens)}; reorder or reset it")
 
     @property
     def holds_tokens(self) -> bool:

@@ -192,7 +192,7 @@ class PagedCache(MemoryCache):
     page_size: tokens of a page. `reading` is set while tokens are taken in as the past: they are marked as read.
 
     >>> cache = PagedCache(page_size=16)
-    >>> method(input_ids, past_key_values=cache, use_cache=True)  # doctest: +SKIP
+    >>> method(input_ids, cache=cache, use_cache=True)  # doctest: +SKIP
     """
 
     def __init__(self, page_size: int):

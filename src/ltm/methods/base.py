@@ -23,7 +23,7 @@ import ltm
 from ltm.backbone import Backbone, Fingerprint
 from ltm.backbone.builtin import BUILTIN_MODELS
 from ltm.cache import MemoryCache
-from ltm.compat import CausalLMOutputWithPast, GenerationMixin
+from ltm.compat import CACHE_NAME, CausalOutput, GenerationMixin, cache_argument, causal_output, take_cache
 from ltm.errors import ConfigError, LtmError
 from ltm.methods import storage
 from ltm.methods.loss import next_token_loss
@@ -96,7 +96,7 @@ class Method(nn.Module, GenerationMixin):
             input_ids=ids,
             attention_mask=mask.long(),
             position_ids=positions,
-            past_key_values=None if cache is None else cache.caches[0],
+            **cache_argument(None if cache is None else cache.caches[0]),
             use_cache=cache is not None,
             logits_to_keep=keep,
         )
@@ -135,36 +135,38 @@ class Method(nn.Module, GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        past_key_values: MemoryCache | None = None,
+        cache: MemoryCache | None = None,
         use_cache: bool | None = None,
         memory_rows: Tensor | None = None,
         remember: bool = False,
         logits_to_keep: int = 0,
         return_dict: bool = True,
-    ) -> CausalLMOutputWithPast:
+        past_key_values: MemoryCache | None = None,
+    ) -> CausalOutput:
         """Score present tokens given what was read.
 
         input_ids: int64 [batch, tokens], any length: what does not fit the local window is scored in order, and
         what left the window is remembered for the rest of this stream. attention_mask: [batch, tokens] or, with
-        past_key_values, [batch, all tokens so far]. labels: [batch, tokens], shifted inside, -100 left out of the
-        mean loss. past_key_values: a cache of `new_cache()`, to go on with a stream. remember: afterwards take the
-        tokens in as `read` would, in the same pass (segments of their own, as in training).
+        cache, [batch, all tokens so far]. labels: [batch, tokens], shifted inside, -100 left out of the mean loss.
+        cache: one of `new_cache()`, to go on with a stream (past_key_values is the older name of the same).
+        remember: afterwards take the tokens in as `read` would, in the same pass (segments of their own, as in
+        training).
         """
+        cache = take_cache(cache=cache, past_key_values=past_key_values)
         mask = new_columns(attention_mask, input_ids)
         rows = self.rows_of(len(input_ids), memory_rows)
-        if remember and past_key_values is not None:
-            raise ConfigError("remember=True starts a window of its own; call it without past_key_values")
-        cache = None
+        if remember and cache is not None:
+            raise ConfigError("remember=True starts a window of its own; call it without a cache")
         if remember:
             logits = self.score_and_read(input_ids, mask, rows)
         else:
-            cache = self.start_stream(past_key_values, rows)
+            cache = self.start_stream(cache, rows)
             logits = self._stream(input_ids, mask, cache, rows, logits_to_keep)
         loss = None if labels is None else next_token_loss(logits, labels, mask)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache if use_cache else None)
+        return causal_output(loss, logits, cache if use_cache else None)
 
     @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
         """transformers' generate(): sampling, beams, streaming, batches; its arguments and results.
 
         `memory_rows` says which memory each prompt uses; beams follow their prompt.
@@ -173,12 +175,12 @@ class Method(nn.Module, GenerationMixin):
         if prompt is None:
             raise LtmError("generate needs input_ids: int64 [batch, tokens], at least one token")
         kwargs["memory_rows"] = self.rows_of(len(prompt), kwargs.get("memory_rows"))
-        if kwargs.get("past_key_values") is None:
-            kwargs["past_key_values"] = self.new_cache()
+        cache = take_cache(cache=kwargs.pop("cache", None), past_key_values=kwargs.pop("past_key_values", None))
+        kwargs[CACHE_NAME] = self.new_cache() if cache is None else cache
         was_training = self.training
         self.eval()
         try:
-            return super().generate(inputs, **kwargs)  # type: ignore[misc]
+            return super().generate(inputs, **kwargs)
         finally:
             self.train(was_training)
 
@@ -381,15 +383,13 @@ class Method(nn.Module, GenerationMixin):
 
     # what transformers' generate() asks
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Tensor, **kwargs: Any
-    ) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
         """The tokens the cache has not seen yet, and what forward needs beside them."""
-        cache = kwargs["past_key_values"]
+        cache = kwargs[CACHE_NAME]
         return {
             "input_ids": input_ids[:, cache.get_seq_length() :],
             "attention_mask": kwargs.get("attention_mask"),
-            "past_key_values": cache,
+            "cache": cache,
             "use_cache": True,
             "memory_rows": kwargs.get("memory_rows"),
             "logits_to_keep": 1,

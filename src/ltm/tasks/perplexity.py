@@ -137,7 +137,7 @@ def score_stream(method: Method, ids: Tensor, *, progress: Progress | None = Non
     size = _least(PIECE_TOKENS, cache.window)
     losses, before = [torch.empty(0)], None
     for piece in ids.to(method.device).split(size):  # [piece]
-        logits = method(piece[None], past_key_values=cache, use_cache=True).logits[0].float()  # [piece, vocab]
+        logits = method(piece[None], cache=cache, use_cache=True).logits[0].float()  # [piece, vocab]
         predictions = logits if before is None else torch.cat((before, logits))
         targets = piece[1:] if before is None else piece
         losses.append(functional.cross_entropy(predictions[:-1], targets, reduction="none").cpu())

@@ -176,7 +176,7 @@ def _stream_of(method: Method, tokens: Tokens) -> MemoryCache:
     cache = method.new_cache()
     if tokens:
         ids = torch.tensor([list(tokens)], device=method.device)
-        method(ids, past_key_values=cache, use_cache=True, memory_rows=[0], logits_to_keep=1)
+        method(ids, cache=cache, use_cache=True, memory_rows=[0], logits_to_keep=1)
     return cache
 
 
@@ -190,7 +190,7 @@ def _last_logits(method: Method, texts: Sequence[Tokens], needed: Sequence[int],
     logits = method(
         ids,
         attention_mask=mask,
-        past_key_values=cache,
+        cache=cache,
         use_cache=True,
         memory_rows=[0] * len(texts),
         logits_to_keep=most,
@@ -213,7 +213,7 @@ def _decode(method: Method, batch: _Batch, max_new_tokens: int, stop: Collection
         if not running or step == max_new_tokens - 1:
             break
         rows = [0] * len(tokens)
-        logits = method(
-            tokens[:, None], past_key_values=batch.cache, use_cache=True, memory_rows=rows, logits_to_keep=1
-        ).logits[:, -1]
+        logits = method(tokens[:, None], cache=batch.cache, use_cache=True, memory_rows=rows, logits_to_keep=1).logits[
+            :, -1
+        ]
     return written

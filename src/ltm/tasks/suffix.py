@@ -215,7 +215,7 @@ def suffix_log_likelihoods(method: Method, prefix: Sequence[int], suffixes: Tens
     for batch in suffixes.to(method.device).split(size):  # [rows, tokens]
         own = copy.deepcopy(cache)
         own.batch_repeat_interleave(len(batch))
-        logits = method(batch[:, :-1], past_key_values=own, use_cache=True, memory_rows=[0] * len(batch)).logits
+        logits = method(batch[:, :-1], cache=own, use_cache=True, memory_rows=[0] * len(batch)).logits
         predictions = torch.cat((first.expand(len(batch), 1, -1), logits.float()), dim=1)  # [rows, tokens, vocab]
         chosen = predictions.log_softmax(dim=-1).gather(-1, batch[..., None])  # [rows, tokens, 1]
         scores += chosen.double().sum(dim=(1, 2)).tolist()
@@ -242,7 +242,7 @@ def _stream_of(method: Method, tokens: Sequence[int]) -> tuple[MemoryCache, Tens
     """The stream after these tokens, of one row, and the logits of what comes next, float32 [vocab]."""
     cache = method.new_cache()
     ids = torch.tensor([list(tokens)], device=method.device)
-    output = method(ids, past_key_values=cache, use_cache=True, memory_rows=[0], logits_to_keep=1)
+    output = method(ids, cache=cache, use_cache=True, memory_rows=[0], logits_to_keep=1)
     return cache, output.logits[0, -1].float()
 
 

@@ -51,7 +51,7 @@ from ltm.backbone import Backbone
 from ltm.bank import Bank, BankConfig, EventCut
 from ltm.bank.storage import BITS
 from ltm.cache import MemoryCache
-from ltm.compat import DynamicCache
+from ltm.compat import DynamicCache, cache_argument
 from ltm.methods.bank_memory import center_tokens
 from ltm.methods.banks import bank_for, check_bank
 from ltm.methods.base import Card, Method, new_columns, window_positions
@@ -122,7 +122,7 @@ class EmLlm(Method):
         if self._center is None:
             ids = center_tokens(self.backbone)
             cache = DynamicCache()
-            self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            self.model(input_ids=ids, **cache_argument(cache), use_cache=True, logits_to_keep=1)
             keys, _ = self._position_free(cache, 0, torch.arange(ids.shape[1], device=ids.device))
             self._center = keys.float().mean(dim=2)
         return self._center
@@ -174,7 +174,7 @@ class EmLlm(Method):
                 input_ids=ids,
                 attention_mask=None if bool(mask.all()) else mask.long(),
                 position_ids=window_positions(mask),
-                past_key_values=cache,
+                **cache_argument(cache),
                 use_cache=True,
                 logits_to_keep=0 if self._needs_surprise else 1,
             ).logits
