@@ -75,6 +75,19 @@ def test_fast_path_equals_the_naive_reference(tiny_backbone, fusion, copied_laye
         assert method.bank.num_tokens(row) == sum(chunk.shape[1] for chunk in memory.keys)
 
 
+@pytest.mark.parametrize("fusion", ["gate", "softmax"])
+def test_what_was_read_and_what_left_the_window_are_one_choice(tiny_backbone, fusion):
+    """Attention and pointer each take the best chunks over both sources, not as many from each."""
+    method = build(tiny_backbone, fusion=fusion)
+    disturb(method.sidenet.pointer)
+    naive, past, ids = NaiveLongMem(method), tokens(2, 21, vocab=8), tokens(2, 29, seed=1, vocab=8)
+    method.read(past)
+    naive.score_and_read(past)
+    naive.begin_stream()
+    with torch.no_grad():
+        torch.testing.assert_close(method(ids).logits, naive.score_and_read(ids), atol=2e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("coupled", [False, True])
 def test_memory_contents_equal_the_reference(tiny_backbone, coupled):
     """A chunk's own mean key as the query finds that chunk first, with the reference's keys and values in it."""

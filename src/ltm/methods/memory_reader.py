@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ltm.attention import Plugin, StopForward, View
-from ltm.bank import Bank
+from ltm.bank import Bank, Hits
 from ltm.methods.trace import Trace
 
 
@@ -37,6 +37,18 @@ class Source:
 
     bank: Bank
     rows: Tensor
+
+
+def best_over_sources(hits: Sequence[Hits]) -> list[Hits]:
+    """What each source found, of which only the best over all sources stays valid: as many chunks as each was asked."""
+    if len(hits) == 1:
+        return list(hits)
+    num_chunks = hits[0].scores.shape[-1]
+    scores = torch.cat([found.scores for found in hits], dim=-1)  # [batch, heads, tokens, sources * chunks]
+    best = torch.zeros_like(scores, dtype=torch.bool)
+    best.scatter_(-1, scores.topk(num_chunks, dim=-1).indices, True)
+    among_best = best.split(num_chunks, dim=-1)
+    return [found._replace(valid=found.valid & kept) for found, kept in zip(hits, among_best, strict=True)]
 
 
 class MemoryReader(Plugin):
@@ -79,15 +91,10 @@ class MemoryReader(Plugin):
 
     def _retrieve(self, query: Tensor) -> View:
         """The best chunks over all sources, as one view of [batch, heads, tokens, slots, head_dim]."""
-        hits = [source.bank.search(query, self.num_chunks, rows=source.rows) for source in self.sources]
-        self.found = [(source, found.slots) for source, found in zip(self.sources, hits, strict=True)]
-        if len(hits) > 1:
-            scores = torch.cat([found.scores for found in hits], dim=-1)  # [batch, heads, tokens, sources * chunks]
-            best = torch.zeros_like(scores, dtype=torch.bool)
-            best.scatter_(-1, scores.topk(self.num_chunks, dim=-1).indices, True)
-            among_best = best.split(self.num_chunks, dim=-1)
-            hits = [f._replace(valid=f.valid & kept) for f, kept in zip(hits, among_best, strict=True)]
-        parts = [source.bank.gather(found, rows=source.rows) for source, found in zip(self.sources, hits, strict=True)]
+        found = [source.bank.search(query, self.num_chunks, rows=source.rows) for source in self.sources]
+        hits = best_over_sources(found)
+        self.found = [(source, best.slots) for source, best in zip(self.sources, hits, strict=True)]
+        parts = [source.bank.gather(best, rows=source.rows) for source, best in zip(self.sources, hits, strict=True)]
         keys, values, masks = (
             torch.cat(tensors, dim=3) if len(parts) > 1 else tensors[0] for tensors in zip(*parts, strict=True)
         )

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ltm.attention import Plugin
+from ltm.bank.hits import Neighbours
 from ltm.compat import Cache
 from ltm.methods.longmem.config import LongMemConfig
 from ltm.methods.longmem.pointer import LONGEST_RUN, Candidates, Pointer
 from ltm.methods.longmem.sidenet import LayerCall, SideNet
-from ltm.methods.memory_reader import Source
+from ltm.methods.memory_reader import Source, best_over_sources
 from ltm.methods.trace import Trace
 
 
@@ -68,7 +69,8 @@ def copy_from_memory(
     trust: float = 0.0,
     trace: Trace | None = None,
 ) -> Tensor:
-    """Logits [batch, tokens, vocab] with what the pointer copies from all sources mixed in; see `Pointer`.
+    """Logits [batch, tokens, vocab] with what the pointer copies mixed in, from the best `num_chunks` over all sources;
+    see `Pointer`.
 
     hidden [batch, tokens, hidden_size]: the SideNet's output; keys [batch, kv_heads, tokens, head_dim]: the present
     tokens' own, position-free; recent [batch, tokens, LONGEST_RUN]: they and those before, see `recent_ids`.
@@ -77,11 +79,7 @@ def copy_from_memory(
         queries = pointer.unit_queries(keys)
         search = pointer.search_queries(queries.detach())
         found = [source.bank.neighbours(search, num_chunks, source.rows, recent=recent) for source in sources]
-        near = Candidates(
-            torch.cat([neighbours.keys for neighbours in found], dim=3),
-            torch.cat([neighbours.next_ids for neighbours in found], dim=2),
-            torch.cat([neighbours.runs for neighbours in found], dim=2),
-        )
+        near = _candidates(found)
         copies = pointer.copies(queries, near)
         mixed, shares = pointer.mix(logits, hidden, copies, near, trust)
     if trace is not None:
@@ -89,6 +87,18 @@ def copy_from_memory(
         for index, (source, neighbours) in enumerate(zip(sources, found, strict=True)):
             trace.join(source.bank, source.rows, neighbours.hits.slots, weights[:, None, :, index])
     return mixed
+
+
+def _candidates(found: Sequence[Neighbours]) -> Candidates:
+    """What lies nearest over all sources: the tokens of chunks that others surpass have no successor."""
+    next_ids, runs = [], []
+    for neighbours, best in zip(found, best_over_sources([neighbours.hits for neighbours in found]), strict=True):
+        chunk_size = neighbours.next_ids.shape[-1] // best.valid.shape[-1]
+        surpassed = ~best.valid[:, 0].repeat_interleave(chunk_size, dim=-1)  # [batch, tokens, slots]
+        next_ids.append(neighbours.next_ids.masked_fill(surpassed, -1))
+        runs.append(neighbours.runs.masked_fill(surpassed, 0))
+    keys = torch.cat([neighbours.keys for neighbours in found], dim=3)
+    return Candidates(keys, torch.cat(next_ids, dim=2), torch.cat(runs, dim=2))
 
 
 def recent_ids(ids: Tensor, mask: Tensor, before: Sequence[Tensor] | None, keep: int) -> Tensor:

@@ -35,11 +35,17 @@ class NaiveMemory:
         while sum(chunk.shape[1] for chunk in self.keys) > memory_size:
             del self.keys[0], self.values[0], self.token_ids[0]
 
+    @property
+    def flat_ids(self) -> list[int]:
+        """All token ids in order."""
+        return [token for chunk in self.token_ids for token in chunk]
+
 
 class NaiveLongMem:
     """The forward pass of a `LongMem` on a Llama-like backbone, sharing its weights.
 
-    method: in float64. `score_and_read` is training's pass over whole segments of a batch without padding.
+    method: in float64. `score_and_read` is training's pass over whole segments of a batch without padding; after
+    `begin_stream` it is a stream of whole windows, whose past is a second source beside what was read before.
     """
 
     def __init__(self, method: Any):
@@ -47,18 +53,25 @@ class NaiveLongMem:
         self.view = method.backbone.view
         self.llama = NaiveLlama(self.view)
         self.memories: list[NaiveMemory] = []
+        self.banks: list[NaiveMemory] = []
+
+    def begin_stream(self) -> None:
+        """What was remembered becomes a source of its own, which nothing is added to."""
+        self.banks, self.memories = self.memories, []
 
     def score_and_read(self, ids: Tensor) -> Tensor:
         """Logits [batch, tokens, vocab]; each segment is scored on its own and then remembered."""
         self.memories = self.memories or [NaiveMemory() for _ in ids]
+        banks = self.banks or [NaiveMemory() for _ in ids]
         rows = []
-        for row, memory in zip(ids, self.memories, strict=True):
-            pieces = [self._segment(segment, memory) for segment in row.split(self.config.segment_size)]
+        for row, memory, bank in zip(ids, self.memories, banks, strict=True):
+            pieces = [self._segment(segment, memory, bank) for segment in row.split(self.config.segment_size)]
             rows.append(torch.cat(pieces))
         return torch.stack(rows)
 
-    def _segment(self, ids: Tensor, memory: NaiveMemory) -> Tensor:
+    def _segment(self, ids: Tensor, memory: NaiveMemory, bank: NaiveMemory) -> Tensor:
         """Logits [tokens, vocab] of one segment of one row."""
+        sources = [source for source in (bank, memory) if source.keys]
         sidenet, factor = self.method.sidenet, self.config.reduction_factor
         hidden = self.view.embeddings(ids)  # [tokens, hidden_size]
         states, remembered = [hidden], None
@@ -71,42 +84,58 @@ class NaiveLongMem:
         for index, layer in enumerate(sidenet.layers):
             if index == sidenet.memory_layer and self.config.coupled:
                 remembered = self.llama.keys_values(layer, side)
-            reads = index == sidenet.memory_layer and memory.keys
-            fuse = partial(self._fuse, memory=memory) if reads else None
+            reads = index == sidenet.memory_layer and sources
+            fuse = partial(self._fuse, sources=sources) if reads else None
             side = self.llama.layer(layer, side, fuse) + states[factor * (index + 1)] - states[factor * index]
         assert remembered is not None
         output = sidenet.norm(side)
         logits = self.view.head(output)
-        if sidenet.pointer is not None and memory.keys:
-            logits = self._copy(sidenet.pointer, logits, output, remembered[0], ids.tolist(), memory)
+        if sidenet.pointer is not None and sources:
+            logits = self._copy(sidenet.pointer, logits, output, remembered[0], ids.tolist(), sources)
         keys, values = remembered
         memory.write(keys.detach(), values.detach(), ids, self.config.chunk_size, self.config.memory_size)
         return logits
 
     def _copy(
-        self, pointer: Any, logits: Tensor, output: Tensor, keys: Tensor, ids: list[int], memory: NaiveMemory
+        self,
+        pointer: Any,
+        logits: Tensor,
+        output: Tensor,
+        keys: Tensor,
+        ids: list[int],
+        sources: list[NaiveMemory],
     ) -> Tensor:
         """Logits [tokens, vocab], up to a constant a token, of the mixture with what the pointer copies."""
-        flat = [token for chunk in memory.token_ids for token in chunk]
-        starts = [sum(map(len, memory.token_ids[:index])) for index in range(len(memory.token_ids))]
         heads, center = range(len(keys)), pointer.center.detach().view(pointer.shape)
         shares, mixed = torch.softmax(pointer.share, dim=0), []
-        means = [chunk.mean(dim=1) for chunk in memory.keys]  # [kv_heads, head_dim]
+        means = [chunk.mean(dim=1) for source in sources for chunk in source.keys]  # [kv_heads, head_dim]
         for t in range(len(logits)):
             query = (pointer.query @ (keys[:, t] - center).flatten()).view(pointer.shape)
             query = torch.stack([query[h] / query[h].norm().clamp(min=1e-12) for h in heads])
-            found = self._nearest(pointer, query.detach(), means, center, shares.detach())
-            places = [place for c in found for place in range(starts[c], starts[c] + len(memory.token_ids[c]))]
-            places = [place for place in places if place + 1 < len(flat)]
+            places = self._places(self._nearest(pointer, query.detach(), means, center, shares.detach()), sources)
             if not places:
                 mixed.append(logits[t])
                 continue
-            remembered = torch.cat(memory.keys, dim=1)[:, places] - center[:, None]  # [kv_heads, places, head_dim]
+            remembered = torch.stack([torch.cat(source.keys, dim=1)[:, place] for source, place in places], dim=1)
+            remembered = remembered - center[:, None]  # [kv_heads, places, head_dim]
             cosines = torch.stack([torch.cosine_similarity(remembered[h], query[h], dim=-1) for h in heads])
-            runs = [self._run(ids[: t + 1], place, memory) for place in places]
-            copied = [flat[place + 1] for place in places]
+            runs = [self._run(ids[: t + 1], place, source) for source, place in places]
+            copied = [source.flat_ids[place + 1] for source, place in places]
             mixed.append(self._mixture(pointer, logits[t], output[t], shares @ cosines, copied, runs))
         return torch.stack(mixed)
+
+    @staticmethod
+    def _places(found: list[int], sources: list[NaiveMemory]) -> list[tuple[NaiveMemory, int]]:
+        """The tokens of chunks, counted over all sources, that have a successor: their source and place in it."""
+        places, before = [], 0
+        for source in sources:
+            start = 0
+            for number, chunk in enumerate(source.token_ids, before):
+                if number in found:
+                    places += [(source, place) for place in range(start, start + len(chunk))]
+                start += len(chunk)
+            before += len(source.token_ids)
+        return [(source, place) for source, place in places if place + 1 < len(source.flat_ids)]
 
     def _run(self, present: list[int], place: int, memory: NaiveMemory) -> int:
         """How many tokens up to this place of the memory equal the last ones of the present."""
@@ -180,15 +209,15 @@ class NaiveLongMem:
             mixed[word] = (log_model[word].exp() + odds * log_mass[word].exp()).log() + torch.logsumexp(logits, dim=0)
         return mixed
 
-    def _fuse(self, local: Tensor, local_lse: Tensor, query: Tensor, memory: NaiveMemory) -> Tensor:
+    def _fuse(self, local: Tensor, local_lse: Tensor, query: Tensor, sources: list[NaiveMemory]) -> Tensor:
         """Equation 5 of the paper, or one softmax over both: [1, heads, tokens, head_dim]."""
         num_chunks = self.config.retrieved_tokens // self.config.chunk_size
         group = self.llama.group
         keys: list[list[list[Tensor]]] = [[]]
         values: list[list[list[Tensor]]] = [[]]
         for h, head in enumerate(query):
-            own_keys = [chunk[h // group] for chunk in memory.keys]
-            own_values = [chunk[h // group] for chunk in memory.values]
+            own_keys = [chunk[h // group] for source in sources for chunk in source.keys]
+            own_values = [chunk[h // group] for source in sources for chunk in source.values]
             means = torch.stack([chunk.mean(dim=0) for chunk in own_keys])
             best = [naive_token_to_chunk(q.detach(), means, 1, num_chunks) for q in head]
             keys[0].append([torch.cat([own_keys[c] for c in chosen]) for chosen in best])
