@@ -1,17 +1,19 @@
-# On a machine with only Python 3.10+ and make, each target first sets .venv up by itself.
+# On a machine with only Python 3.10+ and make, each target first sets .venv up by itself, from requirements/lock.txt: the
+# versions that were tested together, whatever has been released since.
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint nightly clean
+.PHONY: demo test lint nightly matrix lock clean
 
 demo: $(READY)
 	$(BIN)/ltm demo
 
 test: lint
-	$(BIN)/pytest -m "not slow" -n $(WORKERS)
+	$(BIN)/pytest -m "not slow" -n $(WORKERS) --durations=10
 
+# Types are checked against the lock alone: libraries annotate the same code otherwise from one release to the next.
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -19,17 +21,28 @@ lint: $(READY)
 
 nightly: lint
 	$(BIN)/pytest
+	$(BIN)/python tools/matrix.py newest
+
+# The fast tests with the lowest and the newest versions that can be had; ROWS=lowest runs one of them.
+matrix: $(READY)
+	$(BIN)/python tools/matrix.py $(ROWS)
+
+# Take today's versions into the lock; run `make test` and `make matrix` before it is committed.
+lock: $(READY)
+	$(BIN)/python tools/lock.py
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-matrix build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# torch first and pinned: pip takes the CPU build where it has one at hand.
-$(READY): pyproject.toml
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+
+$(READY): pyproject.toml requirements/lock.txt requirements/torch.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "ltm needs Python 3.10 or newer; $(PYTHON) is older or missing. Try: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --disable-pip-version-check torch==2.13.0
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	$(INSTALL) -c requirements/lock.txt -r requirements/torch.txt
+	$(INSTALL) --no-deps -r requirements/lock.txt
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@

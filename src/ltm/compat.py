@@ -6,6 +6,7 @@ ask of transformers beside these names is in tests/test_canaries.py, one test ea
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -37,6 +38,7 @@ __all__ = [
     "cpu_has_fast_bf16",
     "get_attention_name",
     "take_cache",
+    "tell_gguf_version",
     "sdpa_mask",
     "set_attention_name",
     "transformers_version",
@@ -105,6 +107,18 @@ def set_attention_name(model: nn.Module, name: str) -> None:
             continue
         seen.add(id(config))
         config._attn_implementation = name
+
+
+def tell_gguf_version() -> None:
+    """Give the gguf package the version that transformers asks of it before it reads a GGUF file.
+
+    Under Python 3.10 transformers 5.4 does not find it in gguf's metadata, falls back on this attribute, which gguf
+    lacks, and fails on "Invalid version: 'N/A'".
+    """
+    import gguf
+
+    if not hasattr(gguf, "__version__"):
+        vars(gguf)["__version__"] = importlib.metadata.version("gguf")
 
 
 def cpu_has_fast_bf16() -> bool:

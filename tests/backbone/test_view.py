@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -61,7 +62,10 @@ def some_ids(tokens=12):
 def small(model_type, **fields):
     """A random model of a family that has no tiny name."""
     sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = AutoConfig.for_model(model_type, **{**sizes, "pad_token_id": 0, "bos_token_id": 1, **fields})
+    try:
+        config = AutoConfig.for_model(model_type, **{**sizes, "pad_token_id": 0, "bos_token_id": 1, **fields})
+    except StrictDataclassFieldValidationError as error:  # Olmo 2 of transformers 5.4 with a newer huggingface_hub
+        pytest.skip(f"this transformers refuses its own default of {model_type}: {error}")
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config).eval()
 

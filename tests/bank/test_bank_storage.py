@@ -217,7 +217,7 @@ def test_the_same_in_memory_on_disk_and_for_the_plain_reader(storage, search_sto
             torch.testing.assert_close(hits.scores, found.hits.scores)
             near, again_near = (one.neighbours(queries[:, :2], 4, layer=layer) for one in (bank, other))
             assert torch.equal(near.hits.slots, again_near.hits.slots)
-            # A kernel may sum in another order where a mapped file begins at another address: seen on Intel, not on AMD.
+            # A kernel may sum in another order where a mapped file begins at another address (on Intel it does).
             torch.testing.assert_close(near.hits.scores, again_near.hits.scores)
             if search_storage != "bfloat16":  # whose scores tie, and then any of the chunks is right
                 assert torch.equal(found.hits.slots, hits.slots) and torch.equal(near.next_ids, again_near.next_ids)

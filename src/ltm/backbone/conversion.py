@@ -20,6 +20,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ltm.backbone.notices import quiet, working
+from ltm.compat import tell_gguf_version
 from ltm.errors import LtmError
 
 # Part of a converted model's directory name: raise it when the conversion gives other files than before.
@@ -141,6 +142,7 @@ def load_whole(source: str | Path, dtype: torch.dtype, **options: Any) -> PreTra
 def load_gguf(gguf_file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a GGUF file with transformers, dequantised, in the dtype it is to be stored in; slow."""
     try:
+        tell_gguf_version()
         reader = GGUFReader(gguf_file)
         with quiet():
             model = _load_finite(gguf_file, _storage_dtype(reader))

@@ -171,6 +171,8 @@ class MemoryCache(Cache):
     def get_max_length(self, layer_idx: int | None = 0) -> int:
         return -1
 
+    get_max_cache_shape = get_max_length  # its name in the first releases of transformers 5
+
     def reset(self) -> None:
         """Forget everything; the cache is as new."""
         self.tokens = self.spilled = None
