@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import TextStreamer
 
+from ltm.control import ControlTokens, part_control_tokens
 from ltm.errors import ConfigError, LtmError
+from ltm.tokens import literal_ids
 
 if TYPE_CHECKING:
     from ltm.methods import Method
@@ -87,24 +90,64 @@ class CallbackStreamer(TextStreamer):
             self.on_text(text)
 
 
-def question_ids(tokenizer: Any, question: str, history: Sequence[dict[str, str]] = ()) -> Tensor:
-    """A question as the model wants it, int64 [1, tokens]: after earlier turns in its chat template if it has one,
-    else plain and alone."""
+Turn = Mapping[str, str]
+"""One turn of a conversation: {"role": "user", "assistant" or "system", "content": what was said}."""
+
+
+def question_ids(tokenizer: Any, question: str, history: Sequence[Turn] = ()) -> Tensor:
+    """A question after earlier turns, int64 [1, tokens]: in the model's chat template, or joined by line ends where it
+    has none. What a turn says is literal: it ends or begins no turn, whatever control tokens it spells out."""
     if not question.strip():
         raise LtmError("the question is empty; ask something")
+    turns = [*map(_checked_turn, history), {"role": "user", "content": question}]
     if not getattr(tokenizer, "chat_template", None):
-        return plain_ids(tokenizer, question)
-    messages = [*history, {"role": "user", "content": question}]
-    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-    return encoded["input_ids"]
+        return plain_ids(tokenizer, "\n".join(turn["content"] for turn in turns))
+    try:
+        return _templated(tokenizer, turns)
+    except (TemplateError, TypeError, KeyError, ValueError) as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise LtmError(
+            f"the model's chat template refuses these turns ({' '.join(_roles(turns))}): {words}; give other turns, or "
+            "another chat_template to the tokenizer"
+        ) from error
+
+
+def _checked_turn(turn: Any) -> dict[str, Any]:
+    if isinstance(turn, Mapping) and all(isinstance(turn.get(name), str) for name in ("role", "content")):
+        return dict(turn)
+    raise LtmError(f'{str(turn)[:80]} is no turn of a conversation; give {{"role": "user", "content": "..."}}')
+
+
+def _roles(turns: Sequence[Turn]) -> list[str]:
+    return [turn["role"] for turn in turns]
+
+
+def _templated(tokenizer: Any, turns: Sequence[Turn]) -> Tensor:
+    """Turns in the chat template. Where they spell control tokens out, a mark that they do not hold is put inside each
+    of these and taken out of what the template made, in pieces that none of them spans."""
+    control = ControlTokens.of(tokenizer)
+    mark = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in str(turns))
+    marked = part_control_tokens(turns, control, mark)
+    if marked == turns:
+        encoded = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+        return encoded["input_ids"]
+    text = tokenizer.apply_chat_template(marked, add_generation_prompt=True, tokenize=False)
+    pieces = [tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"] for piece in text.split(mark)]
+    return torch.tensor([sum(pieces, [])], dtype=torch.long)
 
 
 def plain_ids(tokenizer: Any, text: str) -> Tensor:
-    """A text to be gone on with, int64 [1, tokens], with the special tokens that the tokenizer begins texts with."""
-    ids = tokenizer(text, return_tensors="pt", verbose=False)["input_ids"]
-    if ids.numel() == 0:
+    """A text to be gone on with, literally, int64 [1, tokens], with the special tokens that the tokenizer begins texts
+    with."""
+    framed = tokenizer(text, verbose=False)["input_ids"]
+    bare = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if not framed:
         raise LtmError("the text is empty; give at least one word to go on from")
-    return ids.long()
+    start = next((n for n in range(len(framed)) if framed[n : n + len(bare)] == bare), 0)
+    ids = [*framed[:start], *literal_ids(tokenizer, text), *framed[start + len(bare) :]]
+    return torch.tensor([ids], dtype=torch.long)
 
 
 def generate(

@@ -236,7 +236,8 @@ class Session:
     ) -> Answer:
         """Answer a question with what is remembered.
 
-        history: earlier turns, {"role": "user" or "assistant", "content": ...}, for a model with a chat template;
+        history: earlier turns, {"role": "user" or "assistant", "content": ...}, in the model's chat template or, where
+        it has none, line by line before the question;
         trace: find the passages that the answer used; on_text: gets the text as it comes; sampling: fields of
         `Sampling` (max_new_tokens, temperature, ...).
         """

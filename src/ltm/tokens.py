@@ -1,4 +1,8 @@
-"""Text to tokens that know where they came from: ids in blocks of a fixed size, each token with its character range."""
+"""Text to tokens that know where they came from: ids in blocks of a fixed size, each token with its character range.
+
+A text is taken literally: where it spells a control token out ("<|im_end|>"), it becomes the tokens of these letters
+and never the control token (`ltm.control`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltm.control import ControlTokens
 from ltm.errors import LtmError
 
 PIECE_CHARS = 100_000
@@ -58,6 +63,11 @@ def token_ids(tokenizer: Any, text: str) -> Tensor:
     return torch.cat([_new_ids(), *pieces])
 
 
+def literal_ids(tokenizer: Any, text: str) -> list[int]:
+    """All tokens of a text in one call of the tokenizer, without special tokens."""
+    return _encode(_checked(tokenizer), text, False)[0].tolist()
+
+
 def text_pieces(text: str, most: int = PIECE_CHARS) -> Iterator[tuple[int, int]]:
     """Character ranges of at most `most` that cover a text, cut where tokens end anyway, if there is such a place."""
     start = 0
@@ -79,6 +89,7 @@ def _last_cut(text: str, low: int, high: int) -> int:
 
 
 def _encode(tokenizer: Any, piece: str, with_spans: bool) -> tuple[Tensor, Tensor]:
+    """Ids [tokens] and spans [tokens, 2] of a piece, none of them a control token that the piece only spells."""
     encoded = tokenizer(
         piece,
         add_special_tokens=False,
@@ -86,9 +97,12 @@ def _encode(tokenizer: Any, piece: str, with_spans: bool) -> tuple[Tensor, Tenso
         return_offsets_mapping=with_spans,
         verbose=False,
     )
-    ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
-    spans = encoded["offset_mapping"] if with_spans else [(0, 0)] * len(ids)
-    return ids, torch.tensor(spans, dtype=torch.long).reshape(-1, 2)
+    ids, spans = encoded["input_ids"], encoded["offset_mapping"] if with_spans else []
+    control = ControlTokens.of(tokenizer)
+    if control.spelled(piece, ids):
+        ids, spans = control.encode(piece)
+    spans = spans if with_spans else [(0, 0)] * len(ids)
+    return torch.tensor(ids, dtype=torch.long), torch.tensor(spans, dtype=torch.long).reshape(-1, 2)
 
 
 def _block(ids: Tensor, spans: Tensor, with_spans: bool, end: int) -> TokenBlock:

@@ -13,6 +13,7 @@ import numpy as np
 from ltm.bank.loading import load_bank
 from ltm.bank.names import MANIFEST
 from ltm.errors import BankError
+from ltm.tokens import literal_ids
 
 if TYPE_CHECKING:
     from ltm.bank.bank import Bank
@@ -45,7 +46,7 @@ def token_runs(tokenizer: Any, text: str) -> list[list[int]]:
     """
     runs = []
     for before in ("", " ", "\n"):
-        ids = tokenizer(before + text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = literal_ids(tokenizer, before + text)
         run = ids[1:-1] if len(ids) >= 5 else ids
         if run and run not in runs:
             runs.append(run)

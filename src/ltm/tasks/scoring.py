@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ltm.errors import LtmError
+from ltm.tokens import literal_ids
 
 if TYPE_CHECKING:
     from ltm.cache import MemoryCache
@@ -111,7 +112,7 @@ def greedy_tokens(
 
 def text_tokens(tokenizer: Any, text: str) -> list[int]:
     """The tokens of a text, without special tokens."""
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return literal_ids(tokenizer, text)
 
 
 def start_tokens(tokenizer: Any) -> list[int]:

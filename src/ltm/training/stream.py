@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ltm.errors import LtmError
+from ltm.tokens import literal_ids
 
 from .config import TrainConfig
 from .corpus import Corpus
@@ -207,5 +208,4 @@ class SegmentStream:
 
 def tokenize(tokenizer: Any, text: str) -> Tensor:
     """Token ids of a text of any length in one call, no special tokens: int32 [tokens] (half of int64)."""
-    encoded = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    return torch.tensor(encoded["input_ids"], dtype=torch.int32)
+    return torch.tensor(literal_ids(tokenizer, text), dtype=torch.int32)
