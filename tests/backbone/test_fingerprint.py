@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ltm.backbone import TINY_ARCHITECTURES, Backbone, Fingerprint, load_backbone
-from ltm.backbone.fingerprint import SAMPLES_PER_TENSOR, _sample, hash_tokenizer, hash_weights
+from ltm.backbone.fingerprint import SAMPLES_PER_TENSOR, _sample, hash_tokenizer, hash_weights, signature_of
 from ltm.backbone.tiny import build_tiny, byte_tokenizer
 from ltm.errors import LtmError
 
@@ -111,3 +111,92 @@ def test_differences_name_every_field_that_differs_with_short_hashes(tiny_backbo
     assert "architecture: bank LlamaForCausalLM, backbone GPT2LMHeadModel" in lines
     assert f"weights: bank {bank.weights[:12]}, backbone {backbone.weights[:12]}" in lines
     assert bank.differences(bank) == []
+
+
+CHANGED = {
+    "tiny-llama": {"rms_norm_eps": 1e-3, "hidden_act": "gelu"},
+    "tiny-mistral": {"sliding_window": 12},
+    "tiny-gemma2": {"attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 20, "hidden_activation": "relu"},
+    "tiny-gemma3": {"layer_types": ["full_attention"] * 6, "sliding_window": 8},
+    "tiny-gpt2": {"scale_attn_by_inverse_layer_idx": True, "layer_norm_epsilon": 1e-3},
+    "tiny-gpt-neox": {"use_parallel_residual": False},
+    "tiny-opt": {"activation_function": "gelu"},
+}
+
+
+@pytest.mark.parametrize(("name", "setting"), [(name, setting) for name, given in CHANGED.items() for setting in given])
+def test_a_setting_that_changes_hidden_states_is_told_with_both_values(name, setting, tiny_backbone):
+    value = CHANGED[name][setting]
+    other = Backbone(name, *build_tiny(name, **{setting: value}))
+    lines = tiny_backbone(name).fingerprint.differences(other.fingerprint)
+    told = next(line for line in lines if line.startswith(f"{setting}: bank "))
+    assert f"backbone {json.dumps(value)[:90]}" in told
+    assert "weights" not in str(lines)
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma3"])
+@torch.no_grad()
+def test_rotary_frequencies_that_are_changed_in_place_are_noticed(name):
+    backbone = Backbone(name, *build_tiny(name))
+    before = backbone.fingerprint
+    frequencies = next(buffer for path, buffer in backbone.view.rotary.named_buffers() if path.endswith("inv_freq"))
+    rounded = frequencies.to(torch.bfloat16).float()
+    frequencies.data.copy_(rounded)  # as `model.to(torch.bfloat16)` leaves them: the dtype tells
+    assert before.differences(backbone.fingerprint) == []
+    frequencies.data.mul_(0.5)
+    assert [line.split(":")[0] for line in before.differences(backbone.fingerprint)] == ["rotary angles"]
+
+
+def test_what_an_older_fingerprint_does_not_know_is_not_compared(tiny_backbone):
+    fingerprint = tiny_backbone("tiny-llama").fingerprint
+    values = fingerprint.to_dict()
+    del values["settings"]
+    older, changed = Fingerprint.from_dict(values), Backbone("other", *build_tiny("tiny-llama", rms_norm_eps=1e-3))
+    assert older.settings is None
+    assert older.differences(changed.fingerprint) == changed.fingerprint.differences(older) == []
+    assert fingerprint.differences(changed.fingerprint)
+    few = replace(fingerprint, settings=json.dumps({"rms_norm_eps": 1e-06, "of_a_later_version": 1}))
+    assert few.differences(fingerprint) == [] and len(few.differences(changed.fingerprint)) == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"weights": 7}, {"num_layers": "6"}, {"num_layers": True}, {"rope": "{"}, {"settings": "[]"}, {"settings": 3}]
+    + [{"settings": "[" * 100_000}],
+)
+def test_an_odd_value_is_told(odd, tiny_backbone):
+    values = tiny_backbone("tiny-llama").fingerprint.to_dict()
+    with pytest.raises(LtmError, match="the fingerprint is damaged: "):
+        Fingerprint.from_dict({**values, **odd})
+
+
+@torch.no_grad()
+def test_a_look_tells_any_change_and_nothing_else():
+    model, tokenizer = build_tiny("tiny-llama")
+    view = Backbone("mine", model, tokenizer).view
+    signatures = [signature_of(view, tokenizer)]
+    model(torch.arange(9)[None])
+    assert signature_of(view, tokenizer) == signatures[0]
+
+    def after(change):
+        change()
+        signatures.append(signature_of(view, tokenizer))
+        return len(set(map(str, signatures))) == len(signatures)
+
+    weight = model.get_parameter("model.layers.3.mlp.up_proj.weight")
+    assert after(lambda: weight.view(-1)[1].add_(1))  # one element, with a version counter
+    assert after(lambda: weight.data.add_(1e-3))  # without
+    assert after(lambda: setattr(model.model.norm, "variance_epsilon", 0.1))
+    assert after(lambda: tokenizer.add_tokens(["whale"]))
+    assert after(lambda: model.to(torch.float64))
+
+
+def test_codes_of_quantised_weights_are_weights():
+    model = build_tiny("tiny-llama")[0]
+    before = hash_weights(model)
+    model.model.norm.register_buffer("passing", torch.ones(3), persistent=False)
+    assert hash_weights(model) == before
+    model.model.norm.register_buffer("codes", torch.ones(3, dtype=torch.int32))
+    coded = hash_weights(model)
+    model.model.norm.codes.add_(1)
+    assert len({before, coded, hash_weights(model)}) == 3

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import model_info, try_to_load_from_cache
@@ -21,7 +21,7 @@ from transformers import (
 
 from ltm.backbone.builtin import BUILTIN_MODELS, builtin_directory
 from ltm.backbone.conversion import converted_directory, load_whole
-from ltm.backbone.fingerprint import Fingerprint, fingerprint_of
+from ltm.backbone.fingerprint import Fingerprint, fingerprint_of, signature_of
 from ltm.backbone.head import lay_out_input
 from ltm.backbone.notices import notice, quiet
 from ltm.backbone.tiny import TINY_ARCHITECTURES, build_tiny
@@ -45,6 +45,7 @@ class Backbone:
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None = None
+    _identity: tuple[tuple[Any, ...], Fingerprint] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.view = BackboneView(self.model)
@@ -52,10 +53,13 @@ class Backbone:
         self.model.eval()
         lay_out_input(self.view.head)
 
-    @cached_property
+    @property
     def fingerprint(self) -> Fingerprint:
-        """The identity that banks are checked against; taken at first use."""
-        return fingerprint_of(self.view, self.tokenizer)
+        """The identity that banks are checked against, as the model is now: taken anew where anything has changed."""
+        signature = signature_of(self.view, self.tokenizer)
+        if self._identity is None or self._identity[0] != signature:
+            self._identity = (signature, fingerprint_of(self.view, self.tokenizer))
+        return self._identity[1]
 
     @property
     def device(self) -> torch.device:

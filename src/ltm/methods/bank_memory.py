@@ -21,7 +21,7 @@ from ltm.bank import Bank, BankConfig
 from ltm.bank.storage import BITS, STORAGE_OPTIONS
 from ltm.cache import MemoryCache
 from ltm.errors import LtmError
-from ltm.methods.banks import bank_for, check_bank
+from ltm.methods.banks import bank_for, check_bank, check_unchanged
 from ltm.methods.base import Method, new_columns, window_positions
 from ltm.methods.checks import stride_of
 from ltm.methods.memory_reader import KeyValueTap, Source
@@ -153,6 +153,7 @@ class BankMethod(Method):
     ) -> None:
         if not self._memory_on:
             return
+        check_unchanged(self.bank, self.backbone)
         mask = new_columns(attention_mask, input_ids)
         rows = self._bank_rows(self.rows_of(len(input_ids), memory_rows))
         bank = self._bank_for(len(input_ids))

@@ -44,6 +44,18 @@ def check_bank(bank: Bank, backbone: Backbone, layers: Sequence[int], others: It
         )
 
 
+def check_unchanged(bank: Bank | None, backbone: Backbone) -> None:
+    """Raise BankMismatchError where a backbone is not what it was when a memory was attached: adapters, weights or
+    settings changed since. Costs a look at the backbone (`Backbone.fingerprint`)."""
+    if bank is None or bank.fingerprint is None:
+        return
+    if differences := bank.fingerprint.differences(backbone.fingerprint):
+        raise BankMismatchError(
+            f"{backbone.name} has changed since this memory was made: {'; '.join(differences)}; put it back as it was, "
+            "or read the texts again into a new memory"
+        )
+
+
 def _named(layers: Sequence[int]) -> str:
     """ "3", "3 and 7", "0 to 29"."""
     if len(layers) > 2 and tuple(layers) == tuple(range(layers[0], layers[-1] + 1)):

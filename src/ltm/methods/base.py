@@ -26,6 +26,7 @@ from ltm.cache import MemoryCache
 from ltm.compat import CACHE_NAME, CausalOutput, GenerationMixin, cache_argument, causal_output, take_cache
 from ltm.errors import ConfigError, LtmError
 from ltm.methods import storage
+from ltm.methods.banks import check_unchanged
 from ltm.methods.loss import next_token_loss
 from ltm.methods.registry import config_from_options, method_class
 from ltm.methods.trace import Trace
@@ -157,6 +158,8 @@ class Method(nn.Module, GenerationMixin):
         rows = self.rows_of(len(input_ids), memory_rows)
         if remember and cache is not None:
             raise ConfigError("remember=True starts a window of its own; call it without a cache")
+        if self._memory_on and (cache is None or not cache.get_seq_length()):
+            check_unchanged(self.bank, self.backbone)
         if remember:
             logits = self.score_and_read(input_ids, mask, rows)
         else:

@@ -53,7 +53,7 @@ from ltm.bank.storage import BITS
 from ltm.cache import MemoryCache
 from ltm.compat import DynamicCache, cache_argument
 from ltm.methods.bank_memory import center_tokens
-from ltm.methods.banks import bank_for, check_bank
+from ltm.methods.banks import bank_for, check_bank, check_unchanged
 from ltm.methods.base import Card, Method, new_columns, window_positions
 from ltm.methods.em_llm.config import EmLlmConfig
 from ltm.methods.em_llm.past import Held, RowPast
@@ -151,6 +151,7 @@ class EmLlm(Method):
     ) -> None:
         if not self._memory_on:
             return
+        check_unchanged(self.bank, self.backbone)
         mask = new_columns(attention_mask, input_ids)
         rows = self.rows_of(len(input_ids), memory_rows)
         if self.bank is None:

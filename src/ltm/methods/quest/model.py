@@ -36,6 +36,7 @@ from ltm.bank import Bank
 from ltm.cache import MemoryCache
 from ltm.cache.pages import Columns, PagedCache
 from ltm.errors import LtmError
+from ltm.methods.banks import check_unchanged
 from ltm.methods.base import Card, new_columns
 from ltm.methods.baselines import StreamBaseline
 from ltm.methods.quest import storing
@@ -125,6 +126,7 @@ class Quest(StreamBaseline):
         spans: Tensor | None = None,
         memory_rows: Tensor | None = None,
     ) -> None:
+        check_unchanged(self.bank, self.backbone)
         self._follow_bank()
         self._reading = True
         try:
