@@ -386,3 +386,23 @@ def test_reading_ahead_leaves_complaints_to_the_reader(tmp_path, monkeypatch):
     (tmp_path / "other").write_bytes((7).to_bytes(8, "little") + b'{"a":1}')
     read_ahead([torn, empty, tmp_path / "other", tmp_path / "missing"], {"keys"})
     assert asked == [(0, HEADER_BYTES)] * 3
+
+
+def test_a_bank_of_no_layers_keeps_token_ids(tmp_path):
+    bank = Bank(BankConfig(1, 20), num_rows=1, num_kv_heads=2, head_dim=8, layers=())
+    document, ids = bank.add_document("one", text="one"), torch.arange(30)[None]
+    nothing = torch.empty(0, 1, 2, 15, 8)
+    bank.write(nothing, nothing, ids[:, :15], documents=[document])
+    bank.write(nothing, nothing, ids[:, 15:])
+    bank.save(tmp_path / "a.bank")
+    Bank.verify(tmp_path / "a.bank")
+    loaded = Bank.load(tmp_path / "a.bank")
+    assert loaded.layers == () and loaded.latest_tokens(0, 20).tolist() == list(range(10, 30))
+    assert loaded.nbytes <= 20 * 28
+    other = loaded.empty_like()
+    other.merge(loaded)
+    loaded.delete_document(document)
+    assert loaded.latest_tokens(0, 20).tolist() == list(range(15, 30))
+    assert other.latest_tokens(0, 20).tolist() == list(range(10, 30))
+    with pytest.raises(BankError, match="layer=0 is not a place among the 0 layers"):
+        loaded.search(torch.randn(1, 2, 1, 8), 1)

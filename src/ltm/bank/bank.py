@@ -47,10 +47,10 @@ Rows = Sequence[int] | Tensor
 class Bank:
     """Memory for `num_rows` pasts that never see each other, each within the config's budget.
 
-    num_kv_heads, head_dim: of the backbone; layers: backbone layers whose keys and values are kept; dtype, device: of
-    keys and values (token ids and spans stay on the host). fingerprint: the backbone's identity (or its plain values),
-    stored and checked by `load`; backbone: the name it was loaded by. `extra` is a dict of plain JSON values that is
-    saved as well. key_center: about the mean of the backbone's keys, float32 [layers, kv_heads, head_dim]; keys that
+    num_kv_heads, head_dim: of the backbone; layers: backbone layers whose keys and values are kept, () where token ids
+    are all; dtype, device: of keys and values (token ids and spans stay on the host). fingerprint: the backbone's
+    identity (or its plain values), stored and checked by `load`; backbone: the name it was loaded by. `extra` is a dict
+    of plain JSON values that is saved as well. key_center: about the mean of the backbone's keys, float32 [layers, kv_heads, head_dim]; keys that
     are stored in codes are nearer to the truth with it, and it must not depend on what is remembered.
     Raises ConfigError where the byte budget holds no chunk, a size is less than 1, or a storage does not fit.
 
@@ -73,7 +73,7 @@ class Bank:
         backbone: str | None = None,
         key_center: Tensor | None = None,
     ):
-        sizes = {"num_rows": num_rows, "num_kv_heads": num_kv_heads, "head_dim": head_dim, "layers": len(layers)}
+        sizes = {"num_rows": num_rows, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
         problems = [f"{name}={size}; use 1 or more" for name, size in sizes.items() if size < 1]
         if problems:
             raise ConfigError(problems)

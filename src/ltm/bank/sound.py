@@ -22,7 +22,6 @@ def manifest_problems(manifest: Manifest) -> Iterator[str]:
     sizes = {
         "num_kv_heads": manifest.num_kv_heads,
         "head_dim": manifest.head_dim,
-        "layers": len(manifest.layers),
         "rows": len(manifest.rows),
     }
     yield from (f"{name} is {size}" for name, size in sizes.items() if size < 1)

@@ -60,4 +60,4 @@ def _named(layers: Sequence[int]) -> str:
     """ "3", "3 and 7", "0 to 29"."""
     if len(layers) > 2 and tuple(layers) == tuple(range(layers[0], layers[-1] + 1)):
         return f"{layers[0]} to {layers[-1]}"
-    return " and ".join(map(str, layers))
+    return " and ".join(map(str, layers)) or "none"
