@@ -386,3 +386,29 @@ def test_what_was_read_last_stands_in_the_window(tiny_backbone):
 def test_a_window_full_of_what_was_read_is_refused(tiny_backbone):
     with pytest.raises(ConfigError, match="recent_tokens=8; use 0 to 7"):
         build(tiny_backbone, recent_tokens=8)
+
+
+def test_weights_with_a_pointer_are_used_without_it(tiny_backbone, tmp_path):
+    """The paper's mechanism alone, of weights that were trained with more: what no pointer is ever mixed into."""
+    method, ids = build(tiny_backbone, dtype="float32"), tokens(1, 20)
+    method.save_pretrained(tmp_path)
+    alone = LongMem.from_pretrained(method.backbone, tmp_path, pointer=False)
+    shut = LongMem.from_pretrained(method.backbone, tmp_path, pointer_trust=-200.0)
+    with torch.no_grad():
+        for model in (method, alone, shut):
+            model.read(tokens(1, 16, seed=2))
+        assert alone.sidenet.pointer is None
+        torch.testing.assert_close(alone(ids).logits, shut(ids).logits)
+        assert not torch.allclose(alone(ids).logits, method(ids).logits, atol=1e-3)
+
+
+def test_memory_off_in_mid_stream_leaves_out_what_the_stream_remembers(tiny_backbone):
+    method, ids = build(tiny_backbone, dtype="float32"), tokens(1, 30)
+    cache = method.new_cache()
+    with torch.no_grad():
+        method(ids[:, :24], past_key_values=cache, use_cache=True)
+        assert cache.spilled is not None and cache.spilled.num_tokens(0)
+        with method.memory_off():
+            off = method(ids[:, 24:], past_key_values=cache, use_cache=True).logits
+            expected = method(ids[:, 24:]).logits  # in a window of its own, as this one was emptied
+    torch.testing.assert_close(off, expected)

@@ -239,8 +239,10 @@ class BankMethod(Method):
 
     def sources(self, cache: MemoryCache | None, rows: Tensor) -> list[Source]:
         """The bank, and what this stream has spilled, where they hold something for these rows."""
+        if not self._memory_on:
+            return []
         sources = []
-        if self._memory_on and self.bank is not None:
+        if self.bank is not None:
             sources.append(Source(self.bank, self._bank_rows(rows)))
         if cache is not None and cache.spilled is not None:
             sources.append(Source(cache.spilled, torch.arange(len(rows), device=rows.device)))

@@ -137,5 +137,11 @@ class LongMem(BankMethod):
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def load_trained_state(self, state: dict[str, Tensor], source: str) -> None:
+        """pointer=False leaves out the pointer of weights that were trained with one."""
+        if not self.method_config.pointer:
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("pointer.")}
+        super().load_trained_state(state, source)
+
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         self.sidenet.checkpointing = True
