@@ -22,7 +22,7 @@ _BACKBONES: dict = {}
 # transformers' eager attention, which Gemma 2 needs for its capped logits, makes NaN of padding in float64.
 DTYPES = {"tiny-gemma2": torch.float32}
 # Options, of the methods that have them, with which a method starts as the backbone and fits its tiny models.
-AS_THE_BACKBONE = {"start": "identity", "reduction_factor": 2}
+AS_THE_BACKBONE = {"start": "identity", "reduction_factor": 2, "window_counts": False}
 
 
 @pytest.fixture(params=sorted(TINY_ARCHITECTURES))

@@ -1,0 +1,8 @@
+"""An n-gram cache: what followed the present's last tokens before is likelier to follow again; token ids alone."""
+
+from __future__ import annotations
+
+from ltm.methods.ngram.config import NGramConfig
+from ltm.methods.ngram.model import NGram
+
+__all__ = ["NGram", "NGramConfig"]

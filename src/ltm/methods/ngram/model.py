@@ -1,0 +1,204 @@
+"""An n-gram cache as a method: counts of what followed each suffix of the present before, mixed into a model's words.
+
+What every memory of text should be compared with: it knows nothing but which tokens followed which (Grave et al., 2017,
+keep hidden states instead; Kuhn and De Mori, 1990, single words). A token's past is what was read and its own stream up
+to it. The suffixes of the present of 1 to `max_length` tokens are looked up in it; each one's followers, as a
+distribution, are mixed into that of all shorter ones, the model's first, by a weight for its length and count.
+
+The bank keeps no layer's keys and values: token ids, and where they came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltm.backbone import Backbone
+from ltm.bank import Bank, BankConfig
+from ltm.cache import MemoryCache
+from ltm.errors import LtmError
+from ltm.methods.banks import bank_for, check_bank
+from ltm.methods.base import Card, Method, new_columns
+from ltm.methods.checks import stride_of
+from ltm.methods.ngram.config import NGramConfig
+from ltm.methods.ngram.counts import BREAK, shares, suffix_matches
+from ltm.methods.ngram.weights import WEIGHTS
+from ltm.methods.registry import register
+
+TRACED = 16
+"""Most places of memory that a token's trace names."""
+
+
+class Past(NamedTuple):
+    """A row's tokens: the bank's, a break, its stream's. of_bank: how many are the bank's; gone: place of the window's
+    first token."""
+
+    tokens: np.ndarray
+    of_bank: int
+    gone: int
+
+
+@register("ngram")
+class NGram(Method):
+    """See the module's text and `NGramConfig`.
+
+    >>> model = NGram(load_backbone("smollm2-135m"), NGramConfig())  # doctest: +SKIP
+    >>> model.read(past); model.generate(present, max_new_tokens=20)  # doctest: +SKIP
+    """
+
+    config_class = NGramConfig
+    card = Card(
+        "",
+        "what token ids alone give: the baseline of every memory that copies",
+        "",
+        needs_training=False,
+    )
+
+    def __init__(self, backbone: Backbone, config: NGramConfig):
+        super().__init__(backbone, config)
+        self.weights = np.array(WEIGHTS)[: config.max_length]  # [max_length, buckets]
+        window: dict[str, Any] = {"local_window": config.local_window, "stride": config.stride}
+        self.inner = None if config.inner is None else Method.from_pretrained(backbone, config.inner, **window)
+
+    # scoring
+
+    def new_cache(self) -> MemoryCache:
+        if self.inner is not None:
+            return self.inner.new_cache()
+        config = self.method_config
+        return MemoryCache(config.local_window, stride_of(config.local_window, config.stride))
+
+    def encode(self, ids: Tensor, mask: Tensor, cache: MemoryCache | None, rows: Tensor, keep: int) -> Tensor:
+        if self.inner is None:
+            return super().encode(ids, mask, cache, rows, keep)
+        with self.inner.memory_off():
+            return self.inner.encode(ids, mask, cache, rows, keep)
+
+    def _advance(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor, keep: int) -> Tensor:
+        logits = super()._advance(ids, mask, cache, rows, keep)
+        return self._mixed(logits, mask, cache, rows) if self._memory_on else logits
+
+    def _mixed(self, logits: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor) -> Tensor:
+        """Logits [batch, the last columns, vocab] with what followed before mixed in, up to a constant a token.
+
+        mask: of all new columns, which the window holds by now.
+        """
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        partition = logits.detach().logsumexp(dim=-1)  # [batch, columns]
+        before = mask.shape[1] - logits.shape[1]
+        slots = torch.zeros(*mask.shape, TRACED, dtype=torch.long)
+        used = torch.zeros(*mask.shape, TRACED)
+        for row, past in enumerate(self._pasts(cache, rows)):
+            columns = mask[row, before:].nonzero().squeeze(-1).tolist()
+            for column, end in zip(columns, range(len(past.tokens) - len(columns), len(past.tokens)), strict=True):
+                model, places, weights = self._copies(past, end)
+                words, odds = _by_word(past.tokens[places + 1], weights / model)
+                ids = torch.from_numpy(words).to(logits.device)
+                copied = torch.from_numpy(np.log(odds)).to(logits) + partition[row, column]
+                logits[row, column, ids] = torch.logaddexp(logits[row, column, ids], copied)
+                if self._trace is not None:
+                    self._note(past, places, weights, slots[row, before + column], used[row, before + column])
+        if self._trace is not None and self.bank is not None:
+            numbers = [self.bank.chunks(int(number))["numbers"] for number in rows]
+            named = [own[places] if len(own) else places for own, places in zip(numbers, slots, strict=True)]
+            self._trace.note(self.bank, rows, torch.stack(named)[:, None], used[:, None])
+        return logits
+
+    def _copies(self, past: Past, end: int) -> tuple[float, np.ndarray, np.ndarray]:
+        """The model's share of what comes after place `end`, and the places that are copied after, with theirs."""
+        known = end if self.method_config.window_counts else max(past.gone - 1, 0)
+        places, lengths = suffix_matches(past.tokens, end, known, len(self.weights))
+        model, weights = shares(lengths, self.weights)
+        return model, places, weights
+
+    def _pasts(self, cache: MemoryCache, rows: Tensor) -> list[Past]:
+        """What each row of a stream has before it and in it."""
+        assert cache.tokens is not None
+        pasts = []
+        for row, (number, window) in enumerate(zip(rows.tolist(), cache.tokens, strict=True)):
+            read, left = _held(self.bank, number), _held(cache.spilled, row)
+            tokens = np.concatenate((read, [BREAK], left, window.cpu().numpy()))
+            pasts.append(Past(tokens, len(read), len(tokens) - len(window)))
+        return pasts
+
+    @staticmethod
+    def _note(past: Past, places: np.ndarray, weights: np.ndarray, slots: Tensor, used: Tensor) -> None:
+        """Write the places of the bank that weigh most into slots and used, [TRACED] each."""
+        own = places < past.of_bank
+        places, weights = places[own], weights[own]
+        most = weights.argsort()[::-1][:TRACED].copy()
+        slots[: len(most)] = torch.from_numpy(places[most])
+        used[: len(most)] = torch.from_numpy(weights[most])
+
+    # remembering
+
+    def new_bank(self, num_rows: int) -> Bank:
+        """An empty bank of token ids, with `num_rows` rows."""
+        config = self.method_config
+        settings = BankConfig(1, config.memory_size, config.memory_bytes)
+        return bank_for(self.backbone, settings, num_rows, layers=())
+
+    def use_bank(self, bank: Bank) -> None:
+        """Remember with this bank, saved or shared; BankMismatchError where it keeps more than token ids, or those of
+        another backbone's tokenizer."""
+        check_bank(bank, self.backbone, ())
+        self.bank = bank
+
+    def read(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        documents: Sequence[int] | None = None,
+        spans: Tensor | None = None,
+        memory_rows: Tensor | None = None,
+    ) -> None:
+        if not self._memory_on:
+            return
+        mask = new_columns(attention_mask, input_ids)
+        rows = self.rows_of(len(input_ids), memory_rows)
+        if self.bank is None:
+            self.bank = self.new_bank(len(input_ids))
+        nothing = self._no_entries(input_ids)
+        self.bank.write(nothing, nothing, input_ids, mask=mask, rows=rows, documents=documents, spans=spans)
+
+    def spill(self, row: int, token_ids: Tensor, columns: Tensor, cache: MemoryCache) -> None:
+        if not self._memory_on:
+            return
+        assert cache.tokens is not None
+        if cache.spilled is None:
+            cache.spilled = self.new_bank(len(cache.tokens))
+        nothing = self._no_entries(token_ids[None])
+        cache.spilled.write(nothing, nothing, token_ids[None], rows=[row])
+
+    def _no_entries(self, ids: Tensor) -> Tensor:
+        """Keys, or values, of no layer: [0, batch, kv_heads, tokens, head_dim]."""
+        view = self.backbone.view
+        return torch.empty(0, len(ids), view.num_kv_heads, ids.shape[1], view.head_dim)
+
+    # what was tuned
+
+    def trained_state(self) -> dict[str, Tensor]:
+        return {"weights": torch.from_numpy(self.weights)}
+
+    def load_trained_state(self, state: dict[str, Tensor], source: str) -> None:
+        found = state.get("weights")
+        if found is None or found.shape != self.weights.shape or not bool(((found >= 0) & (found < 1)).all()):
+            raise LtmError(f"{source} does not hold an n-gram cache's weights: {list(self.weights.shape)} from 0 to 1")
+        self.weights = found.double().cpu().numpy()
+
+
+def _held(bank: Bank | None, row: int) -> np.ndarray:
+    """The tokens of a bank's row, int64 [tokens]."""
+    tokens = 0 if bank is None else bank.num_tokens(row)
+    return np.empty(0, np.int64) if bank is None or not tokens else bank.latest_tokens(row, tokens).cpu().numpy()
+
+
+def _by_word(words: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each word once, with the sum of its weights."""
+    once, place = np.unique(words, return_inverse=True)
+    return once, np.bincount(place, weights, minlength=len(once))
