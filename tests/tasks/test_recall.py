@@ -22,6 +22,7 @@ from ltm.tasks.recall_text import (
     Haystack,
     contains_answer,
     dictionary_reading,
+    facts_reading,
     haystack_reading,
     number_pairs,
     uuid_pairs,
@@ -154,6 +155,31 @@ def test_keys_in_sentences_of_their_own_stand_at_their_depths(haystack):
 def test_sentences_of_keys_share_no_word():
     words = [set(sentence.lower().split()) - {"the"} for sentence in SENTENCES]
     assert all(not one & other for place, one in enumerate(words) for other in words[:place])
+
+
+@pytest.mark.parametrize("reworded", [False, True])
+def test_facts_stand_once_at_their_depths(haystack, reworded):
+    reading = facts_reading(TOKENIZER, haystack, 1200, DEPTHS, random.Random(4), reworded=reworded)
+    text = TOKENIZER.decode(reading.tokens)
+    assert len(reading.tokens) == 1200
+    for start, question in zip(reading.starts, reading.questions, strict=True):
+        answer, *others = question.answers
+        beginning = question.prompt.removeprefix("\n\n")
+        assert text.count(answer) == 1 and answer not in question.prompt and question.before == " "
+        assert text[start:].partition(f" {answer}.")[0].strip().count(".") == 0  # the needle's own sentence
+        assert (text.count(f" {beginning} {answer}.") == 1) == (not reworded)
+        assert len(question.answers) == 10 == len(set(question.answers)) and not set(others) & {answer}
+
+
+def test_facts_and_reworded_ask_for_the_same_facts(data):
+    asked = [
+        [unit.run.args[1]() for unit in task(data, variants=variant, lengths="1200").units()]
+        for variant in ("facts", "reworded")
+    ]
+    for said, reworded in zip(*asked, strict=True):
+        assert said.tokens == reworded.tokens
+        for one, other in zip(said.questions, reworded.questions, strict=True):
+            assert one.answers == other.answers and one.prompt != other.prompt
 
 
 def test_answers_are_compared_with_what_else_was_read_and_with_random_keys(haystack):

@@ -1,6 +1,6 @@
 """Recall of what was planted in a long text: pass keys in essays, values in dictionaries, by length and depth.
 
-The text is read (`method.read`), then the question comes as the prompt. Five variants:
+The text is read (`method.read`), then the question comes as the prompt. Seven variants:
 
 - passkey: one five-digit key in real text (Mohtashami & Jaggi, 2023, arXiv:2305.16300, plant it in repeated filler
   sentences, which any compression gets for free; here the filler is Paul Graham's essays). A reading for each depth.
@@ -8,6 +8,8 @@ The text is read (`method.read`), then the question comes as the prompt. Five va
   seen by the next question.
 - sentences: the same with each key at the end of a sentence of its own, which is asked for by its beginning, for models
   that are too small to tell whose key is whose.
+- facts: five facts of many forms (`ltm.tasks.facts`), each said once within the text, asked for by their sentences'
+  beginnings; reworded: the same, asked for by the beginnings of other wordings.
 - key_value: a JSON dictionary of five-digit numbers, as long as asked, one pair asked at each depth.
 - uuid: the dictionaries of Lost in the Middle (Liu et al., 2023, arXiv:2307.03172) with 75 or 140 pairs of UUIDs; the
   pairs that stand at the depths are asked, instead of the file's one key moved about. Their length in a table is that
@@ -46,6 +48,7 @@ from ltm.tasks.recall_text import (
     Reading,
     contains_answer,
     dictionary_reading,
+    facts_reading,
     haystack_reading,
     number_pairs,
     uuid_pairs,
@@ -56,7 +59,7 @@ from ltm.tasks.scoring import greedy_tokens, score_continuations, text_tokens
 if TYPE_CHECKING:
     from ltm.methods import Method
 
-VARIANTS = ("passkey", "multi", "sentences", "key_value", "uuid")
+VARIANTS = ("passkey", "multi", "sentences", "facts", "reworded", "key_value", "uuid")
 SPARE_TOKENS = 4
 """What a method may write beside the answer: a space, a quotation mark, the end of the number."""
 
@@ -68,7 +71,7 @@ class RecallConfig:
     variants: str = "passkey,multi,key_value,uuid"
     """Kinds of test, with commas."""
     lengths: str = "1024,4096,16384,65536,131072"
-    """Tokens that are read (passkey, multi, sentences: exactly; key_value: less than one pair shorter), with commas."""
+    """Tokens that are read (exactly, but key_value: less than one pair shorter), with commas."""
     depths: str = "0,25,50,75,100"
     """Percent of the text before the key, or the pair's place in percent, with commas."""
     pairs: str = "75,140"
@@ -117,7 +120,7 @@ class Recall(Task):
                     yield from (self._unit("passkey", length, [depth], trial) for depth in depths)
                 yield from (
                     self._unit(name, length, depths, trial)
-                    for name in ("multi", "sentences", "key_value")
+                    for name in ("multi", "sentences", "facts", "reworded", "key_value")
                     if name in chosen
                 )
 
@@ -152,11 +155,14 @@ class Recall(Task):
         ]
 
     def _reading(self, variant: str, size: int, depths: Sequence[int], trial: int) -> Reading:
-        draw = random.Random(f"{self.config.seed}/{variant}/{size}/{list(depths)}/{trial}")
+        drawn = "facts" if variant == "reworded" else variant  # the same facts in the same text
+        draw = random.Random(f"{self.config.seed}/{drawn}/{size}/{list(depths)}/{trial}")
         if variant == "key_value":
             return dictionary_reading(self.tokenizer, number_pairs(self.tokenizer, size, draw), depths, draw, size)
         if variant == "uuid":
             return dictionary_reading(self.tokenizer, self._uuid_pairs(size, trial, draw), depths, draw)
+        if variant in ("facts", "reworded"):
+            return facts_reading(self.tokenizer, self._haystack, size, depths, draw, reworded=variant == "reworded")
         return haystack_reading(self.tokenizer, self._haystack, size, depths, draw, sentences=variant == "sentences")
 
     def _uuid_pairs(self, count: int, trial: int, draw: random.Random) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from itertools import accumulate, chain, pairwise
 from typing import Any
 
 from ltm.errors import LtmError
+from ltm.tasks.facts import draw_facts
 from ltm.tasks.scoring import start_tokens, text_tokens
 
 NUM_DISTRACTORS = 9
@@ -80,6 +81,7 @@ class Haystack:
         self.tokens = list(chain.from_iterable(parts))
         self.ends = sorted(set(accumulate(map(len, parts))) - {0})
         self.numbers = {number for sentence in sentences for number in re.findall(r"\d+", sentence)}
+        self.words = {word for sentence in sentences for word in re.findall(r"\w+", sentence.lower())}
         if not self.tokens:
             raise LtmError("the haystack holds no text; give one that does")
 
@@ -125,7 +127,47 @@ def haystack_reading(
     else:
         names, needle, question = [""], NEEDLE, QUESTION
     keys = _draw_keys(haystack.numbers, len(depths) + NUM_DISTRACTORS, draw)
-    needles = [text_tokens(tokenizer, needle.format(name=n, key=k)) for n, k in zip(names, keys, strict=False)]
+    needles = [needle.format(name=name, key=key) for name, key in zip(names, keys, strict=False)]
+    tokens, starts = _planted(tokenizer, haystack, length, depths, needles, draw)
+    questions = [
+        Question(depth, question.format(name=names[i]), _choices(keys, i, draw, len(depths)), " ")
+        for i, depth in enumerate(depths)
+    ]
+    return Reading(tokens, questions, starts)
+
+
+def facts_reading(
+    tokenizer: Any,
+    haystack: Haystack,
+    length: int,
+    depths: Sequence[int],
+    draw: random.Random,
+    reworded: bool = False,
+) -> Reading:
+    """`length` tokens of haystack with a fact at each depth, said once in the midst of it (`ltm.tasks.facts`).
+
+    Each is asked for by its sentence's beginning or (`reworded`) by that of another wording of it. No answer shares a
+    word with the haystack.
+    """
+    facts = draw_facts(len(depths), NUM_DISTRACTORS + 1, haystack.words, draw)
+    tokens, starts = _planted(tokenizer, haystack, length, depths, [f" {fact.text}" for fact in facts], draw)
+    questions = [
+        Question(depth, "\n\n" + (fact.other_beginning if reworded else fact.beginning), fact.answers, " ")
+        for depth, fact in zip(depths, facts, strict=True)
+    ]
+    return Reading(tokens, questions, starts)
+
+
+def _planted(
+    tokenizer: Any,
+    haystack: Haystack,
+    length: int,
+    depths: Sequence[int],
+    texts: Sequence[str],
+    draw: random.Random,
+) -> tuple[list[int], list[int]]:
+    """`length` tokens of haystack with a text at each depth, and where these begin."""
+    needles = [text_tokens(tokenizer, text) for text in texts]
     begin = start_tokens(tokenizer)
     room = length - len(begin) - sum(map(len, needles))
     if room < 0:
@@ -136,11 +178,7 @@ def haystack_reading(
     for own, piece in zip(needles, pieces[1:], strict=True):
         starts.append(len(tokens))
         tokens += [*own, *piece]
-    questions = [
-        Question(depth, question.format(name=names[i]), _choices(keys, i, draw, len(depths)), " ")
-        for i, depth in enumerate(depths)
-    ]
-    return Reading(tokens, questions, starts)
+    return tokens, starts
 
 
 def dictionary_reading(
