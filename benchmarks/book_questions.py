@@ -3,8 +3,8 @@
     python benchmarks/book_questions.py --data data
 
 Each book (`benchmarks/book_questions.json`) is read into a memory that holds all of it, then asked as `ltm ask` does:
-the questions with the chat template, the sentences that say the answers with `--continue`, up to the answer. Right is an
-answer that names what is accepted, as whole words. The backbone that has read nothing is asked the same. Writes
+the questions with the chat template, the sentences that say the answers with `--continue`, up to the answer. Right is
+an answer that names what is accepted, as whole words. The backbone that has read nothing is asked the same. Writes
 benchmarks/results/book_questions.json.
 """
 
