@@ -15,28 +15,18 @@ from typing import Any
 
 import torch
 import transformers
-from rich.console import Console
-from rich.table import Table
 
 import ltm
+from ltm import console
+from ltm.console import notice
 
 KINDS = ("books", "techdocs", "latex_math")
 RESULTS = Path(__file__).parent / "results"
 
 
-def notice(text: str) -> None:
-    """A line about what is going on, to stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A plain table to stdout, numbers to the right."""
-    table = Table()
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=160).print(table)
+    """A plain table to stdout, numbers to the right, as wide as it must be."""
+    console.results.print(console.make_table(None, header, rows), width=160)
 
 
 def grid(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

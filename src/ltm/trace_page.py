@@ -7,10 +7,17 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltm.console import hidden_as_json, shown
+from ltm.outputs import begins_with
+
 if TYPE_CHECKING:
     from ltm.session import Answer
 
 _TEMPLATE = Path(__file__).with_name("trace_page.html")
+_MARK = '<meta name="generator" content="ltm trace page">'
+KIND = "a trace page"
+is_trace_page = begins_with(_MARK)
+"""Whether a file is a page that was made here, which another may replace."""
 
 
 def trace_page(question: str, answer: Answer) -> str:
@@ -21,7 +28,7 @@ def trace_page(question: str, answer: Answer) -> str:
     >>> Path("out.html").write_text(trace_page(question, answer))  # doctest: +SKIP
     """
     page = _TEMPLATE.read_text(encoding="utf-8")
-    return page.replace("{{question}}", escape(question)).replace("{{data}}", _json(_data(answer)))
+    return page.replace("{{question}}", escape(shown(question, lines=True))).replace("{{data}}", _json(_data(answer)))
 
 
 def _data(answer: Answer) -> dict[str, Any]:
@@ -44,4 +51,4 @@ def _data(answer: Answer) -> dict[str, Any]:
 def _json(data: dict[str, Any]) -> str:
     """JSON that cannot end the script element it stands in, whatever texts are in it."""
     plain = json.dumps(data, ensure_ascii=False)
-    return plain.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
+    return hidden_as_json(plain.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))

@@ -102,7 +102,7 @@ def test_a_page_has_tables_plots_differences_and_origins(tmp_path, monkeypatch):
     write(tmp_path, "broken", [], 2, error="no weights | here")
     markdown, page = write_report(tmp_path, tmp_path / "out" / "page.md", "Title & more")
     text, markup = markdown.read_text(), page.read_text()
-    assert text.startswith("# Title & more\n") and "<h1>Title &amp; more</h1>" in markup
+    assert text.startswith("<!-- ltm bench report -->\n\n# Title & more\n") and "<h1>Title &amp; more</h1>" in markup
     assert "| 512 | 0.500 [0.400, 0.600] | **0.750 [0.650, 0.850]** | 2 |" in text
     assert "| 1,024 | 0.250 [0.150, 0.350] | 0.250 [0.150, 0.350] | 2 |" in text, "equal values: none is bold"
     assert "### Difference from window" in text and "| 512 | accuracy | +0.500 [+0.000, +1.000], n=2 |" in text
@@ -214,3 +214,26 @@ def test_folders_without_results_are_told(tmp_path):
         write_report(tmp_path, tmp_path / "page.md")
     with pytest.raises(LtmError, match="no folder"):
         read_results(tmp_path / "nowhere")
+
+
+def test_a_report_replaces_reports_and_nothing_else(tmp_path, monkeypatch):
+    add_fake(monkeypatch)
+    write(tmp_path / "results", "window", by_length((0.5, 0.25)), 0)
+    page = tmp_path / "page.md"
+    mine = [page, tmp_path / "page.html", tmp_path / "page-1-fake-right-length.png"]
+    pictures = {file.name for file in write_report(tmp_path / "results", tmp_path / "all.md")[0].parent.glob("*.png")}
+    mine[2] = tmp_path / next(iter(pictures)).replace("all-", "page-")
+    for file in mine:
+        file.write_text("mine")
+        with pytest.raises(LtmError, match="was left as it is"):
+            write_report(tmp_path / "results", page)
+        assert file.read_text() == "mine" and {other.name for other in tmp_path.glob("page*")} == {file.name}
+        file.unlink()
+    write_report(tmp_path / "results", page)
+    first = page.read_bytes()
+    page.write_text(page.read_text().replace("Benchmark results", "Old"))
+    write_report(tmp_path / "results", page)  # it is a report: its page and its pictures may be replaced
+    assert page.read_bytes() == first
+    for nothing in ("", ".", " "):
+        with pytest.raises(LtmError, match="names no file"):
+            write_report(tmp_path / "results", nothing)

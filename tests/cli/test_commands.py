@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import ltm
-from ltm.cli.console import format_bytes, format_seconds
+from ltm.console import format_bytes, format_seconds
 
 COMMANDS = [
     [],

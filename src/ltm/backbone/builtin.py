@@ -16,7 +16,7 @@ from ltm.backbone.conversion import (
     scratch_directory,
     sha256_of,
 )
-from ltm.backbone.notices import working
+from ltm.console import working
 from ltm.errors import LtmError
 
 _DOWNLOAD_SECONDS = 1800

@@ -19,8 +19,9 @@ from gguf import GGUFReader
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ltm.backbone.notices import quiet, working
+from ltm.backbone.notices import quiet
 from ltm.compat import tell_gguf_version
+from ltm.console import working
 from ltm.errors import LtmError
 
 # Part of a converted model's directory name: raise it when the conversion gives other files than before.

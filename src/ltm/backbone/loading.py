@@ -23,10 +23,11 @@ from ltm.backbone.builtin import BUILTIN_MODELS, builtin_directory
 from ltm.backbone.conversion import converted_directory, load_whole
 from ltm.backbone.fingerprint import Fingerprint, fingerprint_of, signature_of
 from ltm.backbone.head import lay_out_input
-from ltm.backbone.notices import notice, quiet
+from ltm.backbone.notices import quiet
 from ltm.backbone.tiny import TINY_ARCHITECTURES, build_tiny
 from ltm.backbone.view import BackboneView
 from ltm.compat import cpu_has_fast_bf16
+from ltm.console import notice
 from ltm.errors import LtmError
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

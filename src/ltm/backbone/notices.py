@@ -1,15 +1,13 @@
-"""What the user sees on stderr while a model is fetched, converted or loaded."""
+"""Other libraries kept quiet while a model is fetched, converted or loaded."""
 
 from __future__ import annotations
 
 import io
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 
@@ -33,20 +31,3 @@ def quiet(*, downloads: bool = False) -> Iterator[None]:
     finally:
         transformers_logging.set_verbosity(verbosity)
         (transformers_logging.enable_progress_bar if had_bars else disable_progress_bars)()
-
-
-def notice(message: str) -> None:
-    """One line on stderr."""
-    Console(file=sys.stderr, highlight=False, soft_wrap=True).print(message, markup=False)
-
-
-@contextmanager
-def working(message: str) -> Iterator[None]:
-    """Show that something slow runs: a spinner with the message on a terminal, the plain line elsewhere."""
-    console = Console(file=sys.stderr, highlight=False)
-    if not console.is_terminal:
-        notice(message)
-        yield
-        return
-    with console.status(message):
-        yield

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltm.console import json_text
 from ltm.errors import BankError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class KeptText:
 
     def to_json(self) -> str:
         """One line, which `ltm read` takes as well (the whole text then)."""
-        return json.dumps({"id": self.name, "text": self.text, "ranges": self.ranges}, ensure_ascii=False)
+        return json_text({"id": self.name, "text": self.text, "ranges": self.ranges})
 
 
 def kept_texts(bank: Bank) -> Iterator[KeptText]:
@@ -52,11 +53,23 @@ def read_kept_texts(file: str | Path) -> Iterator[KeptText]:
                 raise BankError(f"{file}:{number} is no line of `ltm bank export` ({error}); export again") from error
 
 
+def is_export(file: Path) -> bool:
+    """Whether a file begins as an export does."""
+    with open(file, "rb") as lines:
+        try:
+            _parsed(json.loads(lines.readline()))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False
+    return True
+
+
 def _parsed(values: dict[str, Any]) -> KeptText:
     name, text = values["id"], values["text"]
-    ranges = [(int(start), int(end)) for start, end in values["ranges"]]
+    ranges = [(start, end) for start, end in values["ranges"]]
     if not isinstance(name, str) or not isinstance(text, str):
         raise ValueError("id and text must be texts")
+    if any(type(place) is not int for both in ranges for place in both):
+        raise ValueError("its ranges must be whole numbers")
     if any(not 0 <= start < end <= len(text) for start, end in ranges) or ranges != sorted(ranges):
         raise ValueError("its ranges are not those of its text")
     return KeptText(name, text, ranges)

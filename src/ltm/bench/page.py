@@ -7,6 +7,8 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ltm.console import shown
+
 
 @dataclass(frozen=True)
 class Heading:
@@ -52,18 +54,22 @@ class Code:
     text: str
 
 
+MARKDOWN_MARK = "<!-- ltm bench report -->"
+HTML_MARK = '<meta name="generator" content="ltm bench report">'
+"""What a page begins with, so that a later report may replace it, and it alone."""
+
 Block = Heading | Paragraph | Table | Picture | Code
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
     """The page as GitHub's Markdown; pictures are named, not held."""
-    return "\n\n".join(map(_markdown, blocks)) + "\n"
+    return f"{MARKDOWN_MARK}\n\n" + "\n\n".join(map(_markdown, blocks)) + "\n"
 
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
     """The page as one HTML file that needs nothing else."""
     body = "\n".join(map(_html, blocks))
-    return _PAGE.format(title=html.escape(title), style=_STYLE, body=body)
+    return _PAGE.format(title=_escape(title), mark=HTML_MARK, style=_STYLE, body=body)
 
 
 def _markdown(block: Block) -> str:
@@ -75,7 +81,7 @@ def _markdown(block: Block) -> str:
         case Picture(name, _, caption):
             return f"![{_plain(caption)}]({name})\n\n*{_plain(caption)}*"
         case Code(text):
-            return f"```\n{text}\n```"
+            return f"```\n{shown(text, lines=True)}\n```"
         case Table(columns, rows, left):
             rule = [":---" if index < left else "---:" for index in range(len(columns))]
             marked = [[f"**{_plain(c.text)}**" if c.bold else _plain(c.text) for c in row] for row in rows]
@@ -85,33 +91,38 @@ def _markdown(block: Block) -> str:
 def _html(block: Block) -> str:
     match block:
         case Heading(text, level):
-            return f"<h{level}>{html.escape(text)}</h{level}>"
+            return f"<h{level}>{_escape(text)}</h{level}>"
         case Paragraph(text):
-            return f"<p>{html.escape(text)}</p>"
+            return f"<p>{_escape(text)}</p>"
         case Picture(_, png, caption):
             source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-            text = html.escape(caption, quote=True)
+            text = _escape(caption)
             return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
         case Code(text):
-            return f"<pre>{html.escape(text)}</pre>"
+            return f"<pre>{_escape(text)}</pre>"
         case Table():
             return _html_table(block)
 
 
 def _html_table(table: Table) -> str:
     sides = ["text" if index < table.left else "number" for index in range(len(table.columns))]
-    head = "".join(f'<th class="{s}">{html.escape(c)}</th>' for s, c in zip(sides, table.columns, strict=True))
+    head = "".join(f'<th class="{s}">{_escape(c)}</th>' for s, c in zip(sides, table.columns, strict=True))
     body = "\n".join(f"<tr>{''.join(map(_html_cell, sides, row))}</tr>" for row in table.rows)
     return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
 def _html_cell(side: str, cell: CellText) -> str:
-    text = html.escape(cell.text)
+    text = _escape(cell.text)
     return f'<td class="{side}">{f"<b>{text}</b>" if cell.bold else text}</td>'
+
+
+def _escape(text: str) -> str:
+    return html.escape(shown(text, lines=True), quote=True)
 
 
 def _plain(text: str) -> str:
     """A text whose signs mean nothing to Markdown."""
+    text = shown(text)
     for sign in "\\|<*":
         text = text.replace(sign, f"\\{sign}")
     return text
@@ -134,6 +145,7 @@ _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{mark}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>{style}</style>

@@ -8,28 +8,54 @@ from typing import Any
 
 from ltm.bench.chapter import section_blocks
 from ltm.bench.grids import sections
-from ltm.bench.page import Block, CellText, Code, Heading, Paragraph, Picture, Table, to_html, to_markdown
+from ltm.bench.page import (
+    HTML_MARK,
+    MARKDOWN_MARK,
+    Block,
+    CellText,
+    Code,
+    Heading,
+    Paragraph,
+    Picture,
+    Table,
+    to_html,
+    to_markdown,
+)
 from ltm.bench.plots import styles
 from ltm.bench.results import Result, read_results
+from ltm.errors import LtmError
+from ltm.outputs import IsOwn, begins_with, check_output, write_output
+
+KIND = "part of an earlier report of this name"
+_is_page = begins_with(MARKDOWN_MARK)
 
 
 def write_report(folder: str | Path, out: str | Path, title: str = "Benchmark results") -> tuple[Path, Path]:
     """Write the page `out` (.md, its pictures beside it) and the same as one .html file; returns both paths.
 
-    Raises LtmError where the folder holds no results, or a file of it cannot be read.
+    Raises LtmError where the folder holds no results, or a file of it cannot be read, and
+    where other files of these names are in the way.
 
     >>> write_report("results", "page.md")  # doctest: +SKIP
     (PosixPath('page.md'), PosixPath('page.html'))
     """
+    if not Path(out).name.strip():
+        raise LtmError(f"out={str(out)!r} names no file; give the page a name: --out page.md")
     markdown = Path(out).with_suffix(".md")
-    blocks = make_page(read_results(folder), title, markdown.stem)
-    markdown.parent.mkdir(parents=True, exist_ok=True)
-    for block in blocks:
-        if isinstance(block, Picture):
-            (markdown.parent / block.name).write_bytes(block.png)
-    markdown.write_text(to_markdown(blocks), encoding="utf-8")
     page = markdown.with_suffix(".html")
-    page.write_text(to_html(title, blocks), encoding="utf-8")
+    blocks = make_page(read_results(folder), title, markdown.stem)
+    before = markdown.read_text("utf-8", "replace") if markdown.is_file() and _is_page(markdown) else ""
+    markdown.parent.mkdir(parents=True, exist_ok=True)
+    files: list[tuple[Path, str | bytes, IsOwn]] = [
+        (markdown.parent / block.name, block.png, lambda path: f"]({path.name})" in before)
+        for block in blocks
+        if isinstance(block, Picture)
+    ]
+    files += [(markdown, to_markdown(blocks), _is_page), (page, to_html(title, blocks), begins_with(HTML_MARK))]
+    for file, _, is_own in files:  # all of them before the first is written
+        check_output(file, is_own, KIND)
+    for file, content, is_own in files:
+        write_output(file, content, is_own, KIND)
     return markdown, page
 
 

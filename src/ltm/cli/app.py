@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 app = typer.Typer(
     name="ltm",
@@ -106,15 +107,30 @@ def read(
     run_read(files, output, backbone, sidenet, method, memory_size, device, as_json, **storages)
 
 
-@app.command(epilog='Try: ltm ask moby.bank "Who is Queequeg?" --trace out.html')
+class _TracePage(TyperCommand):
+    """Takes `--trace out.html` as `--trace --page out.html`: an option cannot have a value at will."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        for place in range(min(end, len(args)) - 1, 0, -1):
+            if args[place - 1] == "--trace" and args[place].lower().endswith((".html", ".htm")):
+                args.insert(place, "--page")
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=_TracePage, epilog='Try: ltm ask moby.bank "Who is Queequeg?" --trace out.html')
 def ask(
     bank: BankOrText,
     question: Annotated[str, typer.Argument(help="What to ask; with --continue, a text to go on from.")],
-    page: Annotated[
-        Path | None,
-        typer.Argument(metavar="[PAGE]", help="With --trace: an .html file for what each word of the answer used."),
-    ] = None,
-    trace: Trace = False,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Show the passages of memory that the answer used; --trace FILE.html writes a page of what each word "
+            "of the answer used.",
+        ),
+    ] = False,
+    page: Annotated[Path | None, typer.Option("--page", hidden=True)] = None,
     plain: Annotated[
         bool, typer.Option("--continue", help="Go on from the text as it stands, without a chat template.")
     ] = False,
@@ -131,13 +147,11 @@ def ask(
     """Answer a question with a memory."""
     from ltm.cli.ask import run_ask
 
-    if page is not None and question.endswith(".html"):  # --trace out.html came before the question
-        question, page = str(page), Path(question)
     sampling = _sampling(max_tokens, temperature, repetition_penalty, seed)
     run_ask(
         bank,
         question,
-        trace,
+        trace or page is not None,
         plain,
         sampling,
         as_json,

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ltm.bank import Bank
-from ltm.cli.console import ask_patience, notice, notices, print_json
+from ltm.console import ask_patience, notice, notices, print_json, write
 from ltm.documents import iter_documents
 from ltm.errors import LtmError
+from ltm.outputs import check_output, write_output
 from ltm.passages import Passage
 from ltm.session import Answer, Session
-from ltm.trace_page import trace_page
+from ltm.trace_page import KIND, is_trace_page, trace_page
 
 
 def run_ask(
@@ -27,26 +28,19 @@ def run_ask(
 ) -> None:
     """One answer: streamed to stdout, passages to stderr; with --json all of it as one object; page: a file for
     `trace_page`."""
-    if page is not None and not trace:
-        raise LtmError(f"{page} is to hold a page on what was used; add --trace")
+    if page is not None:
+        check_output(page, is_trace_page, KIND)
     session = open_session(bank, **opening)
     answer = session.continue_text if plain else session.ask
-    made = answer(question, trace=trace, on_text=None if as_json else _write, **sampling)
+    made = answer(question, trace=trace, on_text=None if as_json else write, **sampling)
     if page is not None:
-        _write_page(page, trace_page(question, made))
+        write_output(page, trace_page(question, made), is_trace_page, KIND)
+        notice(f"wrote {page}")
     if as_json:
         print_json(made.to_dict())
         return
     print()
     finish(made, trace)
-
-
-def _write_page(page: Path, content: str) -> None:
-    try:
-        page.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise LtmError(f"cannot write {page}: {error.strerror or error}; give another place for the page") from error
-    notice(f"wrote {page}")
 
 
 def run_chat(bank: Path, trace: bool, sampling: dict[str, Any], **opening: Any) -> None:
@@ -55,7 +49,7 @@ def run_chat(bank: Path, trace: bool, sampling: dict[str, Any], **opening: Any) 
     notice("Ask away; an empty line or Ctrl-D ends it.", style="dim")
     history: list[dict[str, str]] = []
     while question := _next_question():
-        made = session.ask(question, history=history, trace=trace, on_text=_write, **sampling)
+        made = session.ask(question, history=history, trace=trace, on_text=write, **sampling)
         print()
         finish(made, trace)
         history += [{"role": "user", "content": question}, {"role": "assistant", "content": made.text}]
@@ -92,11 +86,6 @@ def print_passages(passages: list[Passage]) -> None:
         place += "" if passage.start is None else f" [{passage.start:,}-{passage.end:,}]"
         notice(f"[{number}] {place}  weight {passage.weight:.3f}", style="bold")
         notice("    " + " ".join(passage.text.split()))
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _next_question() -> str:

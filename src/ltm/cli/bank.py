@@ -9,7 +9,7 @@ from typing import Any
 
 from ltm.bank import Bank, Manifest
 from ltm.bank.lock import WriteLock
-from ltm.cli.console import ask_patience, format_bytes, notice, print_json, print_table
+from ltm.console import ask_patience, format_bytes, notice, print_json, print_table
 from ltm.errors import LtmError
 
 

@@ -9,23 +9,25 @@ from typing import Any
 
 from ltm.bank import Bank
 from ltm.bank.lock import WriteLock
-from ltm.bank.texts import KeptText, kept_texts, read_kept_texts
-from ltm.cli.console import ask_patience, make_progress, notice, print_json
+from ltm.bank.texts import KeptText, is_export, kept_texts, read_kept_texts
+from ltm.console import ask_patience, make_progress, notice, print_json
 from ltm.errors import LtmError
+from ltm.outputs import check_output, write_output
 from ltm.session import DEFAULT_METHOD, Session
+
+KIND = "texts of a memory, as `ltm bank export` writes them"
 
 
 def run_export(path: Path, output: Path | None, as_json: bool) -> None:
     """One JSON line for each document, to a file or stdout."""
+    if output is not None:
+        check_output(output, is_export, KIND)
     lines = [kept.to_json() for kept in kept_texts(Bank.load(path))]
     text = "".join(f"{line}\n" for line in lines)
     if output is None:
         sys.stdout.write(text)
         return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise LtmError(f"{output} cannot be written: {error.strerror or error}") from error
+    write_output(output, text, is_export, KIND)
     if as_json:
         print_json({"bank": str(path), "documents": len(lines), "file": str(output)})
     else:

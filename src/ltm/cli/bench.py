@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from ltm.bench import Plan, Result, Watch, parse_budget, parse_methods, parse_tasks, run_plan, write_report
 from ltm.bench.grids import headline, sections, tables
-from ltm.cli.console import (
-    Detail,
+from ltm.cli.options import config_options
+from ltm.console import (
     Interrupted,
     ask_patience,
     format_seconds,
+    make_progress,
+    next_step,
     notice,
-    notices,
     print_json,
     print_table,
+    shown,
 )
-from ltm.cli.options import config_options
 from ltm.tasks.data import DataSource
 from ltm.tasks.registry import TASKS, scan
 
@@ -66,7 +66,8 @@ def run_bench(
         except KeyboardInterrupt:
             raise Interrupted(f"{out} keeps what was done; the same command goes on from there") from None
     _print_results(results, as_json)
-    notice(f"results are in {out}; next: ltm bench report {out} --out page.md", style="dim")
+    notice(f"results are in {out}", style="dim")
+    next_step("ltm", "bench", "report", out, "--out", "page.md")
     return FAILED if any(result.failed for result in results) else 0
 
 
@@ -76,8 +77,8 @@ def run_report(folder: Path, out: Path, title: str, as_json: bool) -> None:
     if as_json:
         print_json({"markdown": str(markdown), "html": str(page)})
         return
-    print(markdown)
-    print(page)
+    print(shown(str(markdown)))
+    print(shown(str(page)))
 
 
 def run_tasks(as_json: bool) -> None:
@@ -106,16 +107,7 @@ class BenchBar(Watch):
     """Shows units as they are done, with the rate and the time left; without a terminal, a line for each cell."""
 
     def __init__(self) -> None:
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            Detail(),
-            console=notices,
-            disable=not notices.is_terminal,
-            transient=True,
-        )
+        self.progress = make_progress(time_left=False)
         self.left = self.taken = 0
         self.seconds = 0.0
 

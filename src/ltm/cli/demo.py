@@ -8,15 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 from torch import Tensor
 
 from ltm.backbone import Backbone
-from ltm.cli.console import ask_patience, format_bytes, format_seconds, make_progress, make_table, notices, print_json
 from ltm.cli.read import ReadBar
 from ltm.cli.reference_text import language_reference
+from ltm.console import (
+    ask_patience,
+    format_bytes,
+    format_seconds,
+    make_progress,
+    make_table,
+    notices,
+    print_json,
+    results,
+    shown,
+)
 from ltm.documents import Document
 from ltm.errors import LtmError
 from ltm.methods import Method, create_method
@@ -61,12 +71,13 @@ def run_demo(backbone: str, sidenet: Path | None, tokens: int, window: int, as_j
     """Read, score, generate; tables to stdout (progress to stderr), or one JSON object."""
     if tokens < LEAST_TOKENS:
         raise LtmError(f"tokens={tokens}; use {LEAST_TOKENS} or more")
-    started, show = time.perf_counter(), Console(highlight=False, quiet=as_json)
+    started = time.perf_counter()
     ask_patience(f"loading {backbone} (the first time it is downloaded and converted)")
     session = Session.open(None, backbone, sidenet=sidenet, local_window=window, stride=window)
     figures = Figures(backbone, window)
     demo = Demo(session, tokens, figures)
-    _show_start(show, demo)
+    show = _nothing if as_json else results.print
+    show(_start(demo))
     for step, view in (
         (demo.read, _read_line),
         (demo.score, _score_table),
@@ -74,11 +85,11 @@ def run_demo(backbone: str, sidenet: Path | None, tokens: int, window: int, as_j
         (demo.generate, _answers),
     ):
         step()
-        show.print(view(figures), "")
+        show(view(figures), "")
     figures.seconds = time.perf_counter() - started
     if as_json:
         print_json(asdict(figures))
-    show.print(f"Everything above was measured in this run, in {format_seconds(figures.seconds)}.", style="dim")
+    show(Text(f"Everything above was measured in this run, in {format_seconds(figures.seconds)}.", style="dim"))
 
 
 class Demo:
@@ -185,14 +196,19 @@ def cut_text(tokenizer: Any, text: str, tokens: int) -> str:
     return text[: paragraph + 2] if paragraph > 0 else text[:end]
 
 
-def _show_start(show: Console, demo: Demo) -> None:
+def _nothing(*_: Any) -> None:
+    pass
+
+
+def _start(demo: Demo) -> Text:
     trained, view = demo.session.method, demo.backbone.view
     weights = sum(tensor.numel() for tensor in trained.trained_state().values())
-    show.print(
-        f"[bold]{demo.figures.backbone}[/bold], frozen: {view.num_layers} layers, hidden size {view.hidden_size}; "
+    return Text.assemble(
+        (shown(demo.figures.backbone), "bold"),
+        f", frozen: {view.num_layers} layers, hidden size {view.hidden_size}; "
         f"beside it {weights:,} trained weights that read its memory.\n"
         f"The document: the language reference of this Python (pydoc_data.topics), its first {len(demo.past_ids):,} "
-        f"tokens, cut to what this machine can do in a few minutes.\n"
+        f"tokens, cut to what this machine can do in a few minutes.\n",
     )
 
 
@@ -228,17 +244,22 @@ def _answers(figures: Figures) -> RenderableType:
     cue = " ".join(figures.cue.split())
     panels = [
         Panel(
-            Text.assemble((cue, "dim"), " ", " ".join(figures.continuations[name].split())),
+            Text.assemble((shown(cue), "dim"), " ", _plain(figures.continuations[name])),
             title=title,
             title_align="left",
         )
         for name, title in titles.items()
     ]
     lines = [
-        Text.assemble((f"{passage.weight:.3f}  ", "cyan"), _shorten(" ".join(passage.text.split())))
+        Text.assemble((f"{passage.weight:.3f}  ", "cyan"), _shorten(_plain(passage.text)))
         for passage in figures.passages
     ]
     return Group(*panels, Text("remembered passages that longmem used, by attention:", style="bold"), *lines)
+
+
+def _plain(text: str) -> str:
+    """A text on one line."""
+    return shown(" ".join(text.split()))
 
 
 def _shorten(text: str, most: int = 200) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ltm.backbone import load_backbone
-from ltm.cli.console import ask_patience, make_progress, notice, print_json, print_table
+from ltm.console import ask_patience, make_progress, notice, print_json, print_table
 from ltm.documents import iter_documents
 from ltm.errors import LtmError
 from ltm.methods import Method, method_class

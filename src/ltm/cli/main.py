@@ -6,10 +6,12 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 import typer
 
-from ltm.cli.console import Interrupted
+from ltm.cli.streams import forget_output, safe_streams
+from ltm.console import Interrupted, shown
 from ltm.errors import LtmError
 from ltm.host import keep_freed_memory
 
@@ -25,17 +27,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 2: a mistake of the user's, or something in the way such as a full disk, told in one line; 130:
     interrupted. What is a mistake of ours keeps its traceback.
     """
+    with safe_streams():
+        try:
+            code = _run(sys.argv[1:] if arguments is None else arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:  # `ltm bank list | head`: the reader has seen enough
+            code = 0
+        except OSError as error:
+            code = _tell_failure(error)
+        forget_output()
+        return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """The exit code of a command, with its mistakes told."""
     from ltm.cli.app import app
 
     _quiet_libraries()
     keep_freed_memory()
     try:
-        code = app(
-            args=list(sys.argv[1:] if arguments is None else arguments),
-            prog_name="ltm",
-            standalone_mode=False,
-        )
-        sys.stdout.flush()
+        code = app(args=list(arguments), prog_name="ltm", standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C, when it does not raise Abort
             return _tell("stopped", INTERRUPTED)
         return code if isinstance(code, int) else 0
@@ -43,9 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(f"stopped; {error}", INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort):
         return _tell("stopped", INTERRUPTED)
-    except BrokenPipeError:  # `ltm bank list | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except _ClickError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # `ltm bank` alone: its message is the help
             print(error)
@@ -55,8 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(str(error), MISTAKE)
     except MemoryError:
         return _tell("not enough memory; use a smaller backbone, memory or batch", MISTAKE)
-    except OSError as error:
-        return _tell(f"{error.strerror or error}{': ' + str(error.filename) if error.filename else ''}", MISTAKE)
 
 
 def _usage(error: Exception) -> str:
@@ -66,8 +72,15 @@ def _usage(error: Exception) -> str:
 
 
 def _tell(message: str, code: int) -> int:
-    print(f"ltm: {' '.join(message.split())}", file=sys.stderr)
+    print(f"ltm: {shown(' '.join(message.split()))}", file=sys.stderr)
     return code
+
+
+def _tell_failure(error: OSError) -> int:
+    """What the system refused; nothing more where it is stderr itself."""
+    with suppress(OSError):
+        _tell(f"{error.strerror or error}{': ' + str(error.filename) if error.filename else ''}", MISTAKE)
+    return MISTAKE
 
 
 def _quiet_libraries() -> None:

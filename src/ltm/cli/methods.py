@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ltm.cli.console import print_json, print_table
 from ltm.cli.options import config_options
+from ltm.console import print_json, print_table
 from ltm.methods import METHODS
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
-from ltm.cli.console import Interrupted, ask_patience, format_bytes, make_progress, notice, print_json
+from ltm.console import Interrupted, ask_patience, format_bytes, make_progress, notice, print_json
 from ltm.documents import Document, iter_documents
 from ltm.errors import LtmError
 

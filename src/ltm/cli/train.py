@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ltm.cli.console import notice, print_json
 from ltm.cli.options import ConfigOption, config_options, run_with_options
+from ltm.console import notice, print_json
 from ltm.errors import LtmError
 from ltm.methods import create_method, load_method, method_class
 from ltm.session import DEFAULT_BACKBONE, DEFAULT_METHOD

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn
+
+from ltm.console import Detail, notices, shown
 
 PLAIN_LINE_SECONDS = 15.0
 """Least time between two plain lines, so that a log file of an hour stays short."""
@@ -23,16 +25,11 @@ class ProgressDisplay:
     """
 
     def __init__(self, enabled: bool = True, console: Console | None = None):
-        self.console = console or Console(stderr=True, quiet=not enabled, highlight=False)
+        self.console, self.enabled = console or notices, enabled
         self._bar: Progress | None = None
         if enabled and self.console.is_terminal:
-            columns = (
-                BarColumn(bar_width=20),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[facts]}", markup=False),
-            )
-            self._bar = Progress(*columns, console=self.console)
-            self._task = self._bar.add_task("train", total=1.0, facts="starting")
+            self._bar = Progress(BarColumn(bar_width=20), TaskProgressColumn(), Detail(), console=self.console)
+            self._task = self._bar.add_task("train", total=1.0, detail="starting")
         self._last_line = -PLAIN_LINE_SECONDS
 
     def __enter__(self) -> ProgressDisplay:
@@ -49,14 +46,15 @@ class ProgressDisplay:
         text = " · ".join(f"{name} {_short(value)}" for name, value in facts.items() if value is not None)
         text += f" · {_clock(seconds * (1 - fraction) / fraction)} left" if fraction > 0 else ""
         if self._bar is not None:
-            self._bar.update(self._task, completed=fraction, facts=text)
+            self._bar.update(self._task, completed=fraction, detail=text)
         elif force or fraction >= 1 or time.monotonic() - self._last_line >= PLAIN_LINE_SECONDS:
             self._last_line = time.monotonic()
-            self.console.print(f"{fraction:4.0%} · {text}", markup=False, soft_wrap=True)
+            self.message(f"{fraction:4.0%} · {text}")
 
     def message(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        if self.enabled:
+            self.console.print(shown(text), markup=False, soft_wrap=True)
 
 
 def _short(value: Any) -> str:
