@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm.console import json_text
+from ltm.documents import check_text, read_text
 from ltm.errors import BankError
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ def kept_texts(bank: Bank) -> Iterator[KeptText]:
 
 def read_kept_texts(file: str | Path) -> Iterator[KeptText]:
     """What `to_json` wrote, a line each. Raises BankError with the line that is not."""
-    for number, line in enumerate(Path(file).read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(read_text(Path(file)).split("\n"), 1):
         if line.strip():
             try:
                 yield _parsed(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise BankError(f"{file}:{number} is no line of `ltm bank export` ({error}); export again") from error
 
 
@@ -68,6 +69,8 @@ def _parsed(values: dict[str, Any]) -> KeptText:
     ranges = [(start, end) for start, end in values["ranges"]]
     if not isinstance(name, str) or not isinstance(text, str):
         raise ValueError("id and text must be texts")
+    check_text(name, "its id")
+    check_text(text, "its text")
     if any(type(place) is not int for both in ranges for place in both):
         raise ValueError("its ranges must be whole numbers")
     if any(not 0 <= start < end <= len(text) for start, end in ranges) or ranges != sorted(ranges):
