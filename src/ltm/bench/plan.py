@@ -12,7 +12,9 @@ from typing import Any
 from ltm.backbone import Backbone
 from ltm.bench.results import RECORDS_SUFFIX
 from ltm.bench.specs import Budget, MethodSpec, TaskSpec
+from ltm.errors import ConfigError
 from ltm.methods import method_class
+from ltm.methods.checks import range_problems, stride_problems
 from ltm.tasks.base import Task, Unit
 from ltm.tasks.data import DataSource
 from ltm.tasks.perplexity import window_options
@@ -38,6 +40,13 @@ class Plan:
     stride: int | None = None
     budget: Budget | None = None
     seeds: Sequence[int] = (0,)
+
+    def __post_init__(self) -> None:
+        problems = [] if self.window is None else range_problems({"window": self.window})
+        problems += [] if self.window is None else stride_problems(self.window, self.stride)
+        problems += [f"seed={seed}; use 0 to 2**32 - 1" for seed in self.seeds if not 0 <= seed < 2**32]
+        if problems:
+            raise ConfigError(problems)
 
     def cells(self) -> list[Cell]:
         """All combinations, a task's together, so that a table is whole before the next one begins."""

@@ -14,6 +14,7 @@ from typing import Any
 from ltm.bench.journal import Entry, read_entries
 from ltm.errors import LtmError
 from ltm.methods.checks import stride_of
+from ltm.outputs import begins_with
 from ltm.tasks.base import Record, Row
 
 FORMAT = 1
@@ -87,6 +88,10 @@ def write_result(path: Path, facts: dict[str, Any]) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_text(json.dumps({"format": FORMAT, **facts}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(scratch, path)
+
+
+is_result, is_records = begins_with('{\n  "format": '), begins_with('{"setup": ')
+"""Whether a file begins as results and as records do, damaged or not: others are not written over."""
 
 
 def read_result(path: Path) -> Result:

@@ -18,7 +18,7 @@ import torch
 from ltm.bench import facts
 from ltm.bench.journal import Entry, Journal
 from ltm.bench.plan import HASH_DIGITS, Cell, Plan
-from ltm.bench.results import Result, read_result, rows_to_json, write_result
+from ltm.bench.results import Result, is_records, is_result, read_result, rows_to_json, write_result
 from ltm.errors import LtmError
 from ltm.methods import Method
 from ltm.session import open_method
@@ -86,8 +86,10 @@ def run_plan(plan: Plan, out: str | Path, *, restart: bool = False, watch: Watch
 
 def _remove(cells: Sequence[Cell], folder: Path) -> None:
     for cell in cells:
-        cell.records_path(folder).unlink(missing_ok=True)
-        cell.result_path(folder).unlink(missing_ok=True)
+        for path, is_own in ((cell.records_path(folder), is_records), (cell.result_path(folder), is_result)):
+            if path.exists() and not is_own(path):
+                raise LtmError(f"{path} is none of ltm bench's; move it away, or give another --out")
+            path.unlink(missing_ok=True)
 
 
 def _prepare(cells: Sequence[Cell], folder: Path) -> list[Work]:
@@ -139,6 +141,8 @@ def _make_work(
     if isinstance(made, LtmError) or isinstance(known, LtmError):
         return Work(cell, error=str(error))
     (task, units), (about, per_token) = made, known
+    if cell.result_path(folder).exists() and not is_result(cell.result_path(folder)):
+        raise LtmError(f"{cell.result_path(folder)} is no result of ltm bench; move it away, or give another --out")
     journal = Journal(cell.records_path(folder), cell.setup(units, about))
     return Work(cell, task, units, about, per_token, journal)
 

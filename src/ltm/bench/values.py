@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ltm.errors import ConfigError
+from ltm.methods.checks import range_problems
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -29,6 +30,7 @@ def typed_options(config_class: type, texts: Mapping[str, str], owner: str) -> d
             values[name] = parse_value(text, hints[name])
         except ValueError as error:
             problems.append(f"{owner}: {name}={text}: {error}")
+    problems += range_problems(values)
     if problems:
         raise ConfigError(problems)
     return values

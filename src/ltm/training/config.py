@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ltm.errors import ConfigError
+from ltm.methods.checks import range_problems
 
 SCHEDULES = ("linear", "cosine", "polynomial", "constant")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -61,18 +62,19 @@ class TrainConfig:
     max_bad_steps: int = _option(5, "Stop after this many steps in a row whose loss or gradient is not finite.")
 
     def __post_init__(self) -> None:
-        problems = self._wrong_counts() + self._wrong_rates() + self._wrong_choices()
+        problems = range_problems(self.to_dict()) + self._wrong_counts() + self._wrong_rates() + self._wrong_choices()
         if problems:
             raise ConfigError(problems)
 
     def _wrong_counts(self) -> list[str]:
         least = {"segment_size": 2, "max_document_tokens": 2, "warmup_steps": 0, "seed": 0}
         names = [f.name for f in fields(self) if f.type in ("int", "int | None")]
-        return [
+        problems = [
             f"{name}={value!r}; use a whole number of {least.get(name, 1)} or more"
             for name in names
             if not _is_count(value := getattr(self, name), least.get(name, 1), optional=_may_be_unset(name))
         ]
+        return problems + ([f"seed={self.seed}; use less than 2**32"] if self.seed >= 2**32 else [])
 
     def _wrong_rates(self) -> list[str]:
         positive = ("learning_rate", "schedule_power", "max_grad_norm", "max_minutes", "save_every_minutes")

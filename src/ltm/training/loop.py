@@ -21,7 +21,7 @@ from .optimizer import build_optimizer, named_trainables, share_weights
 from .plot import plot_loss
 from .progress import ProgressDisplay
 from .protocol import TrainableMethod, set_aside_memory
-from .record import write_run_record
+from .record import PLOT_FILE, check_out, write_run_record
 from .schedule import learning_rate_at, progress_fraction
 from .setup import choose_device, choose_precision, make_accelerator
 from .signals import StopRequest
@@ -233,7 +233,7 @@ class Trainer:
         self.method.save_pretrained(self.out_dir)
         if self.plot:
             try:
-                plot_loss(self.log.path, self.out_dir / "loss.png")
+                plot_loss(self.log.path, self.out_dir / PLOT_FILE)
             except LtmError as error:
                 self.display.message(f"no loss plot: {error}")
         self.display.message(f"trained for {self.state.step} steps; saved to {self.out_dir}")
@@ -261,6 +261,7 @@ class Trainer:
 def _checkpoint_to_resume(out_dir: Path, resume: bool) -> Path | None:
     """The newest checkpoint of a run to resume, None for a new run; LtmError where the folder does not fit."""
     saved = list_checkpoints(out_dir)
+    check_out(out_dir)
     if resume and not saved:
         raise LtmError(f"{out_dir} holds no checkpoint to resume from; leave resume out, or name its folder")
     if saved and not resume:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import sys
@@ -11,11 +12,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import LtmError
+from ltm.methods.storage import CONFIG_FILE, WEIGHTS_FILE
+
+from .log import LOG_FILE
 
 if TYPE_CHECKING:
     from .loop import Trainer
 
-RECORD_FILE = "train_config.json"
+RECORD_FILE, PLOT_FILE = "train_config.json", "loss.png"
+
+
+def check_out(out_dir: Path) -> None:
+    """Refuse a folder that holds files which a run would write over and which no run has written."""
+    if _is_record(out_dir / RECORD_FILE):
+        return
+    names = (RECORD_FILE, LOG_FILE, PLOT_FILE, CONFIG_FILE, WEIGHTS_FILE)
+    there = [name for name in names if os.path.lexists(out_dir / name)]
+    if there:
+        raise LtmError(f"{out_dir} holds {', '.join(there)}, not of a training run; choose another folder")
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and {"command", "method", "num_trainable", "config"} <= set(values)
 
 
 def write_run_record(out_dir: Path, trainer: Trainer) -> Path:
