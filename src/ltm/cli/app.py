@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from ltm.cli.options import refuse
+
 app = typer.Typer(
     name="ltm",
     help="Long-term memory for language models: read documents into a memory, then use it.",
@@ -25,7 +27,9 @@ app.add_typer(eval_app, name="eval", epilog="Try: ltm eval perplexity --method w
 app.add_typer(bench_app, name="bench", epilog="Try: ltm bench list")
 
 BankPath = Annotated[Path, typer.Argument(metavar="BANK", help="The directory of a memory.")]
-BankOrText = Annotated[Path, typer.Argument(metavar="BANK", help="A memory, or a text that is read first, each time.")]
+BankOrText = Annotated[
+    Path, typer.Argument(metavar="BANK", help="A memory, or a text that is read first, each time; -: stdin.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON to stdout.")]
 BackboneName = Annotated[
     str | None,
@@ -58,7 +62,9 @@ NewBank = Annotated[Path, typer.Option("--output", "-o", metavar="BANK", help="T
 _STORAGES = ("key_storage", "value_storage", "search_storage")
 Data = Annotated[
     list[Path],
-    typer.Option("--data", help="A file or folder of .txt, .md, .jsonl, .jsonl.gz (field text); repeatable."),
+    typer.Option(
+        "--data", help="A file or folder of .txt, .md, .html, .jsonl, .jsonl.gz (field text), or -; repeatable."
+    ),
 ]
 
 
@@ -83,13 +89,20 @@ def root(
 def read(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILES...", help="Files or folders of .txt, .md, .jsonl, .jsonl.gz."),
+        typer.Argument(
+            metavar="FILES...", help="Files or folders of .txt, .md, .html, .jsonl, .jsonl.gz; - for stdin."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="BANK", help="The memory: made, or added to.")],
     backbone: BackboneName = None,
     sidenet: SideNetPath = None,
     method: MethodName = "longmem",
-    memory_size: Annotated[int, typer.Option(help="Most tokens a new memory holds; the oldest leave first.")] = 65536,
+    memory_size: Annotated[
+        int | None, typer.Option(help="Most tokens a new memory holds, the oldest leave first; default: 65536.")
+    ] = None,
+    piped_name: Annotated[
+        str | None, typer.Option("--name", help="What a text from a pipe is called; as .html or .jsonl it is read so.")
+    ] = None,
     key_storage: KeyStorage = None,
     value_storage: ValueStorage = None,
     search_storage: SearchStorage = None,
@@ -104,7 +117,7 @@ def read(
     from ltm.cli.read import run_read
 
     storages = {"key_storage": key_storage, "value_storage": value_storage, "search_storage": search_storage}
-    run_read(files, output, backbone, sidenet, method, memory_size, device, as_json, **storages)
+    run_read(files, output, backbone, sidenet, method, memory_size, device, as_json, piped_name, **storages)
 
 
 class _TracePage(TyperCommand):
@@ -121,7 +134,7 @@ class _TracePage(TyperCommand):
 @app.command(cls=_TracePage, epilog='Try: ltm ask moby.bank "Who is Queequeg?" --trace out.html')
 def ask(
     bank: BankOrText,
-    question: Annotated[str, typer.Argument(help="What to ask; with --continue, a text to go on from.")],
+    question: Annotated[str, typer.Argument(help="What to ask (- for stdin); with --continue, a text to go on from.")],
     trace: Annotated[
         bool,
         typer.Option(
@@ -167,6 +180,7 @@ def ask(
 def chat(
     bank: BankOrText,
     trace: Trace = False,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep what was said in a saved memory.")] = True,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
     repetition_penalty: Penalty = 1.1,
@@ -176,11 +190,15 @@ def chat(
     method: MethodName = "longmem",
     device: Device = None,
 ) -> None:
-    """Talk with a model that has a memory; an empty line or Ctrl-D ends it."""
-    from ltm.cli.ask import run_chat
+    """Talk with a model that has a memory, a question a line; what was said is kept in a saved memory.
+
+    /why shows the passages that the last answer used, /forget drops what was said so far, /quit or Ctrl-D ends. A
+    document of the memory holds the whole conversation afterwards; `ltm bank delete` removes it.
+    """
+    from ltm.cli.chat import run_chat
 
     sampling = _sampling(max_tokens, temperature, repetition_penalty, seed)
-    run_chat(bank, trace, sampling, backbone=backbone, sidenet=sidenet, method=method, device=device)
+    run_chat(bank, trace, keep, sampling, backbone=backbone, sidenet=sidenet, method=method, device=device)
 
 
 def _sampling(max_tokens: int, temperature: float, penalty: float, seed: int | None) -> dict[str, float | int | None]:
@@ -341,6 +359,7 @@ def bank_delete(
 
 @bank_app.command("verify", epilog='Try: ltm bank verify moby.bank --absent "Call me Ishmael"')
 def bank_verify(
+    context: typer.Context,
     bank: BankPath,
     absent: Annotated[
         str | None, typer.Option("--absent", metavar="TEXT", help="Prove that this text is not in the memory.")
@@ -359,10 +378,13 @@ def bank_verify(
     """
     from ltm.cli.bank import run_absent, run_verify
 
+    opening = {"backbone": backbone, "sidenet": sidenet, "method": method, "device": device}
     if absent is None:
+        refuse("without --absent", [*opening, "model"], context)
         run_verify(bank, as_json)
         return
-    opening = {"backbone": backbone, "sidenet": sidenet, "method": method, "device": device}
+    if not model:
+        refuse("with --no-model", opening, context)
     raise typer.Exit(run_absent(bank, absent, model, as_json, opening))
 
 

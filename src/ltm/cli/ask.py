@@ -1,18 +1,19 @@
-"""ltm ask and ltm chat: generate with a memory."""
+"""ltm ask: generate with a memory."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from ltm.bank import Bank
-from ltm.console import ask_patience, notice, notices, print_json, write
-from ltm.documents import iter_documents
+from ltm.cli.read import tell_markup
+from ltm.console import ask_patience, notice, print_json, write
+from ltm.documents import iter_documents, read_text
 from ltm.errors import LtmError
 from ltm.outputs import check_output, write_output
 from ltm.passages import Passage
 from ltm.session import Answer, Session
+from ltm.streams import STDIN, is_stream, stream_name
 from ltm.trace_page import KIND, is_trace_page, trace_page
 
 
@@ -30,6 +31,10 @@ def run_ask(
     `trace_page`."""
     if page is not None:
         check_output(page, is_trace_page, KIND)
+    if question == STDIN:
+        if is_stream(bank):
+            raise LtmError(f"{stream_name(bank)} cannot be both the text and the question; give one of them itself")
+        question = read_text(Path(STDIN)).rstrip("\n")
     session = open_session(bank, **opening)
     answer = session.continue_text if plain else session.ask
     made = answer(question, trace=trace, on_text=None if as_json else write, **sampling)
@@ -43,21 +48,9 @@ def run_ask(
     finish(made, trace)
 
 
-def run_chat(bank: Path, trace: bool, sampling: dict[str, Any], **opening: Any) -> None:
-    """Questions from stdin, one a line, until an empty one; earlier turns stay in the prompt."""
-    session = open_session(bank, **opening)
-    notice("Ask away; an empty line or Ctrl-D ends it.", style="dim")
-    history: list[dict[str, str]] = []
-    while question := _next_question():
-        made = session.ask(question, history=history, trace=trace, on_text=write, **sampling)
-        print()
-        finish(made, trace)
-        history += [{"role": "user", "content": question}, {"role": "assistant", "content": made.text}]
-
-
 def open_session(bank: Path, **opening: Any) -> Session:
     """A session on a memory that must exist, or on a text that is read first and not kept."""
-    if not Bank.exists(bank) and not bank.is_file():
+    if not Bank.exists(bank) and not bank.is_file() and not is_stream(bank):
         raise LtmError(f"{bank} is no memory; make one with: ltm read FILES -o {bank}")
     if Bank.exists(bank):
         ask_patience(f"opening {bank}")
@@ -66,6 +59,7 @@ def open_session(bank: Path, **opening: Any) -> Session:
     ask_patience(f"reading {bank}")
     session = Session.open(None, **opening)
     for document in documents:
+        tell_markup(document)
         session.read(document.text, document.name)
     return session
 
@@ -86,11 +80,3 @@ def print_passages(passages: list[Passage]) -> None:
         place += "" if passage.start is None else f" [{passage.start:,}-{passage.end:,}]"
         notice(f"[{number}] {place}  weight {passage.weight:.3f}", style="bold")
         notice("    " + " ".join(passage.text.split()))
-
-
-def _next_question() -> str:
-    notices.print("> ", end="", style="bold")
-    try:
-        return sys.stdin.readline().strip()
-    except EOFError:
-        return ""

@@ -1,0 +1,106 @@
+"""ltm chat: a conversation with a memory, which remembers what was said."""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ltm.cli.ask import finish, open_session, print_passages
+from ltm.console import notice, notices, shell_line, write
+from ltm.errors import LtmError
+from ltm.session import Answer, Session
+from ltm.streams import is_stream, stream_name
+
+COMMANDS = {
+    "/why": "the passages that the last answer used",
+    "/forget": "what was said so far is dropped: neither used any more nor kept",
+    "/quit": "end (Ctrl-D too)",
+}
+_COMMAND = re.compile(r"/[a-z]+")
+
+
+def run_chat(bank: Path, trace: bool, keep: bool, sampling: dict[str, Any], **opening: Any) -> None:
+    """Questions from stdin, one a line, until it ends; earlier turns stay in the prompt, and go into a saved memory."""
+    if is_stream(bank):
+        raise LtmError(f"{stream_name(bank)} is where questions come from; give the text as a file")
+    chat = Chat(open_session(bank, **opening), trace, sampling)
+    notice("Ask away. " + "; ".join(f"{name}: {meaning}" for name, meaning in COMMANDS.items()) + ".", style="dim")
+    try:
+        chat.run()
+    finally:
+        if keep:
+            chat.save()
+
+
+class Chat:
+    """The turns so far and the last answer."""
+
+    def __init__(self, session: Session, trace: bool, sampling: dict[str, Any]):
+        self.session, self.trace, self.sampling = session, trace, sampling
+        self.history: list[dict[str, str]] = []
+        self.last: Answer | None = None
+
+    def run(self) -> None:
+        """Line by line, to the end of stdin, /quit or Ctrl-C at the prompt."""
+        while (line := _next_line()) is not None and line != "/quit":
+            if _COMMAND.fullmatch(line):
+                self._obey(line)
+            elif line:
+                self._answer(line)
+
+    def save(self) -> None:
+        """Take what was said into a saved memory, as a document of its own."""
+        path = self.session.path
+        if path is None or not self.history:
+            return
+        name = f"chat {datetime.now():%Y-%m-%d %H:%M:%S}"
+        self.session.read(transcript(self.history), name)
+        notice(f"remembered as {name}; to forget it: {shell_line('ltm', 'bank', 'delete', path, name)}", style="dim")
+
+    def _answer(self, question: str) -> None:
+        try:
+            made = self.session.ask(question, history=self.history, trace=True, on_text=write, **self.sampling)
+        except KeyboardInterrupt:
+            print()
+            notice("stopped; this question and its answer are dropped", style="dim")
+            return
+        print()
+        finish(made, self.trace)
+        self.last = made
+        self.history += [{"role": "user", "content": question}, {"role": "assistant", "content": made.text}]
+
+    def _obey(self, command: str) -> None:
+        if command == "/why" and self.last is not None:
+            print_passages(self.last.passages)
+        elif command == "/why":
+            notice("nothing was answered yet", style="dim")
+        elif command == "/forget":
+            self.history, self.last = [], None
+            notice("forgotten: what was said so far", style="dim")
+        else:
+            notice(f"{command} is no command; there are: {', '.join(COMMANDS)}", style="dim")
+
+
+def transcript(history: list[dict[str, str]]) -> str:
+    """Turns as a text that can be read."""
+    return "".join(f"{turn['role'].capitalize()}: {turn['content'].strip()}\n\n" for turn in history)
+
+
+def _next_line() -> str | None:
+    """What a person types, or a pipe gives; None at the end."""
+    try:
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            with suppress(ImportError):
+                pass  # noqa: F401: input() edits its line with it
+            return input("> ").strip()
+        if sys.stdin.isatty():
+            notices.print("> ", end="", style="bold")
+        line = sys.stdin.readline()
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return None
+    return line.strip() if line else None
