@@ -24,6 +24,12 @@ OnText = Callable[[str], None]
 """Called with each new stretch of text as soon as it is whole."""
 
 
+MOST_NEW_TOKENS = 1_000_000
+LEAST_FACTOR = 1e-4
+"""Scores divided by less, or multiplied by more than its inverse, leave the range of numbers."""
+MOST_SEED = 2**63 - 1
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How new tokens are chosen. Raises ConfigError with every problem of the values together."""
@@ -41,14 +47,17 @@ class Sampling:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.max_new_tokens < 1:
-            problems.append(f"max_new_tokens={self.max_new_tokens}; use 1 or more")
-        if not 0 <= self.temperature < float("inf"):
-            problems.append(f"temperature={self.temperature}; use 0 or more")
+        if not 1 <= self.max_new_tokens <= MOST_NEW_TOKENS:
+            problems.append(f"max_new_tokens={self.max_new_tokens}; use 1 to {MOST_NEW_TOKENS:,}")
+        if self.temperature != 0 and not LEAST_FACTOR <= self.temperature <= 1 / LEAST_FACTOR:
+            problems.append(f"temperature={self.temperature}; use 0, or {LEAST_FACTOR} to {1 / LEAST_FACTOR:,.0f}")
         if not 0 < self.top_p <= 1:
             problems.append(f"top_p={self.top_p}; use a number above 0, up to 1")
-        if not 0 < self.repetition_penalty < float("inf"):
-            problems.append(f"repetition_penalty={self.repetition_penalty}; use a number above 0 (1: none)")
+        if not LEAST_FACTOR <= self.repetition_penalty <= 1 / LEAST_FACTOR:
+            known = f"use {LEAST_FACTOR} to {1 / LEAST_FACTOR:,.0f} (1: none)"
+            problems.append(f"repetition_penalty={self.repetition_penalty}; {known}")
+        if self.seed is not None and not 0 <= self.seed <= MOST_SEED:
+            problems.append(f"seed={self.seed}; use 0 to {MOST_SEED:,}")
         if problems:
             raise ConfigError(problems)
 

@@ -12,6 +12,7 @@ from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank, DocumentInfo
 from ltm.bank.lock import WriteLock
 from ltm.bank.storage import STORAGE_OPTIONS
+from ltm.documents import check_text
 from ltm.errors import LtmError
 from ltm.generation import OnText, Sampling, generate, plain_ids, question_ids
 from ltm.methods import Method, create_method, load_method, method_class
@@ -163,6 +164,8 @@ class Session:
         to be remembered; None: all. BankError where another process writes to the directory; none can while this
         reads.
         """
+        check_text(name, "the name")
+        check_text(text, name)
         directory = self.path if path is None else Path(path)
         bank = self._bank()
         known = self._known(name, text)
@@ -241,12 +244,14 @@ class Session:
         trace: find the passages that the answer used; on_text: gets the text as it comes; sampling: fields of
         `Sampling` (max_new_tokens, temperature, ...).
         """
+        check_text(question, "the question")
         return self._answer(question_ids(self.tokenizer, question, history), trace, on_text, sampling)
 
     def continue_text(
         self, text: str, *, trace: bool = False, on_text: OnText | None = None, **sampling: Any
     ) -> Answer:
         """Go on from a text as it stands, without a chat template; arguments as for `ask`."""
+        check_text(text, "the text")
         return self._answer(plain_ids(self.tokenizer, text), trace, on_text, sampling)
 
     def perplexity(self, text: str) -> PerplexityResult:
@@ -364,6 +369,8 @@ def open_method(name: str, backbone: Backbone, sidenet: str | Path | None = None
     """
     chosen = method_class(name)
     if not chosen.card.needs_training:
+        if sidenet is not None:
+            raise LtmError(f"method {name} is not trained, so it takes no weights ({sidenet}); leave them out")
         return create_method(name, backbone, **options)
     path = shipped_weights(backbone.name, name) if sidenet is None else Path(sidenet)
     if path is None:

@@ -166,7 +166,8 @@ def test_eval_compares_like_with_like(run, book, sidenet, tmp_path):
     }
     assert len({figures["common"]["tokens"] for figures in found.values()}) == 1
     assert len({round(figures["common"]["perplexity"], 3) for figures in found.values()}) == 3
-    table = run("eval", "perplexity", "--data", book, *common, "--method", "window,sinks", "--by-position")
+    untrained = ("--backbone", "tiny-llama", "--window", 32, "--method", "window,sinks")
+    table = run("eval", "perplexity", "--data", book, *untrained, "--by-position")
     assert table.code == 0 and re.search(r"window.*sinks", table.out, re.S) and "0-1,023" in table.out
 
 

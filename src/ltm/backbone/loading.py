@@ -243,10 +243,14 @@ def _choose_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise LtmError(f"device={device!r} is not a device; use 'cpu', 'cuda' or 'cuda:0'.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise LtmError(f"device={device!r} but torch sees no GPU; use device='cpu'.")
+    try:
+        torch.zeros(1, device=chosen).tolist()
+    except Exception as error:  # each backend has its own way of not being there
+        raise LtmError(f"device={device!r} is not one that this torch can compute on; use device='cpu'.") from error
     return chosen
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from ltm.bank import Bank, Manifest
 from ltm.bank.lock import WriteLock
-from ltm.console import ask_patience, format_bytes, notice, print_json, print_table
+from ltm.console import ask_patience, format_bytes, notice, print_json, print_table, shown
+from ltm.documents import check_text
 from ltm.errors import LtmError
 
 
@@ -59,7 +60,11 @@ def run_list(path: Path, as_json: bool) -> None:
 def run_delete(path: Path, document: str, as_json: bool) -> None:
     """Remove one document, found by name or else by id."""
     infos = Bank.read_manifest(path).document_infos
-    found = [info for info in infos if info.name == document] or [info for info in infos if str(info.id) == document]
+    found = (
+        [info for info in infos if info.name == document]
+        or [info for info in infos if shown(info.name) == shown(document)]  # as `ltm bank list` prints it
+        or [info for info in infos if str(info.id) == document]
+    )
     if len(found) > 1:
         ids = ", ".join(str(info.id) for info in found)
         raise LtmError(f"{len(found)} documents are called {document}; give the id of one: {ids}")
@@ -90,6 +95,7 @@ def run_absent(path: Path, text: str, with_model: bool, as_json: bool, opening: 
 
     Without the model, remembered tokens are looked at through texts and bytes only.
     """
+    check_text(text, "the text")
     Bank.verify(path)
     tokenizer = likelihood = None
     if with_model:

@@ -9,12 +9,16 @@ from typing import Any
 
 from ltm.bank import Bank
 from ltm.bank.lock import WriteLock
+from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.bank.texts import KeptText, is_export, kept_texts, read_kept_texts
+from ltm.cli.read import check_kept
 from ltm.console import ask_patience, make_progress, notice, print_json
 from ltm.errors import LtmError
 from ltm.outputs import check_output, write_output
 from ltm.session import DEFAULT_METHOD, Session
+from ltm.streams import is_stream
 
+_KEPT = ("memory_size", *STORAGE_OPTIONS)
 KIND = "texts of a memory, as `ltm bank export` writes them"
 
 
@@ -36,7 +40,7 @@ def run_export(path: Path, output: Path | None, as_json: bool) -> None:
 
 def run_import(file: Path, output: Path, as_json: bool, opening: dict[str, Any]) -> None:
     """Read exported texts into a memory: of each what was remembered."""
-    if not file.is_file():
+    if not file.is_file() and not is_stream(file):
         raise LtmError(f"{file} does not exist; make it with: ltm bank export BANK -o {file}")
     _read_all(list(read_kept_texts(file)), output, as_json, opening)
 
@@ -60,6 +64,7 @@ def _read_all(texts: Sequence[KeptText], output: Path, as_json: bool, opening: d
     with WriteLock(output), make_progress() as progress:
         ask_patience(f"opening {output}")
         session = Session.open(output, **opening)
+        check_kept(session, output, {name: opening[name] for name in _KEPT if name in opening})
         task = progress.add_task("reading", total=sum(len(kept.text) for kept in texts), detail="")
         for kept in texts:
             progress.update(task, description=kept.name)

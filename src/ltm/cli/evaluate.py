@@ -12,8 +12,9 @@ from torch import Tensor
 from ltm.backbone import load_backbone
 from ltm.console import ask_patience, make_progress, notice, print_json, print_table
 from ltm.documents import iter_documents
-from ltm.errors import LtmError
+from ltm.errors import ConfigError, LtmError
 from ltm.methods import Method, method_class
+from ltm.methods.checks import range_problems, stride_problems
 from ltm.session import open_method
 from ltm.tasks.perplexity import PerplexityResult, compare, perplexity, window_options
 from ltm.tokens import token_ids
@@ -34,13 +35,18 @@ def run_perplexity(
     """Every method on the same documents; the table gives each over the tokens that all of them scored."""
     names = _names(methods)
     _check_limits(limits)
+    if problems := range_problems({"window": window}) + stride_problems(window, stride):
+        raise ConfigError(problems)
+    if sidenet is not None and not any(method_class(name).card.needs_training for name in names):
+        raise LtmError(f"none of {', '.join(names)} is trained, so --sidenet has no effect; leave it out")
     documents = islice(iter_documents(data), limits["max_documents"])
     texts = [(document.name, document.text) for document in documents]
     ask_patience(f"loading {backbone}")
     loaded = load_backbone(backbone, device=device)
     ids = [(name, token_ids(loaded.tokenizer, text)[: limits["max_tokens"]]) for name, text in texts]
     options = {name: window_options(method_class(name).config_class, window, stride) for name in names}
-    ready = {name: open_method(name, loaded, sidenet, **options[name]) for name in names}
+    weights = {name: sidenet if method_class(name).card.needs_training else None for name in names}
+    ready = {name: open_method(name, loaded, weights[name], **options[name]) for name in names}
     results = _measure(ready, ids)
     figures = compare(results)
     if as_json:

@@ -45,6 +45,8 @@ def _run(arguments: Sequence[str]) -> int:
 
     _quiet_libraries()
     keep_freed_memory()
+    if not all(map(_says_something, arguments)):  # an unset variable of a script, which as a path would be this folder
+        return _tell("an argument is empty; give it a value, or leave it out", MISTAKE)
     try:
         code = app(args=list(arguments), prog_name="ltm", standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C, when it does not raise Abort
@@ -61,8 +63,17 @@ def _run(arguments: Sequence[str]) -> int:
         return _tell(_usage(error), MISTAKE)
     except LtmError as error:
         return _tell(str(error), MISTAKE)
+    except RuntimeError as error:
+        if "Symlink loop" not in str(error):  # how Python before 3.13 says what later is an OSError
+            raise
+        return _tell(f"{error}; give another path", MISTAKE)
     except MemoryError:
         return _tell("not enough memory; use a smaller backbone, memory or batch", MISTAKE)
+
+
+def _says_something(argument: str) -> bool:
+    name, equals, value = argument.partition("=")
+    return bool(value.strip() if equals and name.startswith("--") else argument.strip())
 
 
 def _usage(error: Exception) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+
+from ltm.errors import LtmError
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,16 @@ def run_with_options(
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command(epilog=epilog)(command)
     return app(args=list(arguments), prog_name=prog_name, standalone_mode=False)
+
+
+def refuse(where: str, names: Iterable[str], context: typer.Context) -> None:
+    """Refuse options, by the names of their parameters, that stand on the command line and would have no effect."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        off = {name: "no-" if context.params.get(name) is False else "" for name in given}
+        options = ", ".join(f"--{off[name]}{name.replace('_', '-')}" for name in given)
+        raise LtmError(f"{options}: no effect {where}; leave out what has none")
 
 
 def _plain_type(hint: Any) -> tuple[type, bool]:

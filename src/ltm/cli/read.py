@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
-from ltm.console import Interrupted, ask_patience, format_bytes, make_progress, notice, print_json
-from ltm.documents import Document, iter_documents
+from ltm.console import Interrupted, ask_patience, format_bytes, make_progress, next_step, notice, print_json
+from ltm.documents import Document, Source, documents_of, find_sources
 from ltm.errors import LtmError
+from ltm.html_text import looks_like_html
+
+QUESTION = "What is this about?"
+DEFAULT_SIZE = 65_536
+"""Tokens that a memory holds where nothing else is asked for."""
 
 if TYPE_CHECKING:
     from ltm.bank import DocumentInfo
@@ -25,49 +30,57 @@ def run_read(
     backbone: str | None,
     sidenet: Path | None,
     method: str,
-    memory_size: int,
+    memory_size: int | None,
     device: str | None,
     as_json: bool,
+    piped_name: str | None,
     **storages: str | None,
 ) -> None:
     """Look at all files, then open or make the memory and read them into it."""
-    total_chars = _survey(files)
+    sources = find_sources(files, piped_name)
+    total_chars = _survey(sources)
+    from ltm.bank import Bank
     from ltm.bank.lock import WriteLock  # only now: what cannot be read is told at once
     from ltm.methods.registry import has_memory_size
-    from ltm.session import Session
+    from ltm.session import DEFAULT_METHOD, Session
 
     with WriteLock(output):  # a second writer is told now, not after hours of reading
         ask_patience(f"opening {output}")
-        chosen = {name: value for name, value in storages.items() if value is not None}
-        new = {**({"memory_size": memory_size} if has_memory_size(method) else {}), **chosen}
-        session = Session.open(output, backbone, method, sidenet, device=device, **new)
-        _check_storages(session, output, chosen)
+        given = {"memory_size": memory_size, **storages}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        default = {"memory_size": DEFAULT_SIZE} if has_memory_size(method) and not Bank.exists(output) else {}
+        session = Session.open(output, backbone, method, sidenet, device=device, **{**default, **chosen})
+        check_kept(session, output, chosen)
         whole = {info.id: info.num_tokens for info in session.documents if info.complete}
         results = []
         with make_progress() as progress, _explain_interrupt(output):
             bar = ReadBar(progress, total_chars)
-            for document in iter_documents(files):
+            for document in documents_of(sources):
                 bar.start(document)
                 info = session.read(document.text, document.name, progress=bar.update)
                 results.append((info, info.id not in whole))
                 bar.finish(document)
-        _report(session, output, results, sum(whole.values()) + bar.tokens, bar, as_json)
+        again = [] if method == DEFAULT_METHOD else ["--method", method]
+        again += [] if sidenet is None else ["--sidenet", str(sidenet)]
+        _report(session, output, results, sum(whole.values()) + bar.tokens, bar, again, as_json)
 
 
-def _check_storages(session: Session, output: Path, chosen: dict[str, str]) -> None:
-    """Raise LtmError where a memory is there already and stores something in another way than was asked for."""
+def check_kept(session: Session, output: Path, chosen: dict[str, Any]) -> None:
+    """Raise LtmError where a memory is there already and was made with another size or storage than is asked for."""
     bank = session.method.bank
     for name, asked in chosen.items():
         has = asked if bank is None else getattr(bank.config, name)
         if has != asked:
             option = "--" + name.replace("_", "-")
-            raise LtmError(f"{output} was made with {option} {has or 'as computed'}; leave {option} out, or read anew")
+            made = has or ("no limit" if name == "memory_size" else "as computed")
+            raise LtmError(f"{output} was made with {option} {made}, not {asked}; leave {option} out, or read anew")
 
 
-def _survey(files: Sequence[Path]) -> int:
+def _survey(sources: Sequence[Source]) -> int:
     """Characters in all documents; raises before anything is written if one of them cannot be read."""
     total, names = 0, set()
-    for document in iter_documents(files):
+    for document in documents_of(sources):
+        tell_markup(document)
         if document.name in names:
             raise LtmError(
                 f"two documents are called {document.name} ({document.source}); rename one, or read them apart"
@@ -75,6 +88,12 @@ def _survey(files: Sequence[Path]) -> int:
         names.add(document.name)
         total += len(document.text)
     return total
+
+
+def tell_markup(document: Document) -> None:
+    """Say that a text is taken with its tags; a page that is called one is not."""
+    if looks_like_html(document.text):
+        notice(f"{document.source} looks like HTML and is taken as it stands, tags included; as .html its text is read")
 
 
 @contextmanager
@@ -120,11 +139,13 @@ def _report(
     results: Sequence[tuple[DocumentInfo, bool]],
     given: int,
     bar: ReadBar,
+    again: Sequence[str],
     as_json: bool,
 ) -> None:
     """What was read, to stdout as JSON or to stderr in words; what a user may not expect is said either way.
 
-    results: each document and whether it is new; given: tokens that were held before and that came.
+    results: each document and whether it is new; given: tokens that were held before and that came; again: the options
+    that open the memory as it was opened here.
     """
     bank = session.method.bank
     assert bank is not None
@@ -158,4 +179,4 @@ def _report(
         f"({result['tokens_per_second']:,.0f} tokens/s); {output} holds {result['bank_tokens']:,} tokens, "
         f"{format_bytes(result['bank_bytes'])}"
     )
-    notice(f'next: ltm ask {output} "..." --trace', style="dim")
+    next_step("ltm", "ask", output, QUESTION, *again, "--trace")

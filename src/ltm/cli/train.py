@@ -10,12 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from ltm.cli.options import ConfigOption, config_options, run_with_options
-from ltm.console import notice, print_json
+from ltm.cli.options import ConfigOption, config_options, refuse, run_with_options
+from ltm.console import next_step, notice, print_json
 from ltm.errors import LtmError
 from ltm.methods import create_method, load_method, method_class
+from ltm.methods.registry import config_from_options
 from ltm.session import DEFAULT_BACKBONE, DEFAULT_METHOD
+from ltm.streams import is_stream
 from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, TrainResult, Validation, exercises
+from ltm.training.record import check_out
 
 EPILOG = "Try: ltm train --data books/ --out sidenet/ --max-minutes 45"
 
@@ -26,9 +29,12 @@ def run_train(arguments: Sequence[str]) -> None:
 
 
 def train(
+    context: typer.Context,
     data: Annotated[
         list[Path],
-        typer.Option("--data", help="A file or folder of .txt, .md, .jsonl, .jsonl.gz; each is a kind; repeatable."),
+        typer.Option(
+            "--data", help="A file or folder of .txt, .md, .html, .jsonl, .jsonl.gz; each a kind; repeatable."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Where the trained weights, log and checkpoints go.")],
     more: Annotated[
@@ -59,7 +65,10 @@ def train(
     config = TrainConfig(**{name: value for name, value in options.items() if name in fields})
     own = {option.name for option in config_options(method_class(method).config_class)}
     method_options = {name: value for name, value in options.items() if name in own}
-    method_class(method).config_class(**method_options)
+    if start_from is not None:
+        refuse("with --start-from, whose config is taken", sorted(own - fields), context)
+    config_from_options(method_class(method).config_class, method_options, method)
+    check_out(out)
     corpus = Corpus.from_paths([*data, *(more or [])])
     if num_exercises:
         corpus = corpus.joined("exercises", exercises([document.text for document in corpus], num_exercises))
@@ -68,6 +77,10 @@ def train(
         trained = create_method(method, loaded, **method_options)
     else:
         trained = load_method(loaded, start_from, trainable=True)
+        if trained.name != method:
+            raise LtmError(
+                f"{start_from} holds weights of {trained.name}, not of {method}; give --method {trained.name}"
+            )
     stream = SegmentStream.from_config(corpus, loaded.tokenizer, config)
     check = _validation(validation, loaded.tokenizer, config.segment_size)
     if _is_main():
@@ -76,7 +89,7 @@ def train(
         )
     result = Trainer(trained, stream, config, out, check).train(resume)
     if _is_main():
-        _report(result, out, as_json)
+        _report(result, data[0], out, backbone, trained.name, as_json)
 
 
 def _validation(paths: Sequence[Path] | None, tokenizer: Any, segment_size: int) -> Validation | None:
@@ -116,9 +129,12 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _report(result: TrainResult, out: Path, as_json: bool) -> None:
+def _report(result: TrainResult, data: Path, out: Path, backbone: str, method: str, as_json: bool) -> None:
     if as_json:
         print_json({**asdict(result), "checkpoint": str(result.checkpoint), "out": str(out)})
     elif result.stopped is None:
         notice(f"trained {result.step} steps, {result.tokens:,} tokens in {result.seconds / 60:.1f} min: {out}")
-        notice(f"next: ltm read FILE -o BANK --sidenet {out}", style="dim")
+        if is_stream(data):
+            return
+        bank = out.with_name(f"{out.name or 'trained'}.bank")
+        next_step("ltm", "read", data, "-o", bank, "--backbone", backbone, "--method", method, "--sidenet", out)

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+MOST = 2**40
+"""No size, count or number of tokens is larger; beyond, torch's own whole numbers end."""
+
+
+def range_problems(values: Mapping[str, Any]) -> list[str]:
+    """Numbers that no option can have: none at all (nan), without an end, or beyond what is counted with."""
+    problems = []
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            problems.append(f"{name}={value}; use a finite number")
+        elif isinstance(value, int) and abs(value) > MOST:
+            problems.append(f"{name}={value}; use at most {MOST:,}")
+    return problems
 
 
 def value_problems(

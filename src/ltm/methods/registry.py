@@ -9,6 +9,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ltm.errors import ConfigError, unknown_name
+from ltm.methods.checks import range_problems
 
 if TYPE_CHECKING:
     from ltm.backbone import Backbone
@@ -70,4 +71,7 @@ def config_from_options(config_class: type, options: dict[str, Any], name: str) 
     unknown = [option for option in options if option not in known]
     if unknown:
         raise ConfigError(f"method {name} has no option {', '.join(unknown)}; it has: {', '.join(known) or 'none'}")
+    problems = range_problems({option: value for option, value in options.items() if option != "seed"})
+    if problems:
+        raise ConfigError(problems)
     return config_class(**options)
