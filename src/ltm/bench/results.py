@@ -90,8 +90,15 @@ def write_result(path: Path, facts: dict[str, Any]) -> None:
     os.replace(scratch, path)
 
 
-is_result, is_records = begins_with('{\n  "format": '), begins_with('{"setup": ')
-"""Whether a file begins as results and as records do, damaged or not: others are not written over."""
+is_result = begins_with('{\n  "format": ')
+"""Whether a file begins as results do, damaged or not: others are not written over."""
+
+
+def is_records(path: Path) -> bool:
+    """Whether a file begins as records do, or as a first line that was torn."""
+    mark = b'{"setup": '
+    with open(path, "rb") as file:
+        return mark.startswith(file.read(len(mark)))
 
 
 def read_result(path: Path) -> Result:

@@ -86,10 +86,17 @@ def run_plan(plan: Plan, out: str | Path, *, restart: bool = False, watch: Watch
 
 def _remove(cells: Sequence[Cell], folder: Path) -> None:
     for cell in cells:
-        for path, is_own in ((cell.records_path(folder), is_records), (cell.result_path(folder), is_result)):
-            if path.exists() and not is_own(path):
-                raise LtmError(f"{path} is none of ltm bench's; move it away, or give another --out")
+        for path in _checked_paths(cell, folder):
             path.unlink(missing_ok=True)
+
+
+def _checked_paths(cell: Cell, folder: Path) -> list[Path]:
+    """A cell's two files; LtmError where one of them is there and is somebody else's."""
+    own = {cell.records_path(folder): is_records, cell.result_path(folder): is_result}
+    for path, is_own in own.items():
+        if path.exists() and not is_own(path):
+            raise LtmError(f"{path} was not written by ltm bench; move it away, or give another --out")
+    return list(own)
 
 
 def _prepare(cells: Sequence[Cell], folder: Path) -> list[Work]:
@@ -141,8 +148,7 @@ def _make_work(
     if isinstance(made, LtmError) or isinstance(known, LtmError):
         return Work(cell, error=str(error))
     (task, units), (about, per_token) = made, known
-    if cell.result_path(folder).exists() and not is_result(cell.result_path(folder)):
-        raise LtmError(f"{cell.result_path(folder)} is no result of ltm bench; move it away, or give another --out")
+    _checked_paths(cell, folder)
     journal = Journal(cell.records_path(folder), cell.setup(units, about))
     return Work(cell, task, units, about, per_token, journal)
 
