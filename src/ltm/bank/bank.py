@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,9 @@ from ltm.bank.retrieval import (
 )
 from ltm.bank.rows import Row, budget_of
 from ltm.bank.saving import save_bank
+from ltm.bank.undo import undone_on_failure
 from ltm.errors import BankError, ConfigError
+from ltm.lasting import lasting_tensors
 
 if TYPE_CHECKING:
     from ltm.backbone.fingerprint import Fingerprint
@@ -185,6 +188,7 @@ class Bank:
         text = self.document_text(source.document)
         return None if text is None else text[source.start : source.end]
 
+    @lasting_tensors()
     def delete_document(self, document: int) -> None:
         """Remove a document from memory: entries, search keys, token ids, text; from disk at the next save.
 
@@ -198,6 +202,7 @@ class Bank:
 
     # writing
 
+    @lasting_tensors()
     @torch.no_grad()
     def write(
         self,
@@ -246,6 +251,13 @@ class Bank:
             )
             self._writable(number).append(chunks, len(ids), None if cut is None else self.layout.events(cut))
 
+    def undone_on_failure(self) -> AbstractContextManager[None]:
+        """A block after which the bank is as it was before, if it ends by an exception; see `ltm.bank.undo`.
+
+        >>> with bank.undone_on_failure(): bank.write(keys, values, token_ids)  # doctest: +SKIP
+        """
+        return undone_on_failure(self)
+
     def reset(self, rows: Rows | None = None) -> None:
         """Forget all rows or some, with the documents of which nothing is left in other rows."""
         numbers = range(self.num_rows) if rows is None else row_numbers(rows, len(rows), self.num_rows)
@@ -271,6 +283,7 @@ class Bank:
         other.document_registry = self.document_registry.select(numbers, held)
         return other
 
+    @lasting_tensors()
     @torch.no_grad()
     def merge(self, other: Bank) -> list[str]:
         """Add all that another bank of the same backbone holds, row by row, after what is here; it stays as it is.
@@ -314,6 +327,7 @@ class Bank:
             raise BankError("this bank keeps no events; make one with BankConfig(event_heads=...)")
         return events
 
+    @lasting_tensors()
     @torch.no_grad()
     def search(self, queries: Tensor, top_k: int, *, rows: Rows | None = None, layer: int = 0) -> Hits:
         """The chunks whose mean key has the largest inner product with each query.
@@ -337,6 +351,7 @@ class Bank:
         groups = self._groups(rows, hits.slots.shape[0])
         return gather_groups(groups, find_slots(groups, hits), layer, self.layout)
 
+    @lasting_tensors()
     @torch.no_grad()
     def retrieve(self, queries: Tensor, top_k: int, rows: Rows | None = None, layer: int = 0) -> Retrieved:
         """`search` and `gather` in one.
@@ -350,6 +365,7 @@ class Bank:
         found = search_groups(groups, queries, top_k, layer, self.layout)
         return Retrieved(*gather_groups(groups, found, layer, self.layout), name_slots(groups, found))
 
+    @lasting_tensors()
     @torch.no_grad()
     def neighbours(
         self,
@@ -440,6 +456,7 @@ class Bank:
         save_bank(self, Path(path), overwrite, compact)
 
     @classmethod
+    @lasting_tensors()
     def load(
         cls,
         path: str | Path,

@@ -10,6 +10,28 @@ from torch import Tensor
 from ltm.bank.field import Chunks, Field
 
 
+class RingMark:
+    """How a ring is now, and what was overwritten in its buffers since."""
+
+    def __init__(self, ring: Ring):
+        self.buffers = dict(ring.buffers)
+        self.capacity, self.start, self.length = ring.capacity, ring.start, ring.length
+        self.untouched = torch.zeros(ring.capacity, dtype=torch.bool)
+        for low, high in ring._ranges(0, ring.length):
+            self.untouched[low:high] = True
+        self.overwritten: list[tuple[Tensor, Tensor]] = []
+
+    def before_writing(self, ring: Ring, low: int, high: int) -> None:
+        """Note what stands in a ring's buffers at these positions, where they are still those of the mark."""
+        if not bool(self.untouched[low:high].any()):
+            return
+        for name, buffer in ring.buffers.items():
+            if self.buffers.get(name) is buffer:
+                part = buffer.narrow(ring.fields[name].axis, low, high - low)
+                self.overwritten.append((part, part.clone()))
+        self.untouched[low:high] = False
+
+
 class Ring:
     """A queue of chunks (or events). The i-th in order lies at position (start + i) % capacity of every buffer.
 
@@ -21,6 +43,7 @@ class Ring:
         self.fields: dict[str, Field] = dict(fields)
         self.buffers: Chunks = {name: field.empty(0) for name, field in self.fields.items()}
         self.capacity = self.start = self.length = 0
+        self.marks: list[RingMark] = []
 
     @property
     def nbytes(self) -> int:
@@ -32,6 +55,8 @@ class Ring:
         added = self._count(chunks)
         done = 0
         for low, high in self._ranges(self.length, added):
+            for mark in self.marks:
+                mark.before_writing(self, low, high)
             for name, buffer in self.buffers.items():
                 axis = self.fields[name].axis
                 buffer.narrow(axis, low, high - low).copy_(chunks[name].narrow(axis, done, high - low))
@@ -82,6 +107,19 @@ class Ring:
         other.buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
         other.capacity, other.start, other.length = self.capacity, self.start, self.length
         return other
+
+    def mark(self) -> RingMark:
+        """How it is now, for `restore`; to be taken off `marks` when it is not needed any more."""
+        mark = RingMark(self)
+        self.marks.append(mark)
+        return mark
+
+    def restore(self, mark: RingMark) -> None:
+        """The ring as it was when it was marked."""
+        for part, before in reversed(mark.overwritten):
+            part.copy_(before)
+        self.buffers = dict(mark.buffers)
+        self.capacity, self.start, self.length = mark.capacity, mark.start, mark.length
 
     def _count(self, chunks: Chunks) -> int:
         """How many chunks these are."""

@@ -1,0 +1,70 @@
+"""Undo: a bank as it was before a read that failed half-way.
+
+Nothing is copied beforehand. Of a row's buffers only `Ring.append` changes what stands in them, and only where chunks
+have left: while a mark is set it notes what it overwrites, at most what the row held. Everything else makes buffers
+anew, and then the mark still has the old ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ltm.bank.index import create_index
+from ltm.bank.rows import Row
+
+if TYPE_CHECKING:
+    from ltm.bank.bank import Bank
+
+
+class _RowMark:
+    """How a row is now."""
+
+    def __init__(self, row: Row):
+        self.row = row
+        rings = [row.ring] if row.events is None else [row.ring, row.events.ring]
+        self.rings = [(ring, ring.mark()) for ring in rings]
+        self.mapped, self.num_tokens, self.usage = row.mapped, row.num_tokens, row.usage
+        self.next_number = row.next_number
+
+    def release(self) -> None:
+        for ring, mark in self.rings:
+            ring.marks.remove(mark)
+
+    def restore(self) -> None:
+        row = self.row
+        for ring, mark in self.rings:
+            ring.restore(mark)
+        row.mapped, row.num_tokens, row.usage = self.mapped, self.num_tokens, self.usage
+        row.next_number = self.next_number
+        row.index, row.num_dropped = create_index(row.index_name), 0
+
+
+@contextmanager
+def undone_on_failure(bank: Bank) -> Iterator[None]:
+    """A block that leaves the bank as it was if it ends by an exception: rows, slots, documents.
+
+    Where the bank was saved in the block, slots are known on the disk and what was evicted has left it, too: then only
+    the documents that were added go.
+    """
+    marks = [_RowMark(row) for row in bank.rows]
+    registry = bank.document_registry
+    documents, next_id, saved = dict(registry.by_id), registry.next_id, dict(bank.saved_revisions)
+    try:
+        yield
+    except BaseException:
+        if bank.saved_revisions != saved:
+            for document in [d.id for d in registry if d.id >= next_id]:
+                bank.delete_document(document)
+            raise
+        registry.by_id, registry.next_id = documents, next_id
+        for number, mark in enumerate(marks):
+            mark.restore()
+            if bank.rows[number] is not mark.row:
+                mark.row.sharers += 1
+                bank.rows[number] = mark.row
+        raise
+    finally:
+        for mark in marks:
+            mark.release()
