@@ -84,7 +84,7 @@ class Answer:
 
 
 class Session:
-    """A method with its memory, spoken to in text.
+    """A method with its memory, spoken to in text; from several threads, too, which take turns.
 
     method: any of `ltm.methods`; reading, deleting and saving need one with a bank. tokenizer: None takes the
     backbone's. path: the directory of the bank, where `read` and `save` write; None keeps the memory in this process.
@@ -145,7 +145,8 @@ class Session:
     @property
     def documents(self) -> list[DocumentInfo]:
         """What is in the memory, in the order it was read."""
-        return [] if self.method.bank is None else self.method.bank.documents
+        with self.method.alone():
+            return [] if self.method.bank is None else self.method.bank.documents
 
     def read(
         self,
@@ -162,18 +163,20 @@ class Session:
         as it is if its text is the same, and LtmError otherwise; one that was cut off is read anew. A text shorter
         than a chunk is remembered as a short chunk; one without any token is refused. ranges: the characters that are
         to be remembered; None: all. BankError where another process writes to the directory; none can while this
-        reads.
+        reads. A read that fails leaves the memory as it was; what it had saved stays in the directory, incomplete,
+        until the next save.
         """
         check_text(name, "the name")
         check_text(text, name)
         directory = self.path if path is None else Path(path)
-        bank = self._bank()
-        known = self._known(name, text)
-        if known is not None:
-            return known
-        self._check_room(text, name)
-        with nullcontext() if directory is None else WriteLock(directory):
-            return self._read(bank, text, name, directory, progress, ranges)
+        with self.method.alone(), self.method.undone_on_failure():
+            bank = self._bank()
+            known = self._known(name, text)
+            if known is not None:
+                return known
+            self._check_room(text, name)
+            with nullcontext() if directory is None else WriteLock(directory):
+                return self._read(bank, text, name, directory, progress, ranges)
 
     def _read(
         self,
@@ -207,22 +210,24 @@ class Session:
 
     def delete(self, document: str | int) -> DocumentInfo:
         """Remove a document, by name or id, from the memory; `save` removes it from the disk. Returns what it was."""
-        matching = [info for info in self.documents if document in (info.name, info.id)]
-        if not matching:
-            names = ", ".join(sorted({info.name for info in self.documents})) or "nothing"
-            raise LtmError(f"no document {document!r} in this memory; it holds: {names}")
-        if len(matching) > 1:
-            ids = ", ".join(str(info.id) for info in matching)
-            raise LtmError(f"{len(matching)} documents are called {document!r}; give the id of one: {ids}")
-        self._bank().delete_document(matching[0].id)
-        return matching[0]
+        with self.method.alone():
+            matching = [info for info in self.documents if document in (info.name, info.id)]
+            if not matching:
+                names = ", ".join(sorted({info.name for info in self.documents})) or "nothing"
+                raise LtmError(f"no document {document!r} in this memory; it holds: {names}")
+            if len(matching) > 1:
+                ids = ", ".join(str(info.id) for info in matching)
+                raise LtmError(f"{len(matching)} documents are called {document!r}; give the id of one: {ids}")
+            self._bank().delete_document(matching[0].id)
+            return matching[0]
 
     def save(self, path: str | Path | None = None) -> Path:
         """Write the memory to `path` (None: where it was opened from); only what is new is written."""
         directory = self.path if path is None else Path(path)
         if directory is None:
             raise LtmError("this session was opened without a bank; give save() a path")
-        self._bank().save(directory)
+        with self.method.alone():
+            self._bank().save(directory)
         self.path = directory
         return directory
 
@@ -259,12 +264,14 @@ class Session:
         ids = token_ids(self.tokenizer, text)
         if len(ids) < 2:
             raise LtmError(f"the text has {len(ids)} tokens; perplexity needs two or more")
-        return PerplexityResult([DocumentScore("text", score_stream(self.method, ids))], 0.0)
+        with self.method.alone():
+            return PerplexityResult([DocumentScore("text", score_stream(self.method, ids))], 0.0)
 
     def _answer(self, ids: Any, trace: bool, on_text: OnText | None, sampling: dict[str, Any]) -> Answer:
         options = config_from_options(Sampling, sampling, "sampling")
-        made = generate(self.method, self.tokenizer, ids, options, trace=trace, on_text=on_text)
-        spans, texts = self._spans(made.used) if trace else ({}, {})
+        with self.method.alone():  # what the trace names is looked up before anybody deletes it
+            made = generate(self.method, self.tokenizer, ids, options, trace=trace, on_text=on_text)
+            spans, texts = self._spans(made.used) if trace else ({}, {})
         passages = find_passages(list(spans.values()), texts, NUM_PASSAGES)
         words = _words(self.tokenizer, made.token_ids) if trace else []
         by_token = [[(spans[chunk.slot], chunk.weight) for chunk in used] for used in made.used_by_token]

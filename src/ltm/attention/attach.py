@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ltm.attention.function import ATTENTION_NAME, LocalView, Site, open_site
 from ltm.attention.views import View
+from ltm.backbone.turns import Turn, model_lock, uncompiled
 from ltm.compat import get_attention_name, set_attention_name
+from ltm.errors import LtmError
 
 if TYPE_CHECKING:
     from ltm.backbone import BackboneView
@@ -78,12 +80,17 @@ def attach(view: BackboneView, *plugins: Plugin) -> Iterator[None]:
 
     Keys and values reach plugins through the registered attention function, so the model's attention
     implementation is 'ltm' inside the block. Nothing is attached twice: a second `attach` inside the block
-    on the same layer raises RuntimeError. LtmError where the model's keys cannot be freed of their positions.
+    on the same layer raises RuntimeError. Another thread that attaches to the same model waits until the block ends;
+    one that runs the model alone sees nothing of what is attached here. What torch.compile made of the model is left
+    aside inside the block: compiled code does not see what is attached. LtmError where the model ran without reaching
+    it all the same, and where its keys cannot be freed of their positions.
 
     >>> with attach(backbone.view, plugin):  # doctest: +SKIP
     ...     backbone.model(input_ids)
     """
     with ExitStack() as stack:
+        stack.enter_context(model_lock(view.model))
+        stack.enter_context(uncompiled())
         sites = _sites(view.num_layers, plugins)
         if sites:
             view.check_rotation()
@@ -93,6 +100,11 @@ def attach(view: BackboneView, *plugins: Plugin) -> Iterator[None]:
         for plugin in plugins:
             _hook_layers(stack, view, plugin)
         yield
+        if sites and not any(site.was_reached for site in sites.values()):
+            raise LtmError(
+                f"{type(view.model).__name__} ran past what is attached to it: another forward stands in the place of "
+                "its own (a copy of a compiled model, say); load the model plainly for memory"
+            )
 
 
 def _sites(num_layers: int, plugins: Sequence[Plugin]) -> dict[int, Site]:
@@ -107,9 +119,12 @@ def _sites(num_layers: int, plugins: Sequence[Plugin]) -> dict[int, Site]:
 
 
 def _hook_layers(stack: ExitStack, view: BackboneView, plugin: Plugin) -> None:
+    turn = Turn()
     for index in plugin.entered_layers:
 
         def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any], index: int = index) -> None:
+            if not turn.is_mine:
+                return
             hidden = args[0] if args else kwargs["hidden_states"]
             plugin.enter_layer(index, hidden, args[1:], kwargs)
 
@@ -118,7 +133,7 @@ def _hook_layers(stack: ExitStack, view: BackboneView, plugin: Plugin) -> None:
         assert view.final_norm is not None
 
         def finish(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
-            return plugin.finish(args[0])
+            return plugin.finish(args[0]) if turn.is_mine else None
 
         stack.callback(view.final_norm.register_forward_hook(finish).remove)
 

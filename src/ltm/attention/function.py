@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ltm.attention.positions import unrotate
 from ltm.attention.views import Partial, View, attend, merge_gate, merge_softmax, total_lse
+from ltm.backbone.turns import Turn
 from ltm.compat import ALL_ATTENTION_FUNCTIONS, AttentionInterface, AttentionMaskInterface, sdpa_mask
 
 ATTENTION_NAME = "ltm"
@@ -39,7 +40,10 @@ class SitePlugin(Protocol):
 
 
 class Site:
-    """One attention module while attached: its plugins, and the rotary angles of the call under way."""
+    """One attention module while attached: its plugins, and the rotary angles of the call under way.
+
+    It is there for the thread that opened it; others find the module as it is without.
+    """
 
     def __init__(
         self,
@@ -51,9 +55,14 @@ class Site:
         self.layer = layer
         self.observers, self.viewers, self.local_plugins = list(observers), list(viewers), list(local_plugins)
         self.angles: tuple[Tensor, Tensor] | None = None
+        self.turn = Turn()
+        self.was_reached = False
+        """Whether the attention function has found this site."""
 
     def capture(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the attention module: keep the cosines and sines of this call's tokens."""
+        if not self.turn.is_mine:
+            return
         angles = kwargs.get("position_embeddings")
         self.angles = (angles[0], angles[1]) if angles is not None else None
 
@@ -144,8 +153,9 @@ def ltm_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     local = LocalView(module, query, key, value, attention_mask, scaling, dropout, softcap, kwargs)
     site = _SITES.get(module)
-    if site is None:
+    if site is None or not site.turn.is_mine:
         return local.output().transpose(1, 2), None
+    site.was_reached = True
     if site.observers:
         new_keys = site.position_free(key[:, :, -query.shape[2] :])
         for observer in site.observers:

@@ -25,6 +25,7 @@ from ltm.backbone.fingerprint import Fingerprint, fingerprint_of, signature_of
 from ltm.backbone.head import lay_out_input
 from ltm.backbone.notices import quiet
 from ltm.backbone.tiny import TINY_ARCHITECTURES, build_tiny
+from ltm.backbone.turns import model_lock
 from ltm.backbone.view import BackboneView
 from ltm.compat import cpu_has_fast_bf16
 from ltm.console import notice
@@ -57,10 +58,11 @@ class Backbone:
     @property
     def fingerprint(self) -> Fingerprint:
         """The identity that banks are checked against, as the model is now: taken anew where anything has changed."""
-        signature = signature_of(self.view, self.tokenizer)
-        if self._identity is None or self._identity[0] != signature:
-            self._identity = (signature, fingerprint_of(self.view, self.tokenizer))
-        return self._identity[1]
+        with model_lock(self.model):  # what another thread has attached for a moment is no part of it
+            signature = signature_of(self.view, self.tokenizer)
+            if self._identity is None or self._identity[0] != signature:
+                self._identity = (signature, fingerprint_of(self.view, self.tokenizer))
+            return self._identity[1]
 
     @property
     def device(self) -> torch.device:

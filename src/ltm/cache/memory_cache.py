@@ -9,6 +9,7 @@ their own, whatever padding stands between them; beams are reordered with everyt
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -130,6 +131,14 @@ class MemoryCache(Cache):
         self.notes, self.scratch = {}, {}
         self.stale = False
 
+    def move(self, device: torch.device) -> None:
+        """Go on there, with a network that computes otherwise: what the window holds is to be encoded anew."""
+        if self.tokens is not None:
+            self.tokens = [row.to(device) for row in self.tokens]
+            self.valid = self.valid.to(device)
+            self.clear_keys()
+            self.stale = True
+
     def append(self, ids: Tensor, mask: Tensor) -> None:
         """Note new tokens (ids and mask [batch, columns]) as part of the window."""
         for index in range(len(ids)):
@@ -161,6 +170,20 @@ class MemoryCache(Cache):
         fork.notes = {name: note[rows] for name, note in self.notes.items()}
         fork.stale = self.stale
         return fork
+
+    def as_it_stands(self) -> MemoryCache:
+        """The same state as a cache of its own, for a call that may fail; what is held is shared, since going on with
+        one makes tensors anew."""
+        other = copy.copy(self)
+        other.tokens = None if self.tokens is None else list(self.tokens)
+        other.caches = [self._copy_layers(keys) for keys in self.caches]
+        other.notes, other.scratch = dict(self.notes), {}
+        return other
+
+    def _copy_layers(self, keys: DynamicCache) -> DynamicCache:
+        copied = self.new_keys()
+        copied.layers = [copy.copy(layer) for layer in keys.layers]
+        return copied
 
     # what transformers calls
 

@@ -7,7 +7,7 @@ that a row has the same pages whatever batch it is in. Bounds are of keys as the
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import cast
 
 import torch
@@ -204,7 +204,7 @@ class PagedCache(MemoryCache):
 
     def new_keys(self) -> DynamicCache:
         keys = DynamicCache()
-        keys.layer_class_to_replicate = lambda: PagedLayer(self.page_size)  # type: ignore[assignment]  # it is called
+        keys.layer_class_to_replicate = partial(PagedLayer, self.page_size)  # type: ignore[assignment]  # it is called
         return keys
 
     def empty(self) -> PagedCache:
@@ -231,6 +231,10 @@ class PagedCache(MemoryCache):
         super().begin(batch, device)
         self.read_marks = self.read_marks or [torch.empty(0, dtype=torch.bool, device=device) for _ in range(batch)]
 
+    def move(self, device: torch.device) -> None:
+        super().move(device)
+        self.read_marks = [marks.to(device) for marks in self.read_marks]
+
     def append(self, ids: Tensor, mask: Tensor) -> None:
         super().append(ids, mask)
         for row, new in enumerate(mask.sum(dim=1).tolist()):
@@ -255,6 +259,15 @@ class PagedCache(MemoryCache):
         assert isinstance(fork, PagedCache)
         fork.read_marks = [self.read_marks[int(row)] for row in rows]
         return fork
+
+    def as_it_stands(self) -> PagedCache:
+        """Buffers are shared, of which going on writes only what lies behind; the pages' bounds are counted anew."""
+        other = super().as_it_stands()
+        assert isinstance(other, PagedCache)
+        other.read_marks = list(self.read_marks)
+        for layer in (layer for keys in other.caches for layer in _paged(keys)):
+            layer.pages = PageBounds(self.page_size)
+        return other
 
     def forget_row(self, row: int) -> None:
         """Drop all tokens of a row; what the others hold is encoded anew with the next token."""

@@ -21,8 +21,8 @@ from ltm.bank import Bank, BankConfig
 from ltm.bank.storage import BITS, STORAGE_OPTIONS
 from ltm.cache import MemoryCache
 from ltm.errors import LtmError
-from ltm.methods.banks import bank_for, check_bank, check_unchanged
-from ltm.methods.base import Method, new_columns, window_positions
+from ltm.methods.banks import bank_for, check_bank
+from ltm.methods.base import Method, window_positions
 from ltm.methods.checks import stride_of
 from ltm.methods.memory_reader import KeyValueTap, Source
 from ltm.methods.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
@@ -142,22 +142,18 @@ class BankMethod(Method):
         check_bank(bank, self.backbone, (self.memory_layer,), differences)
         self.bank = bank
 
-    def read(
+    def take_in(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        documents: Sequence[int] | None = None,
-        spans: Tensor | None = None,
-        memory_rows: Tensor | None = None,
+        ids: Tensor,
+        mask: Tensor,
+        rows: Tensor,
+        documents: Sequence[int] | None,
+        spans: Tensor | None,
     ) -> None:
         if not self._memory_on:
             return
-        check_unchanged(self.bank, self.backbone)
-        mask = new_columns(attention_mask, input_ids)
-        rows = self._bank_rows(self.rows_of(len(input_ids), memory_rows))
-        bank = self._bank_for(len(input_ids))
-        segments = cut_into_segments(input_ids, mask, rows, self.method_config.segment_size, documents, spans)
+        bank, rows = self._bank_for(len(ids)), self._bank_rows(rows)
+        segments = cut_into_segments(ids, mask, rows, self.method_config.segment_size, documents, spans)
         for batch in batches_of(segments, READ_BATCH_TOKENS):
             self._read_segments(batch, bank)
 
@@ -295,10 +291,8 @@ class BankMethod(Method):
     def num_rows(self) -> int:
         return 0 if self.shared_memory or not self._memory_on else super().num_rows
 
-    def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
-        if self.shared_memory and rows is not None:
-            rows = [0]
-        super().reset(rows)
+    def forget(self, rows: list[int] | None) -> None:
+        super().forget([0] if self.shared_memory and rows is not None else rows)
 
     def gate_summary(self) -> dict[str, float]:
         """The local side's weight over heads: mean, least and most."""

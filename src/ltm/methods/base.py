@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -22,9 +24,11 @@ from torch import Tensor, nn
 import ltm
 from ltm.backbone import Backbone, Fingerprint
 from ltm.backbone.builtin import BUILTIN_MODELS
+from ltm.backbone.turns import model_lock
 from ltm.cache import MemoryCache
 from ltm.compat import CACHE_NAME, CausalOutput, GenerationMixin, cache_argument, causal_output, take_cache
-from ltm.errors import ConfigError, LtmError
+from ltm.errors import BankMismatchError, ConfigError, LtmError
+from ltm.lasting import lasting_tensors
 from ltm.methods import storage
 from ltm.methods.banks import check_unchanged
 from ltm.methods.loss import next_token_loss
@@ -35,6 +39,10 @@ if TYPE_CHECKING:
     from ltm.bank import Bank
 
 Self = TypeVar("Self", bound="Method")
+
+_TRACES: ContextVar[Mapping[int, Trace]] = ContextVar("traces", default=MappingProxyType({}))
+_SWITCHED_OFF: ContextVar[frozenset[int]] = ContextVar("switched_off", default=frozenset())
+"""Of methods by their id, while a block of `trace` or `memory_off` is open: each thread has blocks of its own."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,9 @@ class Method(nn.Module, GenerationMixin):
 
     Rows: a batch row reads and asks its own memory row. With `memory_rows` (int64 [batch]) rows can be told which
     memory they use; without it there must be as many rows as were read, or nothing read at all.
+
+    Threads: methods of one loaded model take turns, a whole verb at a time, and each gets what it would get alone;
+    calls that belong together go into one block of `alone`.
     """
 
     name: ClassVar[str]
@@ -75,8 +86,7 @@ class Method(nn.Module, GenerationMixin):
         self.config = backbone.model.config
         self.generation_config = copy.deepcopy(backbone.model.generation_config)
         self.bank: Bank | None = None
-        self._memory_on = True
-        self._trace: Trace | None = None
+        self.uses_memory = True
         self._slides = getattr(backbone.model.config.get_text_config(), "sliding_window", None) is not None
 
     # what a method supplies
@@ -113,8 +123,25 @@ class Method(nn.Module, GenerationMixin):
         """The stream that a call goes on with: the caller's, or a new one."""
         return self.new_cache() if cache is None else cache
 
+    def take_in(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        rows: Tensor,
+        documents: Sequence[int] | None,
+        spans: Tensor | None,
+    ) -> None:
+        """What `read` does with tokens ids [batch, tokens], mask bool [batch, tokens], of memory rows [batch]."""
+        raise LtmError(f"method {self.name} cannot read")
+
+    def forget(self, rows: list[int] | None) -> None:
+        """What `reset` does; None: all rows."""
+        if self.bank is not None:
+            self.bank.reset(rows)
+
     # the five verbs
 
+    @torch.compiler.disable
     def read(
         self,
         input_ids: Tensor,
@@ -127,10 +154,15 @@ class Method(nn.Module, GenerationMixin):
         """Take past tokens in: int64 [batch, tokens], any length; mask as transformers has it (0 = padding).
 
         documents: the bank's document id of each row (`bank.add_document`); spans: [batch, tokens, 2] character
-        ranges in that document's text, so that what is remembered can be named later.
+        ranges in that document's text, so that what is remembered can be named later. A read that fails leaves the
+        memory as it was.
         """
-        raise LtmError(f"method {self.name} cannot read")
+        mask = new_columns(attention_mask, input_ids)
+        with self.alone(), self.undone_on_failure(), torch.no_grad():
+            self._check_bank()
+            self.take_in(input_ids, mask, self.rows_of(len(input_ids), memory_rows), documents, spans)
 
+    @torch.compiler.disable  # Dynamo would follow the forward of a compiled method into what it cannot trace
     def forward(
         self,
         input_ids: Tensor,
@@ -155,19 +187,22 @@ class Method(nn.Module, GenerationMixin):
         """
         cache = take_cache(cache=cache, past_key_values=past_key_values)
         mask = new_columns(attention_mask, input_ids)
-        rows = self.rows_of(len(input_ids), memory_rows)
         if remember and cache is not None:
             raise ConfigError("remember=True starts a window of its own; call it without a cache")
-        if self._memory_on and (cache is None or not cache.get_seq_length()):
-            check_unchanged(self.bank, self.backbone)
-        if remember:
-            logits = self.score_and_read(input_ids, mask, rows)
-        else:
-            cache = self.start_stream(cache, rows)
-            logits = self._stream(input_ids, mask, cache, rows, logits_to_keep)
-        loss = None if labels is None else next_token_loss(logits, labels, mask)
+        with self.alone():
+            if cache is None or not cache.get_seq_length():
+                self._check_bank()
+            rows = self.rows_of(len(input_ids), memory_rows)
+            if remember:
+                with self.undone_on_failure():
+                    logits = self.score_and_read(input_ids, mask, rows)
+            else:
+                cache = self.start_stream(cache, rows)
+                logits = self._stream(input_ids, mask, cache, rows, logits_to_keep)
+            loss = None if labels is None else next_token_loss(logits, labels, mask)
         return causal_output(loss, logits, cache if use_cache else None)
 
+    @torch.compiler.disable
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
         """transformers' generate(): sampling, beams, streaming, batches; its arguments and results.
@@ -177,20 +212,21 @@ class Method(nn.Module, GenerationMixin):
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
         if prompt is None:
             raise LtmError("generate needs input_ids: int64 [batch, tokens], at least one token")
-        kwargs["memory_rows"] = self.rows_of(len(prompt), kwargs.get("memory_rows"))
-        cache = take_cache(cache=kwargs.pop("cache", None), past_key_values=kwargs.pop("past_key_values", None))
-        kwargs[CACHE_NAME] = self.new_cache() if cache is None else cache
-        was_training = self.training
-        self.eval()
-        try:
-            return super().generate(inputs, **kwargs)
-        finally:
-            self.train(was_training)
+        with self.alone():
+            kwargs["memory_rows"] = self.rows_of(len(prompt), kwargs.get("memory_rows"))
+            cache = take_cache(cache=kwargs.pop("cache", None), past_key_values=kwargs.pop("past_key_values", None))
+            kwargs[CACHE_NAME] = self.new_cache() if cache is None else cache
+            was_training = self.training
+            self.eval()
+            try:
+                return super().generate(inputs, **kwargs)
+            finally:
+                self.train(was_training)
 
     def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
         """Forget what was read: all rows, or those named."""
-        if self.bank is not None:
-            self.bank.reset(None if rows is None else [int(row) for row in rows])
+        with self.alone():
+            self.forget(None if rows is None else [int(row) for row in rows])
 
     def save_pretrained(self, path: str | Path, dtype: str | None = None) -> None:
         """Write what was trained, its config and the backbone's identity to a directory; the bank is saved apart.
@@ -232,12 +268,46 @@ class Method(nn.Module, GenerationMixin):
 
     @contextmanager
     def trace(self) -> Iterator[Trace]:
-        """Record inside the block which remembered chunks each scored token used; see `ltm.methods.trace`."""
-        before, self._trace = self._trace, Trace()
+        """Record inside the block which remembered chunks each scored token used; see `ltm.methods.trace`.
+
+        What this thread scores, or whoever runs in a copy of its context (`contextvars.copy_context().run`).
+        """
+        trace = Trace()
+        token = _TRACES.set({**_TRACES.get(), id(self): trace})
         try:
-            yield self._trace
+            yield trace
         finally:
-            self._trace = before
+            _TRACES.reset(token)
+
+    @property
+    def _trace(self) -> Trace | None:
+        """What this thread records to."""
+        return _TRACES.get().get(id(self))
+
+    # threads, and what fails
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A block in which this thread has the backbone to itself; others' calls on it wait. Every verb opens one.
+
+        What is made inside is made to last: `torch.inference_mode()` is left until the block ends.
+
+        >>> with method.alone():  # doctest: +SKIP
+        ...     method.read(past); method.generate(question)  # nobody reads anything in between
+        """
+        with model_lock(self.model), lasting_tensors():
+            yield
+
+    @contextmanager
+    def undone_on_failure(self) -> Iterator[None]:
+        """A block that leaves the memory as it was if it ends by an exception."""
+        bank = self.bank
+        try:
+            with nullcontext() if bank is None else bank.undone_on_failure():
+                yield
+        except BaseException:
+            self.bank = bank
+            raise
 
     # what training and evaluation use
 
@@ -250,12 +320,17 @@ class Method(nn.Module, GenerationMixin):
     @contextmanager
     def memory_off(self) -> Iterator[None]:
         """Inside the block nothing is read from memory or written to it: the method as its own baseline. Methods whose
-        past is no memory beside the window go on as before."""
-        before, self._memory_on = self._memory_on, False
+        past is no memory beside the window go on as before. For this thread alone, as `trace`."""
+        token = _SWITCHED_OFF.set(_SWITCHED_OFF.get() | {id(self)})
         try:
             yield
         finally:
-            self._memory_on = before
+            _SWITCHED_OFF.reset(token)
+
+    @property
+    def _memory_on(self) -> bool:
+        """Whether this thread's calls read from memory and write to it."""
+        return self.uses_memory and id(self) not in _SWITCHED_OFF.get()
 
     def gate_summary(self) -> dict[str, float]:
         """Figures about how much memory is used, for the training log."""
@@ -280,6 +355,17 @@ class Method(nn.Module, GenerationMixin):
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute activations in the backward pass instead of keeping them; nothing to do by default."""
+
+    def _check_bank(self) -> None:
+        """Refuse a bank of a backbone that has changed since; one that is empty is made anew by the next read."""
+        if self.bank is None or not self._memory_on:
+            return
+        try:
+            check_unchanged(self.bank, self.backbone)
+        except BankMismatchError:
+            if len(self.bank.document_registry) or any(map(self.bank.num_tokens, range(self.bank.num_rows))):
+                raise
+            self.bank = None
 
     # rows
 

@@ -9,18 +9,21 @@ computed with a context that is gone; StreamingLLM proper keeps the old keys, wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ltm.cache import MemoryCache
 from ltm.errors import ConfigError, LtmError
-from ltm.methods.base import Card, Method, new_columns
+from ltm.methods.base import Card, Method
 from ltm.methods.checks import stride_of
 from ltm.methods.registry import register
+
+Self = TypeVar("Self", bound="StreamBaseline")
 
 
 @dataclass(frozen=True)
@@ -89,38 +92,44 @@ class StreamBaseline(Method):
         self._past: MemoryCache | None = None
         self._past_rows = 0
 
-    def read(
+    def take_in(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        documents: Sequence[int] | None = None,
-        spans: Tensor | None = None,
-        memory_rows: Tensor | None = None,
+        ids: Tensor,
+        mask: Tensor,
+        rows: Tensor,
+        documents: Sequence[int] | None,
+        spans: Tensor | None,
     ) -> None:
-        with torch.no_grad():
-            mask = new_columns(attention_mask, input_ids)
-            rows = self.rows_of(len(input_ids), memory_rows)
-            if self._past is None:
-                self._past = self.new_cache()
-                self._past_rows = len(input_ids)
-            elif rows.tolist() != list(range(self._past_rows)):
-                raise LtmError(f"method {self.name} reads all its {self._past_rows} rows together, in order")
-            self._past.begin(len(input_ids), input_ids.device)
-            self._stream(input_ids, mask, self._past, rows, 1)
+        if self._past is None:
+            self._past = self.new_cache()
+            self._past_rows = len(ids)
+        elif rows.tolist() != list(range(self._past_rows)):
+            raise LtmError(f"method {self.name} reads all its {self._past_rows} rows together, in order")
+        self._past.begin(len(ids), ids.device)
+        self._stream(ids, mask, self._past, rows, 1)
 
     def score_and_read(self, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
         if self._past is None:
             self._past, self._past_rows = self.new_cache(), len(ids)
         return self._stream(ids, mask, self._past, rows, 0)
 
-    def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
+    def forget(self, rows: list[int] | None) -> None:
         if rows is None or self._past is None or self._past.tokens is None:
             self._past, self._past_rows = None, 0
             return
         for row in rows:
-            self._past.tokens[int(row)] = self._past.tokens[int(row)][:0]
+            self._past.tokens[row] = self._past.tokens[row][:0]
         self._past.stale = True
+
+    @contextmanager
+    def undone_on_failure(self) -> Iterator[None]:
+        past, num_rows = None if self._past is None else self._past.as_it_stands(), self._past_rows
+        try:
+            with super().undone_on_failure():
+                yield
+        except BaseException:
+            self._past, self._past_rows = past, num_rows
+            raise
 
     @property
     def num_rows(self) -> int:
@@ -130,7 +139,25 @@ class StreamBaseline(Method):
         """A stream that starts goes on from what was read; the past itself is not touched."""
         if self._past is None or (cache is not None and cache.get_seq_length()):
             return super().start_stream(cache, rows)
+        if self._past.stale and self._past.holds_tokens:
+            self._encode_past(self._past)
         return self._past.fork(rows, into=cache)
+
+    @torch.no_grad()
+    def _encode_past(self, past: MemoryCache) -> None:
+        """Once here, not in every stream that starts from what was read."""
+        ids, mask = past.context()
+        past.clear_keys()
+        self.encode(ids, mask, past, torch.arange(len(ids), device=ids.device), 1)
+        past.valid = mask
+
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What was read follows the model to its new dtype or device."""
+        before = self.dtype, self.device
+        super()._apply(fn, recurse)
+        if self._past is not None and before != (self.dtype, self.device):
+            self._past.move(self.device)
+        return self
 
 
 @register("full")

@@ -53,8 +53,8 @@ from ltm.bank.storage import BITS
 from ltm.cache import MemoryCache
 from ltm.compat import DynamicCache, cache_argument
 from ltm.methods.bank_memory import center_tokens
-from ltm.methods.banks import bank_for, check_bank, check_unchanged
-from ltm.methods.base import Card, Method, new_columns, window_positions
+from ltm.methods.banks import bank_for, check_bank
+from ltm.methods.base import Card, Method, window_positions
 from ltm.methods.em_llm.config import EmLlmConfig
 from ltm.methods.em_llm.past import Held, RowPast
 from ltm.methods.em_llm.reader import EventReader, PlaceUse, recalling_layers
@@ -139,25 +139,20 @@ class EmLlm(Method):
         check_bank(bank, self.backbone, range(self.backbone.view.num_layers), differences)
         self.bank = bank
 
-    @torch.no_grad()
-    def read(
+    def take_in(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        documents: Sequence[int] | None = None,
-        spans: Tensor | None = None,
-        memory_rows: Tensor | None = None,
+        ids: Tensor,
+        mask: Tensor,
+        rows: Tensor,
+        documents: Sequence[int] | None,
+        spans: Tensor | None,
     ) -> None:
         if not self._memory_on:
             return
-        check_unchanged(self.bank, self.backbone)
-        mask = new_columns(attention_mask, input_ids)
-        rows = self.rows_of(len(input_ids), memory_rows)
         if self.bank is None:
-            self.bank = self.new_bank(len(input_ids))
+            self.bank = self.new_bank(len(ids))
         by_row: dict[int, list[Segment]] = {}
-        for segment in cut_into_segments(input_ids, mask, rows, self.method_config.segment_size, documents, spans):
+        for segment in cut_into_segments(ids, mask, rows, self.method_config.segment_size, documents, spans):
             by_row.setdefault(segment.row, []).append(segment)
         for step in range(max(map(len, by_row.values()), default=0)):  # rows side by side, a row's segments in order
             together = (segments[step] for segments in by_row.values() if step < len(segments))

@@ -58,7 +58,7 @@ class LongMem(BankMethod):
         shared = config.shared_memory
         super().__init__(backbone, config, memory_layer=layer, chunk_size=config.chunk_size, shared_memory=shared)
         self.sidenet = SideNet(backbone.view, config).to(backbone.device)
-        self._memory_on = config.use_memory
+        self.uses_memory = config.use_memory
 
     @property
     def trained_module(self) -> nn.Module:

@@ -144,7 +144,10 @@ def _copy_layer(view: BackboneView, index: int, config: Any) -> nn.Module:
     """A deep copy of a backbone layer whose modules hold `config` instead of the backbone's."""
     layer = view.layers[index]
     memo = {id(child.config): config for child in layer.modules() if hasattr(child, "config")}
-    return copy.deepcopy(layer, memo)
+    copied = copy.deepcopy(layer, memo)
+    for child in copied.modules():
+        child.__dict__.pop("forward", None)  # one set on the instance (torch.compile) is bound to the original
+    return copied
 
 
 def _with_cache(call: LayerCall, cache: Cache | None) -> LayerCall:

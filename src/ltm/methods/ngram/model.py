@@ -22,7 +22,7 @@ from ltm.bank import Bank, BankConfig
 from ltm.cache import MemoryCache
 from ltm.errors import LtmError
 from ltm.methods.banks import bank_for, check_bank
-from ltm.methods.base import Card, Method, new_columns
+from ltm.methods.base import Card, Method
 from ltm.methods.checks import stride_of
 from ltm.methods.ngram.config import NGramConfig
 from ltm.methods.ngram.counts import BREAK, shares, suffix_matches
@@ -148,23 +148,20 @@ class NGram(Method):
         check_bank(bank, self.backbone, ())
         self.bank = bank
 
-    def read(
+    def take_in(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        documents: Sequence[int] | None = None,
-        spans: Tensor | None = None,
-        memory_rows: Tensor | None = None,
+        ids: Tensor,
+        mask: Tensor,
+        rows: Tensor,
+        documents: Sequence[int] | None,
+        spans: Tensor | None,
     ) -> None:
         if not self._memory_on:
             return
-        mask = new_columns(attention_mask, input_ids)
-        rows = self.rows_of(len(input_ids), memory_rows)
         if self.bank is None:
-            self.bank = self.new_bank(len(input_ids))
-        nothing = self._no_entries(input_ids)
-        self.bank.write(nothing, nothing, input_ids, mask=mask, rows=rows, documents=documents, spans=spans)
+            self.bank = self.new_bank(len(ids))
+        nothing = self._no_entries(ids)
+        self.bank.write(nothing, nothing, ids, mask=mask, rows=rows, documents=documents, spans=spans)
 
     def spill(self, row: int, token_ids: Tensor, columns: Tensor, cache: MemoryCache) -> None:
         if not self._memory_on:

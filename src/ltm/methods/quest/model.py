@@ -36,8 +36,7 @@ from ltm.bank import Bank
 from ltm.cache import MemoryCache
 from ltm.cache.pages import Columns, PagedCache
 from ltm.errors import LtmError
-from ltm.methods.banks import check_unchanged
-from ltm.methods.base import Card, new_columns
+from ltm.methods.base import Card
 from ltm.methods.baselines import StreamBaseline
 from ltm.methods.quest import storing
 from ltm.methods.quest.config import QuestConfig
@@ -117,24 +116,21 @@ class Quest(StreamBaseline):
 
     # the past
 
-    def read(
+    def take_in(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        documents: Sequence[int] | None = None,
-        spans: Tensor | None = None,
-        memory_rows: Tensor | None = None,
+        ids: Tensor,
+        mask: Tensor,
+        rows: Tensor,
+        documents: Sequence[int] | None,
+        spans: Tensor | None,
     ) -> None:
-        check_unchanged(self.bank, self.backbone)
         self._follow_bank()
         self._reading = True
         try:
-            super().read(input_ids, attention_mask, memory_rows=memory_rows)
+            super().take_in(ids, mask, rows, documents, spans)
         finally:
             self._reading = False
         if self.bank is not None:
-            mask = new_columns(attention_mask, input_ids)
             storing.write(self.bank, self._past_cache(), self.backbone.view, mask, documents, spans)
 
     def score_and_read(self, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
@@ -150,14 +146,14 @@ class Quest(StreamBaseline):
             self._past_cache().update_bounds(self._layers)  # once, not in every stream that starts here
         return super().start_stream(cache, rows)
 
-    def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
+    def forget(self, rows: list[int] | None) -> None:
         if self.bank is not None:
-            self.bank.reset(None if rows is None else [int(row) for row in rows])
+            self.bank.reset(rows)
         if rows is None or self._past is None or self._past.tokens is None:
             self._past, self._past_rows = None, 0
             return
         for row in rows:
-            self._past_cache().forget_row(int(row))
+            self._past_cache().forget_row(row)
 
     def _past_cache(self) -> PagedCache:
         assert isinstance(self._past, PagedCache)

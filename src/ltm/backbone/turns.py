@@ -1,0 +1,46 @@
+"""Running a loaded model oneself: one thread at a time, and as it is written."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock, RLock, get_ident
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_MAKING = Lock()
+
+
+def model_lock(model: nn.Module) -> Any:
+    """The re-entrant lock of a loaded model, the same one for all that works on it.
+
+    Plugins are attached to the model itself, so two threads must not run it with plugins at once. The lock lies beside
+    the model: one that is copied or pickled has a lock of its own.
+    """
+    plain = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    with _MAKING:
+        return _LOCKS.setdefault(plain, RLock())
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """What torch.compile made runs as it was written inside the block; nothing to do where nothing was compiled."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+class Turn:
+    """The thread that made this; what is attached works in it alone, so that others may run the plain model.
+
+    >>> Turn().is_mine
+    True
+    """
+
+    def __init__(self) -> None:
+        self._thread = get_ident()
+
+    @property
+    def is_mine(self) -> bool:
+        return get_ident() == self._thread
