@@ -122,6 +122,21 @@ def test_reading_padded_rows_equals_reading_each_alone(method):
     torch.testing.assert_close(logits(method, tokens(length=7)[1:]), batch[1:], **TOLERANCE)
 
 
+def test_a_row_of_padding_alone_changes_nothing_for_the_others(method):
+    """In reading, scoring and generating; what comes of it is finite."""
+    ids, mask = past(), torch.ones(2, PAST, dtype=torch.long)
+    mask[1] = 0
+    method.read(ids, mask)
+    present, present_mask = tokens(length=9), torch.ones(2, 9, dtype=torch.long)
+    present_mask[1] = 0
+    options = {"do_sample": False, "max_new_tokens": 5, "min_new_tokens": 5, "pad_token_id": 0}
+    found = logits(method, present, attention_mask=present_mask)
+    out = method.generate(present, attention_mask=present_mask, **options)
+    assert bool(found.isfinite().all()) and out.shape == (2, 14)
+    torch.testing.assert_close(logits(method, present[:1], memory_rows=[0]), found[:1], **TOLERANCE)
+    assert torch.equal(method.generate(present[:1], memory_rows=[0], **options), out[:1])
+
+
 def test_whole_equals_in_pieces_equals_token_by_token(method):
     ids = tokens()
     method.read(past())

@@ -31,6 +31,7 @@ from ltm.errors import BankMismatchError, ConfigError, LtmError
 from ltm.lasting import lasting_tensors
 from ltm.methods import storage
 from ltm.methods.banks import check_unchanged
+from ltm.methods.inputs import check_positions, check_token_types, left_padded
 from ltm.methods.loss import next_token_loss
 from ltm.methods.registry import config_from_options, method_class
 from ltm.methods.trace import Trace
@@ -175,6 +176,8 @@ class Method(nn.Module, GenerationMixin):
         logits_to_keep: int = 0,
         return_dict: bool = True,
         past_key_values: MemoryCache | None = None,
+        position_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> CausalOutput:
         """Score present tokens given what was read.
 
@@ -183,10 +186,14 @@ class Method(nn.Module, GenerationMixin):
         cache, [batch, all tokens so far]. labels: [batch, tokens], shifted inside, -100 left out of the mean loss.
         cache: one of `new_cache()`, to go on with a stream (past_key_values is the older name of the same).
         remember: afterwards take the tokens in as `read` would, in the same pass (segments of their own, as in
-        training).
+        training). position_ids, token_type_ids: as tokenizers and collators give them; see `ltm.methods.inputs`.
         """
         cache = take_cache(cache=cache, past_key_values=past_key_values)
         mask = new_columns(attention_mask, input_ids)
+        check_token_types(token_type_ids, self.model)
+        if position_ids is not None:
+            seen = 0 if cache is None else cache.get_seq_length()
+            check_positions(position_ids, stream_mask(attention_mask, input_ids, seen), input_ids.shape[1])
         if remember and cache is not None:
             raise ConfigError("remember=True starts a window of its own; call it without a cache")
         with self.alone():
@@ -212,6 +219,10 @@ class Method(nn.Module, GenerationMixin):
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
         if prompt is None:
             raise LtmError("generate needs input_ids: int64 [batch, tokens], at least one token")
+        check_token_types(kwargs.pop("token_type_ids", None), self.model)
+        check_positions(
+            kwargs.pop("position_ids", None), new_columns(kwargs.get("attention_mask"), prompt), prompt.shape[1]
+        )
         with self.alone():
             kwargs["memory_rows"] = self.rows_of(len(prompt), kwargs.get("memory_rows"))
             cache = take_cache(cache=kwargs.pop("cache", None), past_key_values=kwargs.pop("past_key_values", None))
@@ -474,10 +485,13 @@ class Method(nn.Module, GenerationMixin):
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
         """The tokens the cache has not seen yet, and what forward needs beside them."""
-        cache = kwargs[CACHE_NAME]
+        cache, mask = kwargs[CACHE_NAME], kwargs.get("attention_mask")
+        ids = input_ids[:, cache.get_seq_length() :]
+        if mask is not None and not cache.get_seq_length():
+            ids, mask = left_padded(ids, mask)
         return {
-            "input_ids": input_ids[:, cache.get_seq_length() :],
-            "attention_mask": kwargs.get("attention_mask"),
+            "input_ids": ids,
+            "attention_mask": mask,
             "cache": cache,
             "use_cache": True,
             "memory_rows": kwargs.get("memory_rows"),
@@ -541,6 +555,15 @@ def new_columns(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
     if attention_mask.dim() != 2 or attention_mask.shape[1] < input_ids.shape[1]:
         raise LtmError(f"attention_mask {list(attention_mask.shape)} does not cover input_ids {list(input_ids.shape)}")
     return attention_mask[:, -input_ids.shape[1] :].bool()
+
+
+def stream_mask(attention_mask: Tensor | None, input_ids: Tensor, seen: int) -> Tensor:
+    """bool [batch, seen + new tokens]: the caller's mask of the whole stream; where it is of the new columns alone,
+    what came before counts as tokens."""
+    if attention_mask is not None and attention_mask.shape[1] == seen + input_ids.shape[1]:
+        return attention_mask.bool()
+    new = new_columns(attention_mask, input_ids)
+    return torch.cat((new.new_ones(len(new), seen), new), dim=1)
 
 
 def _check_backbone(backbone: Backbone, saved: dict[str, Any], path: str | Path) -> None:

@@ -110,6 +110,8 @@ def recent_ids(ids: Tensor, mask: Tensor, before: Sequence[Tensor] | None, keep:
     none = ids.new_full((LONGEST_RUN - 1,), -1)
     recent = ids.new_full((*ids.shape, LONGEST_RUN), -1)
     for row, valid in enumerate(mask):
+        if not bool(valid.any()):
+            continue
         past = none if before is None else torch.cat((none, before[row]))[-len(none) :]
         recent[row, valid] = torch.cat((past, ids[row, valid])).unfold(0, LONGEST_RUN, 1).flip(-1)
     return recent[:, -keep:]
