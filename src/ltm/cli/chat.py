@@ -95,7 +95,7 @@ def _next_line() -> str | None:
     try:
         if sys.stdin.isatty() and sys.stdout.isatty():
             with suppress(ImportError):
-                pass  # noqa: F401: input() edits its line with it
+                import readline  # noqa: F401  (input() edits its line with it)
             return input("> ").strip()
         if sys.stdin.isatty():
             notices.print("> ", end="", style="bold")
