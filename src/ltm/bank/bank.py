@@ -54,8 +54,8 @@ class Bank:
     are all; dtype, device: of keys and values (token ids and spans stay on the host). fingerprint: the backbone's
     identity (or its plain values), stored and checked by `load`; backbone: the name it was loaded by. `extra` is a dict
     of plain JSON values that is saved as well. key_center: about the mean of the backbone's keys, float32 [layers,
-    kv_heads, head_dim]; keys that are stored in codes are nearer to the truth with it, and it must not depend on what is
-    remembered.
+    kv_heads, head_dim]; keys that are stored in codes are nearer to the truth with it, and it must not depend on what
+    is remembered.
     Raises ConfigError where the byte budget holds no chunk, a size is less than 1, or a storage does not fit.
 
     >>> bank = Bank(BankConfig(), num_rows=1, num_kv_heads=3, head_dim=64, layers=(23,))  # doctest: +SKIP
