@@ -22,6 +22,7 @@ from ltm.methods.em_llm.reference import (
 )
 from ltm.methods.em_llm.segmentation import event_sizes, refine_boundaries
 from ltm.methods.em_llm.selection import attention_votes, head_products, select_events, votes
+from ltm.session import Session
 
 TINY = {field: getattr(EmLlmConfig.tiny(), field) for field in EmLlmConfig.__dataclass_fields__}
 VOCAB = 90
@@ -299,15 +300,22 @@ def test_a_memory_in_codes_is_read_saved_and_loaded(backbone, tmp_path, storage,
     assert center is None or torch.equal(center, again.new_bank(2).layout.key_center)
 
 
-def test_a_trace_names_what_was_looked_at(backbone):
-    """Weights are shares of one softmax, so that what one token used adds up to less than 1."""
-    method = build(backbone)
+def test_a_trace_names_what_was_recalled(backbone):
+    """Not what stands in the window or is a sink. Weights are shares of one softmax, so that what one token used adds
+    up to less than 1; another question recalls something else."""
+    method, found = build(backbone), []
     method.read(tokens(37, 1))
-    with method.trace() as trace:
-        method.generate(tokens(5, 2), max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
-    used = trace.tokens(0)
-    assert len(used) == 7 and all(chunk.slot < 37 for own in used for chunk in own)
-    assert all(0.01 < sum(chunk.weight for chunk in own) < 1 for own in used)
+    recent = method.method_config.recent_size
+    assert recent and method.method_config.num_sinks
+    for question in (2, 3):
+        with method.trace() as trace:
+            method.generate(tokens(5, question), max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
+        used = trace.tokens(0)
+        slots = [chunk.slot for own in used for chunk in own]
+        assert len(used) == 7 and all(method.method_config.num_sinks <= slot < 37 - recent for slot in slots)
+        assert all(0.01 < sum(chunk.weight for chunk in own) < 1 for own in used)
+        found.append(trace.total(0))
+    assert found[0] != found[1]
 
 
 def test_a_bank_of_another_kind_is_refused(backbone):
@@ -329,6 +337,18 @@ def test_a_layer_that_is_not_there_is_refused_at_once(backbone, setting):
     layers = backbone.view.num_layers
     with pytest.raises(ConfigError, match=f"{setting}={layers}; the backbone has layers 0 to {layers - 1}"):
         build(backbone, **{setting: layers})
+
+
+@pytest.mark.slow
+def test_smollm2_names_the_passage_of_its_answer_though_it_stands_early():
+    """What stood in the window was named before, the last 2.4% of the text whatever was asked."""
+    session = Session(create_method("em_llm", load_backbone("smollm2-135m"), local_window=512))
+    fact = "The harbour master of Lindow keeps his brass telescope in a green tin under the chapel stairs."
+    filler = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
+    session.read(f"{filler * 12}\n\n{fact}\n\n{filler * 60}", "text")
+    answer = session.ask("Where does the harbour master of Lindow keep his telescope?", max_new_tokens=16, trace=True)
+    assert "brass telescope" in answer.passages[0].text
+    assert all(passage.end < len(filler) * 66 for passage in answer.passages)
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ class EventReader(Plugin):
         if window is not None:
             distance = self.positions[:, None, :, None] + torch.arange(keys.shape[2], 0, -1, device=keys.device)
             mask = (distance < window) & (True if mask is None else mask)
-        return RecentView(keys, values, mask, self.uses if layer in self.recalling else None, self.pasts)
+        return View(keys, values, mask, position_free=False)
 
     def _recent(self, layer: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
         """Keys at positions -n to -1 before the segment, values, and where there are any, padded at the left."""
@@ -189,23 +189,6 @@ class EventReader(Plugin):
         return keys if angles is None else rotate(keys[None], *angles)[0]
 
 
-class RecentView(View):
-    """Keys rotated to their true distance, met by the query as the window has it."""
-
-    def __init__(
-        self, keys: Tensor, values: Tensor, mask: Tensor | None, uses: PlaceUse | None, pasts: Sequence[RowPast]
-    ):
-        super().__init__(keys, values, mask, position_free=False)
-        self.uses, self.pasts = uses, pasts
-
-    def partial(self, free: Tensor, local: Tensor, scaling: float, softcap: float | None) -> Partial:
-        found = attend(local, self.keys, self.values, self.mask, scaling, softcap, weights=self.uses is not None)
-        if self.uses is not None and found.weights is not None:
-            places = [torch.arange(past.recent.start, past.recent.stop) for past in self.pasts]
-            self.uses.note(places, found.weights, found.lse, 0, left=True)
-        return found
-
-
 class EventView(View):
     """Sinks and recalled events of every row of the batch, fetched and attended piece by piece."""
 
@@ -253,28 +236,27 @@ class EventView(View):
 
 
 class PlaceUse:
-    """How much each place of the past was attended to by each new token, averaged over heads and recalling layers."""
+    """How much each place of the past was recalled by each new token, averaged over heads and recalling layers; what
+    stands in the window is not recalled."""
 
     def __init__(self, pasts: Sequence[RowPast], new: int):
         self.sums = [torch.zeros(new, past.tokens) for past in pasts]
         self.num_sinks = [past.num_sinks for past in pasts]
         self.num_layers = 0
-        self._pending: list[tuple[Sequence[Tensor], Tensor, Tensor, int, bool]] = []
+        self._pending: list[tuple[Sequence[Tensor], Tensor, Tensor, int]] = []
 
-    def note(self, places: Sequence[Tensor], weights: Tensor, lse: Tensor, start: int, left: bool = False) -> None:
-        """The own softmax weights [batch, heads, tokens, slots] of a view, its log-sum-exp, its first column, and on
-        which side its slots are padded."""
-        self._pending.append((places, weights, lse, start, left))
+    def note(self, places: Sequence[Tensor], weights: Tensor, lse: Tensor, start: int) -> None:
+        """The own softmax weights [batch, heads, tokens, slots] of a view, its log-sum-exp and its first column."""
+        self._pending.append((places, weights, lse, start))
 
     def finish_layer(self, lse: Tensor) -> None:
         """With the log-sum-exp [batch, heads, new tokens] of all views of the layer, weights become shares."""
-        for places, weights, own, start, left in self._pending:
+        for places, weights, own, start in self._pending:
             stop = start + weights.shape[2]
             share = torch.exp(own - lse[:, :, start:stop]).nan_to_num(0.0)[..., None]
             mean = (weights * share).mean(dim=1).float().cpu()  # [batch, tokens, slots]
             for row, chosen in enumerate(places):
-                own_weights = mean[row, :, mean.shape[2] - len(chosen) :] if left else mean[row, :, : len(chosen)]
-                self.sums[row][start:stop].index_add_(1, chosen, own_weights)
+                self.sums[row][start:stop].index_add_(1, chosen, mean[row, :, : len(chosen)])
         self.num_layers += bool(self._pending)
         self._pending = []
 

@@ -111,8 +111,10 @@ def _row_tokens(bank: Bank, row: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def note_usage(trace: Trace, bank: Bank, reader: PageReader, rows: Tensor) -> None:
-    """Add to a trace how much attention each chunk of the bank got, averaged over heads and the layers that choose."""
+    """Add to a trace how much attention each chunk of the bank got, averaged over heads and the layers that choose; the
+    first page is left out, which heads with nothing to look for look at."""
     weights = torch.stack(reader.weights).mean(dim=0)  # [batch, tokens, columns]
+    weights = weights.masked_fill((reader.columns.places < reader.config.page_size)[:, None], 0.0)
     found = [_by_chunk(bank, int(row), weights[batch], reader.columns, batch) for batch, row in enumerate(rows)]
     most = max(len(slots) for slots, _ in found)
     slots = torch.zeros(len(found), 1, weights.shape[1], most, dtype=torch.long)
