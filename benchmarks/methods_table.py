@@ -71,8 +71,22 @@ def page(folder: Path) -> str:
     header = ["method", "paper", "needs training", "bytes a token", "decode cost", "recall", "perplexity"]
     meaning = "\n".join(COLUMNS).format(kinds=" / ".join(KINDS), tokens=scored_tokens(results))
     parts = [START, grid(header, rows), meaning, *pictures(folder), *(half_window(apart) if apart else []), *notes]
+    parts += ["## What a deleted document leaves behind", *deletions()]
     parts += ["## Measured with", *commands([*results, *apart], folder)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def deletions() -> list[str]:
+    """Of the methods that keep banks."""
+    cards = {name: method.card for name, method in sorted(METHODS.items()) if hasattr(method, "use_bank")}
+    clean = ", ".join(f"`{name}`" for name, card in cards.items() if not card.deletion)
+    traces = {name: card.deletion for name, card in cards.items() if card.deletion}
+    return [
+        "`ltm bank delete` takes a document's own entries, text and name out of memory and files. What it pushed out "
+        "of a full memory does not come back, and the gap in the numbers of the chunks tells how many it had.",
+        f"{clean}: nothing else. No other document's entries were made with it in sight.",
+        *(f"`{name}`: {trace}. `ltm bank rebuild` reads what is left anew." for name, trace in traces.items()),
+    ]
 
 
 def pictures(folder: Path) -> list[str]:

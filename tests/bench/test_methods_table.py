@@ -57,6 +57,13 @@ def test_without_results_every_method_has_a_row_of_blanks(table, tmp_path):
     assert cells(page, "quest")[1:3] == ["Tang et al., 2024, arXiv:2406.10774", "no"]
 
 
+def test_it_says_of_every_method_with_a_bank_what_a_deleted_document_leaves_behind(table, tmp_path):
+    (section,) = [part for part in table.page(tmp_path).split("\n## ") if part.startswith("What a deleted document")]
+    for name, method in METHODS.items():
+        assert (f"`{name}`" in section) == hasattr(method, "use_bank")
+        assert method.card.deletion in section
+
+
 def test_figures_come_from_the_files(table, tmp_path):
     kinds = [row({"kind": kind}, "perplexity", value, 1) for kind, value in (("books", 20.004), ("techdocs", 5.5))]
     write(tmp_path, "long_text", "a", "quest", [row({"kind": "books"}, "perplexity", 99.0, 1)], 7.0)

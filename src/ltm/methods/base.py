@@ -48,12 +48,17 @@ _SWITCHED_OFF: ContextVar[frozenset[int]] = ContextVar("switched_off", default=f
 
 @dataclass(frozen=True)
 class Card:
-    """Where a method comes from: what docs/methods.md prints."""
+    """Where a method comes from and what to know of it: what docs/methods.md prints.
+
+    deletion: what of a deleted document stays elsewhere in its banks; "": nothing, since no other document's entries
+    were made with it in sight.
+    """
 
     paper: str
     claim: str
     differs: str
     needs_training: bool
+    deletion: str = ""
 
 
 class Method(nn.Module, GenerationMixin):

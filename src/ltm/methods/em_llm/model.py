@@ -34,8 +34,7 @@ What differs from the paper and its released code (em-llm/EM-LLM-model):
 - The backbone's own rotary frequencies and scaling (released: recomputed from the base alone). Layers with a sliding
   window in a backbone that has others too (Gemma) recall nothing. Learned positions have no far edge: keys are taken as
   they are, and recent tokens keep the positions that they had.
-- Batches, padding, beams, saving, deleting. What was read later has looked at what was there: its keys and values keep
-  a trace of a document that is then deleted. `ltm bank rebuild` reads the texts that are left anew, without it.
+- Batches, padding, beams, saving, deleting; what a deleted document leaves behind is in the card.
 """
 
 from __future__ import annotations
@@ -89,6 +88,8 @@ class EmLlm(Method):
         "contexts far beyond the trained window without training, by recalling events of the past in every layer",
         "segments instead of a window that moves by tokens; batches, saved memories, today's transformers",
         needs_training=False,
+        deletion="what was read later had it in its window, among its sinks or recalled it: later keys and values, of "
+        "all layers but the first, keep a trace of it, also where it has been evicted since",
     )
 
     def __init__(self, backbone: Backbone, config: EmLlmConfig):

@@ -59,6 +59,8 @@ class Quest(StreamBaseline):
         "attention over the few pages of the cache that matter to a query, up to 7 times faster, nothing evicted",
         "every token after reading is sparse, however it comes; rows, padding, beams and banks",
         needs_training=False,
+        deletion="all that was read later had it in its context: later keys and values, of all layers but the first, "
+        "keep a trace of it",
     )
 
     def __init__(self, backbone: Backbone, config: QuestConfig):
@@ -168,7 +170,6 @@ class Quest(StreamBaseline):
     def use_bank(self, bank: Bank) -> None:
         """Go on from what a bank holds, and write to it what is read from now on.
 
-        What was read after a document that is deleted later had seen it; read that again to be rid of it.
         Raises BankMismatchError where the bank is another method's or backbone's.
         """
         storing.check_quest_bank(bank, self.backbone)
