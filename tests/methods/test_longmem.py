@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -87,6 +91,27 @@ def test_what_was_read_and_what_left_the_window_are_one_choice(tiny_backbone, fu
     naive.begin_stream()
     with torch.no_grad():
         torch.testing.assert_close(method(ids).logits, naive.score_and_read(ids), atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("last_residual", ["before", "after"])
+def test_equals_the_released_code_up_to_where_the_last_residual_is_taken(monkeypatch, last_residual):
+    """Before the final norm, as ours, or after it, as the released code: with either choice ours gives what the
+    released pass gives, which benchmarks/parity_longmem.py kept."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    parity = import_module("parity_longmem")
+    released = json.loads(parity.FIXTURES.read_text())["logits_of_the_last_token"]
+    method = parity.method()
+    if last_residual == "after":
+        forward, norm = method.sidenet.forward, method.backbone.view.final_norm
+
+        def normalised(states, *rest):
+            return forward([*states[:-1], norm.forward(states[-1])], *rest)  # without the hook that runs the SideNet
+
+        monkeypatch.setattr(method.sidenet, "forward", normalised)
+    last = parity.own_logits(method, parity.segments())[0, -1, :8]
+    torch.testing.assert_close(last, torch.tensor(released[last_residual]), atol=1e-5, rtol=1e-4)
+    other = torch.tensor(released["after" if last_residual == "before" else "before"])
+    assert float((last - other).abs().max()) > 0.01
 
 
 @pytest.mark.parametrize("coupled", [False, True])

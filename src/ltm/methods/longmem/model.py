@@ -6,12 +6,15 @@ How a token is remembered: in segments of `segment_size` tokens, each encoded on
 backbone up to the memory layer; that layer's keys (position-free) and values go to the bank, after the segment was
 scored, so that a token remembers only earlier segments.
 
-What differs from the released code (Victorwz/LongMem): rows have memories of their own (`shared_memory=True` gives
-the released behaviour); a query that finds fewer chunks than asked gets a mask instead of repeated entries; the last
-tokens of a segment that fill no chunk are kept as a short chunk instead of dropped; eviction drops the oldest chunks
-one by one instead of two segments at once; queries and keys meet without rotary embedding (the released backbone uses
-ALiBi, whose bias it does not apply to memory). The gate's sigmoid weighs the local side, as in the paper's equation;
-the released code has it on the memory side, which is the same family with the other sign.
+What differs from the released code (Victorwz/LongMem): rows have memories of their own (`shared_memory=True` gives the
+released behaviour); a query that finds fewer chunks than asked gets a mask instead of repeated entries; the last tokens
+of a segment that fill no chunk are kept as a short chunk instead of dropped; eviction drops the oldest chunks one by
+one instead of two segments at once; queries and keys meet without rotary embedding (the released backbone uses ALiBi,
+whose bias it does not apply to memory). The last hidden state is taken before the backbone's final norm, as the others
+are, so that residuals telescope; the released backbone gives it after the norm, and the last residual is then a
+difference of two kinds. With either choice the rest is the same (benchmarks/parity_longmem.py). The gate's sigmoid
+weighs the local side, as in the paper's equation; the released code has it on the memory side, which is the same family
+with the other sign.
 """
 
 from __future__ import annotations
