@@ -176,6 +176,34 @@ def test_a_long_read_saves_as_it_goes(backbone, tmp_path, monkeypatch):
     assert again.num_tokens(0) == len(BOOK)
 
 
+class Stop(Exception):
+    """What ends a read half-way."""
+
+
+@pytest.mark.parametrize("save_after", [None, 64])
+def test_a_read_that_fails_leaves_the_documents_as_they_were(backbone, tmp_path, monkeypatch, save_after):
+    """In memory at once; in the directory, where a part was saved by then, with the next save."""
+    monkeypatch.setattr("ltm.session.BLOCK_TOKENS", 32)
+    monkeypatch.setattr("ltm.session.SAVE_TOKENS", save_after or 10**6)
+    path = tmp_path / "a.bank"
+    session = Session(create_method("longmem", backbone, **OPTIONS), path=path)
+    session.read(OTHER, "idol")
+    before, answer = session.documents, session.ask("Who?", max_new_tokens=4).token_ids
+
+    def stop_midway(now):
+        if now.tokens >= 200:
+            raise Stop
+
+    with pytest.raises(Stop):
+        session.read(BOOK, "moby", progress=stop_midway)
+    assert session.documents == before and session.method.bank.num_tokens(0) == len(OTHER)
+    assert session.ask("Who?", max_new_tokens=4).token_ids == answer
+    assert [info.name for info in Bank.load(path).documents] == ["idol", "moby"][: 2 if save_after else 1]
+    session.save()
+    assert Bank.load(path).documents == before
+    assert session.read(BOOK, "moby").complete and Bank.load(path).documents == session.documents
+
+
 def test_reading_the_same_document_again_changes_nothing(session):
     first = session.read(BOOK, "moby")
     assert session.read(BOOK, "moby") == first and session.method.bank.num_tokens(0) == len(BOOK)
