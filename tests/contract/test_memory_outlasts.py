@@ -150,3 +150,14 @@ def test_another_dtype_goes_on_with_what_was_read_or_says_that_it_cannot(build, 
     torch.testing.assert_close(found, logits(fresh), **TOLERANCE)
     method.read(tokens(2, 21, 8))
     assert method.generate(tokens(2, 5, 3), max_new_tokens=3, min_new_tokens=3, pad_token_id=0).shape == (2, 8)
+
+
+def test_a_model_that_moved_away_from_its_memory_says_so(build):
+    method = build()
+    method.read(tokens(2, 25, 7))
+    method.to("meta")
+    if method.bank is None:
+        assert all(row.device.type == "meta" for row in method._past.tokens)
+        return
+    with pytest.raises(BankMismatchError, match="this memory lies on cpu, its model on meta"):
+        method(tokens(2, 5, 1).to("meta"))

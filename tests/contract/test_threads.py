@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -104,6 +105,18 @@ def test_a_trace_and_a_switch_belong_to_their_thread(build):
     alone = [call() for call in calls]
     assert alone[0][0] and alone[0] != alone[2]
     assert together(calls) == alone
+
+
+def test_a_block_may_end_in_another_context_than_it_began_in(session):
+    """As of a generator that a web server goes on with from one thread or another."""
+
+    def streamed():
+        with session.method.trace() as trace, session.method.memory_off():
+            yield session.method._memory_on, session.method._trace is trace
+
+    steps = streamed()
+    assert contextvars.copy_context().run(next, steps) == (False, True)
+    assert list(steps) == [] and session.method._memory_on and session.method._trace is None
 
 
 def test_the_plain_model_sees_nothing_of_what_another_thread_attached(build, tiny_backbone):

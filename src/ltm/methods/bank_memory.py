@@ -140,7 +140,8 @@ class BankMethod(Method):
             wrote, reads = map(_encoder_named, (bank.encoder, self.encoder))
             differences.append(f"keys and values: bank {wrote}, model {reads}")
         check_bank(bank, self.backbone, (self.memory_layer,), differences)
-        self.bank = bank
+        with self.alone():
+            self.bank = bank
 
     def take_in(
         self,

@@ -47,6 +47,11 @@ def check_bank(bank: Bank, backbone: Backbone, layers: Sequence[int], others: It
 def check_unchanged(bank: Bank | None, backbone: Backbone) -> None:
     """Raise BankMismatchError where a backbone is not what it was when a memory was attached: adapters, weights or
     settings changed since. Costs a look at the backbone (`Backbone.fingerprint`)."""
+    if bank is not None and bank.device.type != backbone.device.type:
+        raise BankMismatchError(
+            f"this memory lies on {bank.device}, its model on {backbone.device}; put it back, or save the memory and "
+            f"load it there (Bank.load(path, device={str(backbone.device)!r}))"
+        )
     if bank is None or bank.fingerprint is None:
         return
     if differences := bank.fingerprint.differences(backbone.fingerprint):

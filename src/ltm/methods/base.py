@@ -288,12 +288,16 @@ class Method(nn.Module, GenerationMixin):
 
         What this thread scores, or whoever runs in a copy of its context (`contextvars.copy_context().run`).
         """
-        trace = Trace()
-        token = _TRACES.set({**_TRACES.get(), id(self): trace})
+        trace, before = Trace(), self._trace
+        self._set_trace(trace)
         try:
             yield trace
         finally:
-            _TRACES.reset(token)
+            self._set_trace(before)
+
+    def _set_trace(self, trace: Trace | None) -> None:
+        others = {method: other for method, other in _TRACES.get().items() if method != id(self)}
+        _TRACES.set(others if trace is None else {**others, id(self): trace})
 
     @property
     def _trace(self) -> Trace | None:
@@ -337,11 +341,13 @@ class Method(nn.Module, GenerationMixin):
     def memory_off(self) -> Iterator[None]:
         """Inside the block nothing is read from memory or written to it: the method as its own baseline. Methods whose
         past is no memory beside the window go on as before. For this thread alone, as `trace`."""
-        token = _SWITCHED_OFF.set(_SWITCHED_OFF.get() | {id(self)})
+        before = id(self) in _SWITCHED_OFF.get()
+        _SWITCHED_OFF.set(_SWITCHED_OFF.get() | {id(self)})
         try:
             yield
         finally:
-            _SWITCHED_OFF.reset(token)
+            if not before:
+                _SWITCHED_OFF.set(_SWITCHED_OFF.get() - {id(self)})
 
     @property
     def _memory_on(self) -> bool:
@@ -373,7 +379,8 @@ class Method(nn.Module, GenerationMixin):
         """Recompute activations in the backward pass instead of keeping them; nothing to do by default."""
 
     def _check_bank(self) -> None:
-        """Refuse a bank of a backbone that has changed since; one that is empty is made anew by the next read."""
+        """Refuse a bank of a backbone that has changed or moved since; one that is empty is made anew by the next
+        read."""
         if self.bank is None or not self._memory_on:
             return
         try:

@@ -138,7 +138,8 @@ class EmLlm(Method):
                 f"event_heads: bank {bank.config.event_heads}, model {self._event_heads} (representative)"
             )
         check_bank(bank, self.backbone, range(self.backbone.view.num_layers), differences)
-        self.bank = bank
+        with self.alone():
+            self.bank = bank
 
     def take_in(
         self,

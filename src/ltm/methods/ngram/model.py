@@ -146,7 +146,8 @@ class NGram(Method):
         """Remember with this bank, saved or shared; BankMismatchError where it keeps more than token ids, or those of
         another backbone's tokenizer."""
         check_bank(bank, self.backbone, ())
-        self.bank = bank
+        with self.alone():
+            self.bank = bank
 
     def take_in(
         self,

@@ -173,9 +173,10 @@ class Quest(StreamBaseline):
         Raises BankMismatchError where the bank is another method's or backbone's.
         """
         storing.check_quest_bank(bank, self.backbone)
-        self.bank = bank
-        self._past, self._past_rows = None, 0
-        self._follow_bank()
+        with self.alone():
+            self.bank = bank
+            self._past, self._past_rows = None, 0
+            self._follow_bank()
 
     def _follow_bank(self) -> None:
         """Take the past from the bank where they are not the same: it was just opened, or something was deleted."""
