@@ -37,6 +37,7 @@ __all__ = [
     "causal_output",
     "cpu_has_fast_bf16",
     "get_attention_name",
+    "gguf_architectures",
     "take_cache",
     "tell_gguf_version",
     "sdpa_mask",
@@ -87,6 +88,15 @@ setattr(CausalOutput, "cache" if CACHE_NAME == "past_key_values" else "past_key_
 def causal_output(loss: Any, logits: Any, cache: Any) -> CausalOutput:
     """loss: scalar or None; logits [batch, tokens, vocab]; cache: what the next call goes on with, or None."""
     return CausalOutput(loss=loss, logits=logits, **cache_argument(cache))
+
+
+def gguf_architectures() -> list[str]:
+    """Architectures of causal models that transformers loads from GGUF files; none where it no longer tells."""
+    try:
+        from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+    except ImportError:
+        return []
+    return sorted(set(GGUF_SUPPORTED_ARCHITECTURES) - {"general", "tokenizer", "t5", "umt5"})
 
 
 def get_attention_name(model: nn.Module) -> str:

@@ -31,10 +31,13 @@ def tiny_llama() -> LlamaForCausalLM:
     return build_tiny("tiny-llama", num_hidden_layers=2)[0]
 
 
-def write_gguf(path: Path, model: LlamaForCausalLM, *, quantize: bool = False, without: str = "") -> Path:
-    """Write a Llama as a GGUF file: float32, or its matrices in 8 bits. without: leave this tensor out."""
+def write_gguf(
+    path: Path, model: LlamaForCausalLM, *, quantize: bool = False, without: str = "", architecture: str = "llama"
+) -> Path:
+    """Write a Llama as a GGUF file: float32, or its matrices in 8 bits. without: leave this tensor out. architecture:
+    what the file says it holds."""
     config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)

@@ -181,6 +181,15 @@ def test_a_gguf_without_one_of_its_tensors_is_refused(tmp_path):
         load_backbone(gguf_file)
 
 
+@pytest.mark.parametrize("architecture", ["mamba2", "bert", "rwkv7"])
+def test_a_gguf_of_another_architecture_is_told_by_its_name(tmp_path, architecture):
+    gguf_file = write_gguf(tmp_path / "a.gguf", tiny_llama(), architecture=architecture)
+    told = f"a.gguf holds a model of architecture '{architecture}', which transformers does not load from GGUF; it does"
+    with pytest.raises(LtmError, match=rf"{told} load .*gemma3, .*llama, .*qwen3") as caught:
+        load_backbone(gguf_file)
+    assert "complete file" not in str(caught.value)
+
+
 def test_a_gguf_that_does_not_exist(tmp_path):
     with pytest.raises(LtmError, match="does not exist"):
         load_backbone(tmp_path / "nowhere.gguf")

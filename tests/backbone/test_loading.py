@@ -1,5 +1,7 @@
 """Loading: every kind of name, what the backbone is afterwards, and one line for each mistake."""
 
+import json
+import os
 import re
 
 import pytest
@@ -152,3 +154,78 @@ def test_a_model_of_an_unfit_family(tmp_path):
 def test_a_directory_of_another_kind_of_model(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "no-such-family"}')
     assert "could not be loaded" in message_of(tmp_path)
+
+
+def configured(saved, **changes):
+    """The directory with other values in its config.json."""
+    file = saved / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return saved
+
+
+@pytest.mark.parametrize("kind", ["awq", "gptq", "bitsandbytes", "torchao"])
+def test_quantised_weights_that_nothing_here_reads(kind, saved):
+    quantised = {"quant_method": kind, "bits": 4, "group_size": 128, "load_in_4bit": True}
+    message = message_of(configured(saved, quantization_config=quantised))
+    assert f"its weights are quantised with {kind}: install what that needs, or take a copy that is not" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"intermediate_size": 98}, "18 of the model's tensors have another shape than its config says, such as"),
+        ({"num_attention_heads": 3}, "12 of the model's tensors have another shape"),
+        ({"rms_norm_eps": "x"}, "Field 'rms_norm_eps' expected float, got str"),
+        ({"hidden_act": "zork"}, "no 'zork'"),
+        ({"dtype": "zork"}, "no attribute 'zork'"),
+        ({"pad_token_id": 10**6}, "Padding_idx must be within num_embeddings"),
+        ({"rms_norm_eps": float("nan")}, "its scores are not finite numbers"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": -1.0}},
+            "NaN or infinite numbers in 2 of its tensors",
+        ),
+        ({"model_type": "zork", "auto_map": {"AutoConfig": "a.B"}}, "contains custom code"),
+        ({"num_hidden_layers": 10**9, "layer_types": None}, "num_hidden_layers=1000000000, more than its weights"),
+        ({"num_hidden_layers": 99, "layer_types": None}, "has 99 layers, more than its weights have tensors (69)"),
+        ({"num_labels": 10**9}, "num_labels=1000000000, more than its weights have tensors"),
+        ({"intermediate_size": 10**9}, "numbers, more than its weights hold"),
+        ({"vocab_size": 2**62}, "could not be loaded"),
+        ({"vocab_size": 10**400}, "could not be loaded"),
+    ],
+)
+def test_an_odd_config_is_told_in_one_line(changes, told, saved, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *words: pytest.fail("it asks whether to run the code"))
+    assert told in message_of(configured(saved, **changes))
+
+
+def test_a_corrupt_pickle_of_weights(saved):
+    (saved / "model.safetensors").unlink()
+    (saved / "pytorch_model.bin").write_bytes(b"no pickle at all")
+    assert f"{saved} could not be loaded: " in message_of(saved)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json", "another"])
+def test_what_is_no_plain_file_is_not_opened(name, saved):
+    (saved / name).unlink(missing_ok=True)
+    os.mkfifo(saved / name)
+    assert f"{name} is no plain file" in message_of(saved)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_weights_that_are_no_numbers_are_refused(value, saved):
+    weights = load_file(saved / "model.safetensors")
+    weights["model.layers.2.mlp.up_proj.weight"][3, 5] = float(value)
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    told = "holds NaN or infinite numbers in 1 of its tensors, such as model.layers.2.mlp.up_proj.weight; get weights"
+    assert told in message_of(saved)
+    model = build_tiny("tiny-llama")[0]
+    model.model.norm.weight.data[1] = float(value)
+    assert "tiny-llama holds NaN or infinite numbers in 1 of its tensors, such as model.norm.weight" in message_of(
+        model
+    )
+
+
+def test_a_damaged_tokenizer_is_none(saved, capfd):
+    (saved / "tokenizer.json").write_text("{")
+    assert load_backbone(saved).tokenizer is None
+    assert "has no tokenizer that loads" in capfd.readouterr().err

@@ -20,9 +20,9 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ltm.backbone.notices import quiet
-from ltm.compat import tell_gguf_version
+from ltm.compat import gguf_architectures, tell_gguf_version
 from ltm.console import working
-from ltm.errors import LtmError
+from ltm.errors import LtmError, error_line
 
 # Part of a converted model's directory name: raise it when the conversion gives other files than before.
 FORMAT = 1
@@ -132,11 +132,19 @@ def _move_into_place(made: Path, target: Path) -> None:
 
 
 def load_whole(source: str | Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
-    """from_pretrained, but a missing tensor is a ValueError; transformers would put random numbers there."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
+    """from_pretrained, but a tensor that is missing or of another size is a ValueError; transformers would put random
+    numbers there. Code that comes with a model is not run."""
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": False}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{len(missing)} of the model's tensors are missing, such as {missing[0]}")
+    if others := sorted(info["mismatched_keys"]):
+        name, found, wanted = others[0]
+        raise ValueError(
+            f"{len(others)} of the model's tensors have another shape than its config says, such as {name}: "
+            f"{list(found)}, not {list(wanted)}"
+        )
     return model
 
 
@@ -145,15 +153,36 @@ def load_gguf(gguf_file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     try:
         tell_gguf_version()
         reader = GGUFReader(gguf_file)
-        with quiet():
-            model = _load_finite(gguf_file, _storage_dtype(reader))
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
-    except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        dtype, architecture = _storage_dtype(reader), _architecture(reader)
+    except Exception as error:  # whatever a damaged file makes the reader stumble over
+        reason = error_line(error)
         raise LtmError(f"{gguf_file} cannot be read as a GGUF model ({reason}); pass a complete file.") from error
+    try:
+        with quiet():
+            model = _load_finite(gguf_file, dtype)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
+    except MemoryError:
+        raise
+    except Exception as error:  # of transformers, whatever a foreign file makes it stumble over
+        raise _unreadable(gguf_file, architecture, error) from error
     _repair_pre_tokenizer(tokenizer, reader)
     _forget_quantization(model)
     return model, tokenizer
+
+
+def _unreadable(gguf_file: Path, architecture: str, error: Exception) -> LtmError:
+    known = gguf_architectures()
+    if architecture.replace("-", "_") not in {*known, *(name.replace("_", "") for name in known)}:
+        return LtmError(
+            f"{gguf_file} holds a model of architecture {architecture!r}, which transformers does not load from GGUF; "
+            f"it does load {', '.join(known)}."
+        )
+    return LtmError(f"{gguf_file} cannot be read as a GGUF model ({error_line(error)}); pass a complete file.")
+
+
+def _architecture(reader: GGUFReader) -> str:
+    field = reader.get_field("general.architecture")
+    return str(field.contents()) if field is not None else ""
 
 
 def _load_finite(gguf_file: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import model_info, try_to_load_from_cache
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -24,12 +24,13 @@ from ltm.backbone.conversion import converted_directory, load_whole
 from ltm.backbone.fingerprint import Fingerprint, fingerprint_of, signature_of
 from ltm.backbone.head import lay_out_input
 from ltm.backbone.notices import quiet
+from ltm.backbone.sound import MOST_LAYERS, check_config, check_scores, not_finite
 from ltm.backbone.tiny import TINY_ARCHITECTURES, build_tiny
 from ltm.backbone.turns import model_lock
-from ltm.backbone.view import BackboneView
+from ltm.backbone.view import KNOWN_FAMILIES, BackboneView
 from ltm.compat import cpu_has_fast_bf16
 from ltm.console import notice
-from ltm.errors import LtmError
+from ltm.errors import LtmError, error_line
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DTYPES |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,6 +55,9 @@ class Backbone:
         self.model.requires_grad_(False)
         self.model.eval()
         lay_out_input(self.view.head)
+        if names := not_finite(self.model):
+            many = f"{len(names)} of its tensors, such as {names[0]}"
+            raise LtmError(f"{self.name} holds NaN or infinite numbers in {many}; get weights and config.json anew.")
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -190,13 +194,28 @@ def _load_from(
         with quiet(downloads=isinstance(source, str)):
             if isinstance(source, str):
                 _check_hub_model(source)
+            else:
+                check_config(source)
             model = load_whole(source, dtype)
             _move(model, device)
-    except LtmError:
+        backbone = Backbone(name, model, tokenizer or _load_tokenizer(source))
+        with quiet():
+            check_scores(model)
+        return backbone
+    except (LtmError, MemoryError):
         raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise LtmError(f"{source} could not be loaded: {_first_line(error)}.") from error
-    return Backbone(name, model, tokenizer or _load_tokenizer(source))
+    except Exception as error:  # a foreign config and foreign weights can make transformers raise nearly anything
+        raise LtmError(f"{source} could not be loaded: {error_line(error)}{_hint(source)}.") from error
+
+
+def _hint(source: str | Path) -> str:
+    """What to try with a model whose weights are quantised; read without transformers, which the config may mislead."""
+    try:
+        file = try_to_load_from_cache(source, "config.json") if isinstance(source, str) else source / "config.json"
+        kind = str(json.loads(Path(str(file)).read_text("utf-8"))["quantization_config"]["quant_method"])[:30]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return f" (its weights are quantised with {kind}: install what that needs, or take a copy that is not quantised)"
 
 
 def _check_hub_model(hub_id: str) -> None:
@@ -205,23 +224,25 @@ def _check_hub_model(hub_id: str) -> None:
         if not isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
             model_info(hub_id, timeout=10)
     except Exception as error:  # the network errors of whatever HTTP library the hub's client is built on
-        what = f"is not in the hub's local cache, and the hub said: {_first_line(error)}"
+        what = f"is not in the hub's local cache, and the hub said: {error_line(error)}"
         raise _unknown(hub_id, what) from error
-    config = AutoConfig.from_pretrained(hub_id)
+    config = AutoConfig.from_pretrained(hub_id, trust_remote_code=False)
+    if config.get_text_config().num_hidden_layers > MOST_LAYERS:
+        raise LtmError(f"{hub_id} has more than {MOST_LAYERS:,} layers; known to work: {KNOWN_FAMILIES}.")
     with torch.device("meta"):
-        BackboneView(AutoModelForCausalLM.from_config(config))
+        BackboneView(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
 
 
 def _load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside the weights; None, with a notice, where there is none."""
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         if tokenizer.vocab_size > len(tokenizer.all_special_tokens):
             return tokenizer
         reason = "no vocabulary"  # some versions of transformers make an empty tokenizer out of nothing
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = _first_line(error)
+    except Exception as error:  # tokenizers raises bare ones for a damaged file
+        reason = error_line(error)
     notice(f"{source} has no tokenizer that loads ({reason}): it takes token ids only")
     return None
 
@@ -270,7 +291,3 @@ def _has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and cpu_has_fast_bf16()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
