@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ltm.errors import shown
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -99,4 +101,4 @@ def naive_evict(chunks: list[dict], excess: int, policy: str, now: int) -> list[
 
 def eviction_problems(name: str) -> list[str]:
     """What is wrong with the name of a policy; [] if nothing."""
-    return [] if name in EVICTIONS else [f"evict={name!r}; use one of {', '.join(sorted(EVICTIONS))}"]
+    return [] if name in EVICTIONS else [f"evict={shown(name)}; use one of {', '.join(sorted(EVICTIONS))}"]

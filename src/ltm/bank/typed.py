@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
 def typed(kind: Any, value: Any, where: str) -> Any:
-    """`value` as `kind`: bool, int, float, str, dict, list[...], ... | None, or a dataclass of such.
+    """`value` as `kind`: bool, int (64 bits), float (finite), str, dict, list[...], ... | None, or a dataclass of such.
 
     where: the value's name for the message. Raises ValueError where a type is another or a field is missing; fields
     that are not known are refused too.
@@ -29,9 +29,21 @@ def typed(kind: Any, value: Any, where: str) -> Any:
         return dict(value)
     if is_dataclass(kind) and isinstance(kind, type):
         return _dataclass(kind, value, where)
-    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    _expect(fits, {int: "a whole number", str: "a text", bool: "true or false"}.get(kind, str(kind)), where)
+    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if fits and kind in (int, float):
+        fits = abs(value) < 2**63  # False for NaN as well
+    _expect(fits, _NAMES.get(kind, str(kind)), where)
     return value
+
+
+_NAMES = {
+    dict: "an object",
+    list: "a list",
+    int: "a whole number of 64 bits",
+    float: "a finite number",
+    str: "a text",
+    bool: "true or false",
+}
 
 
 def _dataclass(kind: type, value: Any, where: str) -> Any:

@@ -589,6 +589,6 @@ def _check_backbone(backbone: Backbone, saved: dict[str, Any], path: str | Path)
         return
     if differences:
         raise LtmError(
-            f"{path} was trained for {saved.get('backbone', 'another backbone')}: {'; '.join(differences)}; "
+            f"{path} was trained for {(saved.get('backbone') or 'another backbone')[:100]}: {'; '.join(differences)}; "
             "load that backbone, or train for this one with `ltm train`"
         )

@@ -6,8 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ltm.errors import shown
+
 MOST = 2**40
 """No size, count or number of tokens is larger; beyond, torch's own whole numbers end."""
+MOST_RETRIEVED = 65_536
+"""Of what each query gets: room is made for all of it, whatever is remembered."""
+_RETRIEVED = {"retrieved_tokens", "pointer_tokens", "top_k", "representative_tokens"}
 
 
 def range_problems(values: Mapping[str, Any]) -> list[str]:
@@ -17,20 +22,21 @@ def range_problems(values: Mapping[str, Any]) -> list[str]:
         if isinstance(value, float) and not math.isfinite(value):
             problems.append(f"{name}={value}; use a finite number")
         elif isinstance(value, int) and abs(value) > MOST:
-            problems.append(f"{name}={value}; use at most {MOST:,}")
+            problems.append(f"{name}={shown(value)}; use at most {MOST:,}")
     return problems
 
 
 def value_problems(
     config: Any, least: Mapping[str, float], choices: Mapping[str, Sequence[Any]] | None = None
 ) -> list[str]:
-    """Of a config's fields: numbers below what is least for each (None passes), and values that are no choice."""
-    values = ((name, getattr(config, name), bound) for name, bound in least.items())
-    problems = [
-        f"{name}={value}; use {bound} or more" for name, value, bound in values if value is not None and value < bound
-    ]
+    """Of a config's fields: numbers below what is least for each (None passes), or beyond what any can be, and values
+    that are no choice."""
+    values = [(name, value, least[name]) for name in least if (value := getattr(config, name)) is not None]
+    problems = [f"{name}={value}; use {bound} or more" for name, value, bound in values if value < bound]
+    too_many = [(name, value) for name, value, _ in values if name in _RETRIEVED and value > MOST_RETRIEVED]
+    problems += [f"{name}={value}; use {MOST_RETRIEVED} or less" for name, value in too_many]
     return problems + [
-        f"{name}={getattr(config, name)!r}; use one of {', '.join(map(str, allowed))}"
+        f"{name}={shown(getattr(config, name))}; use one of {', '.join(map(str, allowed))}"
         for name, allowed in (choices or {}).items()
         if getattr(config, name) not in allowed
     ]

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import fields
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ltm.errors import ConfigError, unknown_name
+from ltm.bank.typed import typed
+from ltm.errors import ConfigError, shown, unknown_name
 from ltm.methods.checks import range_problems
 
 if TYPE_CHECKING:
@@ -66,12 +67,28 @@ def create_method(name: str, backbone: Backbone, **options: Any) -> Method:
 
 
 def config_from_options(config_class: type, options: dict[str, Any], name: str) -> Any:
-    """A config from keyword options; unknown ones are refused with the known ones listed."""
+    """A config from keyword options; unknown ones are refused with the known ones listed, values of another type all
+    together."""
     known = [field.name for field in fields(config_class)]
-    unknown = [option for option in options if option not in known]
+    unknown = [str(option)[:60] for option in options if option not in known]
     if unknown:
-        raise ConfigError(f"method {name} has no option {', '.join(unknown)}; it has: {', '.join(known) or 'none'}")
-    problems = range_problems({option: value for option, value in options.items() if option != "seed"})
+        raise ConfigError(f"method {name} has no option {', '.join(unknown[:9])}; it has: {', '.join(known) or 'none'}")
+    hints, values, problems = get_type_hints(config_class), {}, list[str]()
+    for option, value in options.items():
+        try:
+            value = value.item() if hasattr(value, "item") else value
+            problems += (found := range_problems({} if option == "seed" else {option: value}))
+            values[option] = value if found else typed(_json_kind(hints[option]), value, option)
+        except (ValueError, RuntimeError) as error:
+            problems.append(f"{option}={shown(value)}: {error}")
     if problems:
         raise ConfigError(problems)
-    return config_class(**options)
+    return config_class(**values)
+
+
+def _json_kind(hint: Any) -> Any:
+    """The type of a field's JSON values; which texts of a Literal there are the config tells itself."""
+    if get_origin(hint) is Literal:
+        return str
+    members = get_args(hint)
+    return Union[tuple(map(_json_kind, members))] if members else hint  # noqa: UP007 (of a tuple)

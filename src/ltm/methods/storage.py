@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ltm.errors import LtmError
+from ltm.bank.typed import typed
+from ltm.errors import LtmError, error_line
 
 CONFIG_FILE = "ltm_method.json"
 WEIGHTS_FILE = "ltm_method.safetensors"
@@ -43,13 +44,15 @@ def pack(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """float32 tensors from what `pack` made."""
+    """float32 tensors from what `pack` made; ValueError where codes and scales do not fit."""
     scales = {name: tensor for name, tensor in packed.items() if name.endswith(SCALE_SUFFIX)}
     state = {}
     for name, tensor in packed.items():
         if name in scales:
             continue
         scale = scales.get(name + SCALE_SUFFIX)
+        if scale is not None and scale.shape != tensor.shape[:1]:
+            raise ValueError(f"{name} has {list(tensor.shape)} codes, but {list(scale.shape)} scales")
         state[name] = tensor.float() if scale is None else tensor.float() * scale[:, None]
     return state
 
@@ -81,20 +84,29 @@ def read_config(path: str | Path) -> dict[str, Any]:
             f"{path} holds no saved method ({CONFIG_FILE} is missing); give a directory made by save_pretrained"
         )
     try:
-        config = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LtmError(f"{file} is damaged ({error}); restore it or train again") from error
-    if not isinstance(config, dict) or "method" not in config:
-        raise LtmError(f"{file} does not name its method; restore it or train again")
+        config = typed(dict, json.loads(file.read_text("utf-8")), "it")
+        for name, kind in _CONFIG_KINDS.items():
+            typed(kind, config.get(name), f"its {name}")
+    except (ValueError, RecursionError) as error:
+        raise LtmError(f"{file} is damaged ({error_line(error)}); restore it or train again") from error
     return config
 
 
+_CONFIG_KINDS: dict[str, Any] = {"method": str, "method_config": dict, "fingerprint": dict, "backbone": str | None}
+
+
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The stored tensors, as float32; LtmError where the file is missing or damaged."""
+    """The stored tensors, as float32; LtmError where the file is missing or damaged, or holds what is no number."""
     file = Path(path) / WEIGHTS_FILE
     if not file.is_file():
         raise LtmError(f"{file} is missing; restore it or train again")
     try:
-        return unpack(load_file(file))
-    except (SafetensorError, OSError) as error:
-        raise LtmError(f"{file} is damaged ({error}); restore it or train again") from error
+        state = unpack(load_file(file))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise LtmError(f"{file} is damaged ({error_line(error)}); restore it or train again") from error
+    if wrong := [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]:
+        raise LtmError(
+            f"{file} holds NaN or infinite numbers in {len(wrong)} of its tensors, such as {wrong[0]}; restore it or "
+            "train again"
+        )
+    return state
