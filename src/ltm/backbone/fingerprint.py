@@ -188,4 +188,4 @@ def dtype_name(dtype: torch.dtype) -> str:
 def _short(value: Any) -> str:
     text = str(value)
     is_hash = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
-    return text[:12] if is_hash else text
+    return text[:12] if is_hash else text if len(text) <= 200 else f"{text[:197]}..."

@@ -48,6 +48,9 @@ _ACTIVATIONS = {"act", "act_fn", "activation_fn"}
 # Whose modules and hooks are the model itself, or move it about.
 _KNOWN = {"torch", "transformers", "transformers_modules", "accelerate", "kernels", "ltm"}
 
+# What caches and masks ask of every config, whether its class has it or not.
+_READ_OF_ANY = ("sliding_window", "layer_types", "attention_chunk_size")
+
 ANGLES = "rotary angles"
 NUMBER_TOLERANCE = 1e-6
 ANGLE_TOLERANCE = 0.01
@@ -62,7 +65,8 @@ def settings_of(view: BackboneView) -> dict[str, Any]:
     replaced forwards.
     """
     config = view.config
-    settings = {name: getattr(config, name, None) for name in _own_fields(config) if _counts(name)}
+    names = {*filter(_counts, _own_fields(config)), *_READ_OF_ANY}
+    settings = {name: getattr(config, name, None) for name in names}
     settings |= {"quantization": _quantization(view.model.config), ANGLES: _angles(view)}
     settings |= _held(view.model)
     return json.loads(json.dumps(settings, sort_keys=True, default=str))
@@ -103,7 +107,7 @@ def _angles(view: BackboneView) -> list[list[float]] | None:
         if angles is None:
             return None
         sines = angles[1][0, 0, : angles[1].shape[-1] // 2].tolist()
-        found.append([sines[0], sines[len(sines) // 2], sines[-1]])
+        found.append([sines[place] for place in (0, len(sines) // 2, -1)] if sines else [])
     return found
 
 
