@@ -250,7 +250,11 @@ class Method(nn.Module, GenerationMixin):
         dtype: 'float32' (default), 'bfloat16' or 'int8' (see `ltm.methods.storage`).
         """
         dtype = dtype or "float32"
-        config = {
+        storage.write_directory(path, self._record(dtype), storage.pack(self.trained_state(), dtype))
+
+    def _record(self, dtype: str) -> dict[str, Any]:
+        """What is saved beside the weights."""
+        return {
             "method": self.name,
             "ltm_version": ltm.__version__,
             "method_config": asdict(self.method_config),
@@ -258,7 +262,23 @@ class Method(nn.Module, GenerationMixin):
             "fingerprint": self.backbone.fingerprint.to_dict(),
             "dtype": dtype,
         }
-        storage.write_directory(path, config, storage.pack(self.trained_state(), dtype))
+
+    def state_dict(  # type: ignore[override]
+        self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
+        """What `save_pretrained` writes, weights and record in tensors, and never the frozen backbone.
+
+        So transformers' Trainer saves what it trained: its checkpoints are resumed by it, and loaded by `load_method`.
+        """
+        state = {**self.trained_state(), storage.RECORD: storage.record_tensor(self._record("float32"))}
+        destination = {} if destination is None else destination
+        destination.update({prefix + name: tensor for name, tensor in state.items()})
+        return destination
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take in what `state_dict` gave."""
+        self.load_trained_state({name: t for name, t in state_dict.items() if name != storage.RECORD}, "the state dict")
+        return nn.modules.module._IncompatibleKeys([], [])
 
     @classmethod
     def from_pretrained(

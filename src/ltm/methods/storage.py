@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -23,6 +23,10 @@ from ltm.errors import LtmError, error_line
 
 CONFIG_FILE = "ltm_method.json"
 WEIGHTS_FILE = "ltm_method.safetensors"
+CHECKPOINT_FILE = "model.safetensors"
+"""What transformers' Trainer calls the file of a state dict."""
+RECORD = "ltm_method"
+"""Under this name a state dict has its record: the UTF-8 bytes of JSON, as a tensor."""
 STORAGE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 SCALE_SUFFIX = ".row_scale"
 
@@ -76,18 +80,26 @@ def write_directory(path: str | Path, config: dict[str, Any], tensors: dict[str,
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def record_tensor(config: dict[str, Any]) -> Tensor:
+    """A JSON config as a tensor."""
+    return torch.tensor(list(json.dumps(config).encode()), dtype=torch.uint8)
+
+
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The JSON config of a saved method; LtmError where there is none or it is damaged."""
+    """The JSON config of a saved method or a checkpoint of transformers' Trainer; LtmError for none or a damaged one."""
     file = Path(path) / CONFIG_FILE
-    if not file.is_file():
-        raise LtmError(
-            f"{path} holds no saved method ({CONFIG_FILE} is missing); give a directory made by save_pretrained"
-        )
     try:
-        config = typed(dict, json.loads(file.read_text("utf-8")), "it")
+        text = file.read_text("utf-8") if file.is_file() else _record_of(Path(path) / CHECKPOINT_FILE)
+        if text is None:
+            raise LtmError(
+                f"{path} holds no saved method ({CONFIG_FILE} is missing); give a directory made by save_pretrained"
+            )
+        config = typed(dict, json.loads(text), "it")
         for name, kind in _CONFIG_KINDS.items():
             typed(kind, config.get(name), f"its {name}")
-    except (ValueError, RecursionError) as error:
+    except LtmError:
+        raise
+    except (ValueError, RecursionError, OSError) as error:
         raise LtmError(f"{file} is damaged ({error_line(error)}); restore it or train again") from error
     return config
 
@@ -95,13 +107,28 @@ def read_config(path: str | Path) -> dict[str, Any]:
 _CONFIG_KINDS: dict[str, Any] = {"method": str, "method_config": dict, "fingerprint": dict, "backbone": str | None}
 
 
+def _record_of(checkpoint: Path) -> str | None:
+    """The record in a Trainer's checkpoint; None where there is no such, or it is of no method."""
+    if not checkpoint.is_file():
+        return None
+    try:
+        with safe_open(checkpoint, framework="pt") as tensors:
+            return tensors.get_tensor(RECORD).numpy().tobytes().decode() if RECORD in tensors.keys() else None  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{checkpoint.name}: {error}") from error
+
+
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The stored tensors, as float32; LtmError where the file is missing or damaged, or holds what is no number."""
     file = Path(path) / WEIGHTS_FILE
+    if not file.is_file() and not (Path(path) / CONFIG_FILE).is_file():
+        file = Path(path) / CHECKPOINT_FILE
     if not file.is_file():
         raise LtmError(f"{file} is missing; restore it or train again")
     try:
-        state = unpack(load_file(file))
+        tensors = load_file(file)
+        tensors.pop(RECORD, None)
+        state = unpack(tensors)
     except (SafetensorError, OSError, ValueError) as error:
         raise LtmError(f"{file} is damaged ({error_line(error)}); restore it or train again") from error
     if wrong := [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]:
