@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from tokenizers import Tokenizer as Backend
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
 
 Spans = list[tuple[int, int]]
 """Character range of each token."""
@@ -84,11 +85,13 @@ class ControlTokens:
 
     def _without_control_tokens(self, backend: Backend) -> Backend:
         """A copy that does not look for them; to switch the original over and back would mislead other threads."""
+        from tokenizers import Tokenizer  # a bank's commands do without
+
         content = json.loads(backend.to_str())
         names = set(self.names.values())
         content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in names]
         content.update(padding=None, truncation=None)
-        return Backend.from_str(json.dumps(content))
+        return Tokenizer.from_str(json.dumps(content))
 
 
 def part_control_tokens(value: Any, control: ControlTokens, mark: str) -> Any:

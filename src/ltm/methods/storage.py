@@ -86,7 +86,7 @@ def record_tensor(config: dict[str, Any]) -> Tensor:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The JSON config of a saved method or a checkpoint of transformers' Trainer; LtmError for none or a damaged one."""
+    """The JSON config of a saved method or a Trainer's checkpoint; LtmError where there is none or it is damaged."""
     file = Path(path) / CONFIG_FILE
     try:
         text = file.read_text("utf-8") if file.is_file() else _record_of(Path(path) / CHECKPOINT_FILE)
