@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -135,3 +137,12 @@ def test_tokens_that_are_added_later_are_known():
     assert "<|im_end|>" not in ControlTokens.of(tokenizer).names.values()
     tokenizer.add_tokens([AddedToken("<|im_end|>", special=True)])
     assert literal_ids(tokenizer, "<|im_end|>") == list(b"<|im_end|>")
+
+
+def test_a_tokenizer_that_nobody_holds_is_freed():
+    tokenizer = byte_tokenizer()
+    assert literal_ids(tokenizer, "<eos>") == list(b"<eos>")
+    gone = weakref.ref(tokenizer)
+    del tokenizer
+    gc.collect()
+    assert gone() is None

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -29,11 +29,16 @@ class ControlTokens:
     """
 
     def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
+        self._tokenizer = ref(tokenizer)  # _KNOWN would keep it for ever
         self.names: dict[int, str] = _names(tokenizer)
         longest_first = sorted(map(re.escape, self.names.values()), key=len, reverse=True)
         self._pattern = re.compile("|".join(longest_first) or r"(?!)", re.IGNORECASE)
         self._literal: Backend | None = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, which whoever asks holds."""
+        return self._tokenizer()
 
     @classmethod
     def of(cls, tokenizer: Any) -> ControlTokens:
@@ -57,7 +62,8 @@ class ControlTokens:
         ids, spans, start = [], [], 0  # they are pieces of the vocabulary too (Unigram): part the names
         for end in [*self._inside(text), len(text)]:
             new_ids, new_spans = self._encode_literally(text[start:end])
-            ids, spans = ids + new_ids, spans + [(first + start, last + start) for first, last in new_spans]
+            ids.extend(new_ids)
+            spans.extend((first + start, last + start) for first, last in new_spans)
             start = end
         return ids, spans
 
