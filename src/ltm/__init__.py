@@ -2,7 +2,7 @@
 
 >>> import ltm
 >>> backbone = ltm.load_backbone("smollm2-135m")  # doctest: +SKIP
->>> model = ltm.attach(backbone, "longmem")  # doctest: +SKIP
+>>> model = ltm.attach("longmem", backbone, reduction_factor=6)  # doctest: +SKIP
 >>> model.read(past_ids); model.generate(prompt_ids, max_new_tokens=20)  # doctest: +SKIP
 """
 

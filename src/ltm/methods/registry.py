@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ltm.bank.typed import typed
-from ltm.errors import ConfigError, shown, unknown_name
+from ltm.errors import ConfigError, LtmError, shown, unknown_name
 from ltm.methods.checks import range_problems
 
 if TYPE_CHECKING:
@@ -58,11 +58,16 @@ def has_memory_size(name: str) -> bool:
 def create_method(name: str, backbone: Backbone, **options: Any) -> Method:
     """Build a method on a backbone from its config's fields.
 
-    Raises LtmError for an unknown method, ConfigError for an unknown option or a value that cannot be.
+    name first, then the backbone that `load_backbone` gave. Raises LtmError for an unknown method, ConfigError for an
+    unknown option or a value that cannot be.
 
     >>> create_method("window", load_backbone("tiny-llama"), local_window=64)  # doctest: +SKIP
     """
+    if not isinstance(name, str):
+        raise LtmError(f"the method's name comes first, not {type(name).__name__}: attach('longmem', backbone)")
     method = method_class(name)
+    if not hasattr(backbone, "view"):
+        raise LtmError(f"{type(backbone).__name__} is not a backbone; pass what load_backbone() gives")
     return method(backbone, config_from_options(method.config_class, options, name))
 
 
