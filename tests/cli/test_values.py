@@ -69,6 +69,15 @@ def test_options_of_weights_that_training_goes_on_from(run, book, sidenet, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_settings_that_none_of_the_methods_has(run, book, tmp_path):
+    scored = ("eval", "perplexity", "--data", book, *TINY, "--method", "full", "--max-tokens", 8)
+    assert "none of full has a window" in one_line(run(*scored, "--window", 32))
+    assert run(*scored).code == 0
+    bench = ("bench", "run", "--data", tmp_path, "--out", tmp_path / "out", *TINY, "--methods", "window,full")
+    assert "none of the methods has a memory" in one_line(run(*bench, "--budget", 64))
+    assert "none of the tasks has a seed" in one_line(run(*bench, "--seed", 1))
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -100,7 +109,7 @@ def test_values_of_an_answer(run, small, options, says):
         (("bench", "run", *TINY, "--out", "OUT", "--methods", "longmem:pointer_trust=nan"), "pointer_trust=nan"),
         (("bench", "run", *TINY, "--out", "OUT", "--set", f"long_text.documents={HUGE}"), "documents="),
         (("bench", "run", *TINY, "--out", "OUT", "--window", HUGE), "window="),
-        (("bench", "run", *TINY, "--out", "OUT", "--seed", HUGE), "seed="),
+        (("bench", "run", *TINY, "--out", "OUT", "--tasks", "recall", "--seed", HUGE), "seed="),
         (("bench", "report", "OUT", "--out", ""), "empty"),
         (("bench", "report", "OUT", "--out="), "empty"),
         (

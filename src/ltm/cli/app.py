@@ -231,7 +231,9 @@ def perplexity(
     ] = "window,full,longmem",
     backbone: Annotated[str, typer.Option(help="A built-in name, hub id, directory or .gguf file.")] = "smollm2-135m",
     sidenet: SideNetPath = None,
-    window: Annotated[int, typer.Option(help="Local window in tokens, the same for every method that has one.")] = 1024,
+    window: Annotated[
+        int | None, typer.Option(help="Local window in tokens, the same for every method that has one; default: 1024.")
+    ] = None,
     stride: Annotated[
         int | None, typer.Option(help="Tokens that leave a full window; default: all, as in the paper.")
     ] = None,
@@ -443,7 +445,7 @@ def bank_import(
     run_import(file, output, as_json, _opening(locals()))
 
 
-@bank_app.command("rebuild", epilog="Try: ltm bank rebuild moby.bank -o new.bank --backbone gemma3-270m")
+@bank_app.command("rebuild", epilog="Try: ltm bank rebuild moby.bank -o new.bank --method em_llm")
 def bank_rebuild(
     bank: BankPath,
     output: NewBank,

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ltm.bench import Plan, Result, Watch, parse_budget, parse_methods, parse_tasks, run_plan, write_report
 from ltm.bench.grids import headline, sections, tables
+from ltm.bench.plan import has_seed
 from ltm.cli.options import config_options
 from ltm.console import (
     Interrupted,
@@ -23,6 +24,8 @@ from ltm.console import (
     print_table,
     shown,
 )
+from ltm.errors import LtmError
+from ltm.methods import method_class
 from ltm.tasks.data import DataSource
 from ltm.tasks.registry import TASKS, scan
 
@@ -53,6 +56,10 @@ def run_bench(
     """Check everything that can be checked at once, load the backbone, run; the exit code."""
     task_specs, method_specs = parse_tasks(tasks, settings), parse_methods(methods)
     limit, source = None if budget is None else parse_budget(budget), DataSource(data)
+    if limit is not None and not any(limit.options(method_class(spec.name).config_class) for spec in method_specs):
+        raise LtmError(f"--budget {budget}: none of the methods has a memory that it limits; leave it out")
+    if seeds and not any(map(has_seed, task_specs)):
+        raise LtmError("--seed: none of the tasks has a seed that is not set; leave it out")
     from ltm.backbone import load_backbone
 
     ask_patience(f"loading {backbone}")

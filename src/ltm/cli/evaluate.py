@@ -19,13 +19,15 @@ from ltm.session import open_method
 from ltm.tasks.perplexity import PerplexityResult, compare, perplexity, window_options
 from ltm.tokens import token_ids
 
+DEFAULT_WINDOW = 1024
+
 
 def run_perplexity(
     data: Sequence[Path],
     methods: str,
     backbone: str,
     sidenet: Path | None,
-    window: int,
+    window: int | None,
     stride: int | None,
     limits: dict[str, int | None],
     by_position: bool,
@@ -35,6 +37,9 @@ def run_perplexity(
     """Every method on the same documents; the table gives each over the tokens that all of them scored."""
     names = _names(methods)
     _check_limits(limits)
+    if (window or stride) and not any(window_options(method_class(name).config_class, 1) for name in names):
+        raise LtmError(f"none of {', '.join(names)} has a window; leave --window and --stride out")
+    window = DEFAULT_WINDOW if window is None else window
     if problems := range_problems({"window": window}) + stride_problems(window, stride):
         raise ConfigError(problems)
     if sidenet is not None and not any(method_class(name).card.needs_training for name in names):
