@@ -52,6 +52,8 @@ def _run(arguments: Sequence[str]) -> int:
         if code == INTERRUPTED:  # what typer makes of Ctrl-C, when it does not raise Abort
             return _tell("stopped", INTERRUPTED)
         return code if isinstance(code, int) else 0
+    except SystemExit as error:  # what typer makes of a broken pipe
+        raise BrokenPipeError from error
     except Interrupted as error:
         return _tell(f"stopped; {error}", INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort):

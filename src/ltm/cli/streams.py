@@ -16,6 +16,7 @@ _ERRORS = {"stdin": "surrogateescape", "stdout": "backslashreplace", "stderr": "
 @contextmanager
 def safe_streams() -> Iterator[None]:
     """In the block the three streams are open and take every character; afterwards they are as they were."""
+    streams = {name: getattr(sys, name) for name in _ERRORS}
     _open_closed()
     before = {name: stream.errors for name in _ERRORS if isinstance(stream := getattr(sys, name), io.TextIOWrapper)}
     _set_errors({name: _ERRORS[name] for name in before})
@@ -23,6 +24,8 @@ def safe_streams() -> Iterator[None]:
         yield
     finally:
         _set_errors(before)
+        for name, stream in streams.items():
+            setattr(sys, name, stream)
 
 
 def forget_output() -> None:
