@@ -35,6 +35,7 @@ def odd(tmp_path_factory):
     return folder / "bank"
 
 
+@pytest.mark.slow  # a process of its own; tests/test_console.py has the bar
 @pytest.mark.skipif(sys.platform == "win32", reason="a pty")
 def test_a_terminal_gets_names_and_no_orders(tmp_path):
     """The bar of a real terminal took names for markup, and died of `[/INST]`."""
