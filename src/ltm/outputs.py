@@ -29,7 +29,7 @@ def check_output(path: str | Path, is_own: IsOwn, kind: str) -> Path:
     Called before long work as well as by `write_output`, so that nobody waits for what cannot be kept.
     """
     try:
-        found = Path(path).stat().st_mode if Path(path).exists() else None
+        found = _mode(path)
         target = Path(path) if found is not None and _is_device(found) else Path(path).resolve()
         if found is None:
             if not target.parent.is_dir():
@@ -61,6 +61,14 @@ def write_output(path: str | Path, content: str | bytes, is_own: IsOwn, kind: st
                 scratch.unlink()
     except OSError as error:
         raise _cannot(path, error) from error
+
+
+def _mode(path: str | Path) -> int | None:
+    """What stands at a path, None for nothing; OSError for links in a circle and names that are too long."""
+    try:
+        return Path(path).stat().st_mode
+    except FileNotFoundError:
+        return None
 
 
 def _is_device(mode: int) -> bool:
