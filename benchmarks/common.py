@@ -36,8 +36,8 @@ def grid(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 @contextmanager
-def line_plot(name: str, title: str) -> Iterator[Any]:
-    """Axes of matplotlib to draw labelled lines on, then written to benchmarks/results/NAME.png."""
+def line_plot(name: str, title: str, folder: Path = RESULTS) -> Iterator[Any]:
+    """Axes of matplotlib to draw labelled lines on, then written to FOLDER/NAME.png."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -48,7 +48,7 @@ def line_plot(name: str, title: str) -> Iterator[Any]:
     axes.set_title(title, loc="left", fontsize=11)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(RESULTS / f"{name}.png", dpi=130)
+    figure.savefig(folder / f"{name}.png", dpi=130)
     plt.close(figure)
 
 

@@ -54,17 +54,19 @@ def die_in_step(path: Path, step: int) -> None:
         def run(target: Path, *arguments: object) -> None:
             left[0] -= 1
             if left[0] == 0:
-                if arguments and isinstance(arguments[0], bytes):
-                    target.write_bytes(arguments[0][: len(arguments[0]) // 2])
+                if arguments and isinstance(arguments[-1], bytes):
+                    half = arguments[-1][: len(arguments[-1]) // 2]
+                    operation(target, *arguments[:-1], half)
                 os._exit(1)
             operation(target, *arguments)
 
         return run
 
     files.write_synced = dying(files.write_synced)
+    files.append_synced = dying(files.append_synced)
     files.sync_directory = dying(files.sync_directory)
     files.os.replace = dying(os.replace)
-    files.Path.unlink = dying(Path.unlink)
+    files.remove_plain = dying(files.remove_plain)
     write_and_save(bank, path, saves=1)
     os._exit(0)
 

@@ -56,9 +56,14 @@ def assert_same(one: Bank, two: Bank) -> None:
 
 def listing(path: Path) -> dict[str, bytes]:
     """The bank's files; the lock, always empty, is none of them."""
-    files = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    files = {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
     assert files.pop(".lock", b"") == b"" and ".writer.json" not in files
     return files
+
+
+def journal_of(path: Path) -> str:
+    """Its name."""
+    return Bank.read_manifest(path).journal.file
 
 
 @pytest.mark.parametrize("mmap", [True, False])
@@ -97,7 +102,7 @@ def test_saving_again_writes_only_what_is_new(bank, tmp_path):
         after = listing(path)
         new = set(after) - set(before)
         assert len(new) == 1 and all(
-            after[name] == before[name] for name in set(before) & set(after) - {"manifest.json"}
+            after[name].startswith(before[name]) for name in set(before) & set(after) - {"manifest.json"}
         )
         assert_same(bank, Bank.load(path))
     assert len(Bank.read_manifest(path).shards) == 5
@@ -170,7 +175,7 @@ def test_deletion_reaches_the_disk_with_the_next_save(tmp_path):
     assert loaded.num_tokens() == 24 and [info.name for info in loaded.documents] == ["kept"]
     bank.reset()
     bank.save(path)
-    assert list(listing(path)) == ["manifest.json"] and Bank.load(path).num_tokens() == 0
+    assert list(listing(path)) == [journal_of(path), "manifest.json"] and Bank.load(path).num_tokens() == 0
 
 
 def test_what_was_evicted_in_part_and_then_deleted_goes_too(tmp_path):
@@ -194,12 +199,10 @@ def test_the_manifest_alone_tells_what_is_there(bank, tmp_path):
     assert manifest.document_infos == bank.documents and manifest.config == bank.config
     assert (manifest.num_tokens, manifest.num_chunks) == (67, 17)
     assert (manifest.backbone, manifest.fingerprint, manifest.extra) == ("tiny-llama", FINGERPRINT, bank.extra)
-    assert manifest.num_bytes == sum(map(len, listing(tmp_path / "a.bank").values())) - len(
-        (tmp_path / "a.bank" / "manifest.json").read_bytes()
+    files = listing(tmp_path / "a.bank")
+    assert manifest.num_bytes + manifest.journal.num_bytes == sum(map(len, files.values())) - len(
+        files["manifest.json"]
     )
-    assert Bank.exists(tmp_path / "a.bank") and not Bank.exists(tmp_path)
-    with pytest.raises(BankError, match="there is no bank at"):
-        Bank.read_manifest(tmp_path)
 
 
 def test_a_bank_of_another_model_is_refused(bank, tmp_path):
@@ -228,12 +231,12 @@ def flipped(content: bytes) -> bytes:
 def test_damaged_files_are_refused_by_name(bank, tmp_path, damage, by_size):
     bank.save(tmp_path / "whole.bank")
     names = listing(tmp_path / "whole.bank")
-    assert len(names) == 4
+    assert len(names) == 5
     for number, (name, content) in enumerate(names.items()):
         path = tmp_path / f"{number}.bank"
         shutil.copytree(tmp_path / "whole.bank", path)
         (path / name).write_bytes(damage(content))
-        if name == "manifest.json" and damage(content) == content + b" ":
+        if name.endswith(("manifest.json", ".jsonl")) and damage(content) == content + b" ":
             continue  # still the same JSON
         for opening in (Bank.load, Bank.verify):
             with pytest.raises(BankError, match=Path(name).name) as error:
@@ -250,7 +253,7 @@ def test_a_missing_file_and_later_formats(bank, tmp_path):
     path = tmp_path / "a.bank"
     bank.save(path)
     manifest = json.loads((path / "manifest.json").read_text())
-    (path / manifest["shards"][0]["file"]).unlink()
+    (path / Bank.read_manifest(path).shards[0].file).unlink()
     with pytest.raises(BankCorruptError, match="is missing"):
         Bank.load(path)
     for version, way_out in ((manifest["version"] + 1, "upgrade ltm"), (1, "read the texts again")):
@@ -263,7 +266,10 @@ def test_large_banks_are_checked_by_size_unless_asked(bank, tmp_path, monkeypatc
     path = tmp_path / "a.bank"
     bank.save(path)
     shard = path / Bank.read_manifest(path).shards[0].file
-    shard.write_bytes(shard.read_bytes()[:-1] + b"\x01")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x01")  # a token id's highest byte
+    with pytest.raises(BankCorruptError, match="its content is not what was written"):
+        Bank.load(path)
+    shard.write_bytes(shard.read_bytes()[:-4] + b"\x01\0\0\0")  # another token
     monkeypatch.setattr("ltm.bank.loading.VERIFY_BYTES", 100)
     assert Bank.load(path).num_tokens() == 60
     with pytest.raises(BankCorruptError, match="its content is not what was written"):
@@ -286,7 +292,7 @@ def test_only_its_own_bank_is_saved_over(bank, tmp_path):
     bank.save(path, overwrite=True)
     assert_same(bank, Bank.load(path))
     other.save(path, overwrite=True)
-    assert Bank.load(path).uuid == other.uuid and list(listing(path)) == ["manifest.json"]
+    assert Bank.load(path).uuid == other.uuid and list(listing(path)) == [journal_of(path), "manifest.json"]
     (path / "manifest.json").write_text("damaged")
     other.save(path, overwrite=True)
     bank.save(tmp_path / "b.bank")  # a copy elsewhere, and both go on
@@ -317,23 +323,26 @@ def test_extra_must_be_plain(bank, tmp_path):
     assert not (tmp_path / "a.bank").exists()
 
 
-@pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
+@pytest.mark.parametrize("fails_at", [1, 2, 3, 4, 5])
 def test_a_full_disk_leaves_nothing_half_written(bank, tmp_path, monkeypatch, fails_at):
     path, new = tmp_path / "a.bank", tmp_path / "folder" / "new.bank"
     bank.save(path)
     before, saved = listing(path), Bank.load(path)
     bank.write(*tokens_of(30, batch=2, seed=8))
     bank.add_document("three", text="more")
-    write, calls = files.write_synced, []
+    write, append, calls = files.write_synced, files.append_synced, []
 
-    def full_disk(file, content):
-        calls.append(file)
+    def full_disk(*arguments):
+        *where, content = arguments
+        calls.append(where)
+        step = write if len(where) == 2 else append
         if len(calls) == fails_at:
-            file.write_bytes(content[: len(content) // 2])
+            step(*where, content[: len(content) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(file, content)
+        step(*where, content)
 
     monkeypatch.setattr(files, "write_synced", full_disk)
+    monkeypatch.setattr(files, "append_synced", full_disk)
     with pytest.raises(
         BankError, match=r"a\.bank: No space left on device; the bank there is still what was saved last"
     ):
@@ -384,7 +393,7 @@ def test_reading_ahead_leaves_complaints_to_the_reader(tmp_path, monkeypatch):
     torn.write_bytes(b"\xff" * 100)
     empty.write_bytes(b"")
     (tmp_path / "other").write_bytes((7).to_bytes(8, "little") + b'{"a":1}')
-    read_ahead([torn, empty, tmp_path / "other", tmp_path / "missing"], {"keys"})
+    read_ahead(tmp_path, ["torn", "empty", "other", "missing"], {"keys"})
     assert asked == [(0, HEADER_BYTES)] * 3
 
 

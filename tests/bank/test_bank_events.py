@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from hashlib import sha256
-
 import pytest
 import torch
 from model_bank import tokens_of
+from resigned import read_values, shard_entries, sign_shard, write_values
 from safetensors.torch import load_file, save
 
 from ltm.bank import Bank, BankConfig, EventCut, merging, plain_reader
@@ -184,10 +182,9 @@ def test_events_that_cannot_be_are_refused(tmp_path, name, change):
     (shard,) = (tmp_path / "bank" / "shards").iterdir()
     tensors = load_file(shard)
     shard.write_bytes(save({**tensors, name: change(tensors[name]).contiguous()}))
-    manifest = Bank.read_manifest(tmp_path / "bank")
-    content = shard.read_bytes()
-    entry = replace(manifest.shards[0], num_bytes=len(content), sha256=sha256(content).hexdigest())
-    (tmp_path / "bank" / "manifest.json").write_text(replace(manifest, shards=[entry]).to_json())
+    values = read_values(tmp_path / "bank")
+    sign_shard(tmp_path / "bank", shard_entries(values)[0], shard.read_bytes())
+    write_values(tmp_path / "bank", values)
     with pytest.raises(BankCorruptError, match="events|event_keys"):
         Bank.load(tmp_path / "bank")
 

@@ -47,8 +47,8 @@ def test_dying_in_any_step_of_a_save(folder):
 
 
 def files_of(path: Path) -> int:
-    """Files that the manifest names, the manifest, the lock, and the two directories."""
-    return len(Bank.read_manifest(path).files) + 4
+    """Files that the manifest names, the manifest, its journal, the lock, and the two directories."""
+    return len(Bank.read_manifest(path).files) + 5
 
 
 def test_leftovers_go_with_the_next_save(folder):
@@ -56,7 +56,8 @@ def test_leftovers_go_with_the_next_save(folder):
         bank = Bank.load(path)
         bank.save(path)
         assert len(list(path.rglob("*"))) == files_of(path)
-        remove_orphans(path, Bank.read_manifest(path))
+        manifest = Bank.read_manifest(path)
+        remove_orphans(path, {manifest.journal.file, *(file.file for file in manifest.files)})
         check(path)
 
 

@@ -149,7 +149,8 @@ def test_the_lock_is_of_a_process_and_counts(tmp_path):
             count(bank, 4)
         bank.save(path)  # still held, by this process
         assert (path / ".writer.json").exists()
-    assert sorted(file.name for file in path.iterdir()) == [".lock", "manifest.json", "shards"]
+    journal = Bank.read_manifest(path).journal.file
+    assert sorted(file.name for file in path.iterdir()) == [".lock", journal, "manifest.json", "shards"]
 
 
 def test_a_directory_made_for_a_lock_goes_if_nothing_was_saved(tmp_path):

@@ -317,5 +317,5 @@ def test_the_plain_reader_sees_damage(tmp_path):
         plain_reader.read_bank(tmp_path / "a.bank")
     manifest = Path(tmp_path / "a.bank" / "manifest.json")
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "head_dim": 4}))
-    with pytest.raises(ValueError, match="the checksum does not agree"):
+    with pytest.raises(ValueError, match="the checksum of its manifest does not agree"):
         plain_reader.read_bank(tmp_path / "a.bank")

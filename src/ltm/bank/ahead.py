@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+
+from ltm.bank.plain_files import open_plain
 
 HEADER_BYTES = 64 * 2**10
 """Asked for at the beginning of a shard before its header is read."""
@@ -18,27 +20,24 @@ TOGETHER = 128
 """Shards that are open at a time."""
 
 
-def read_ahead(shards: Sequence[Path], fields: Collection[str]) -> None:
-    """Ask for the headers of safetensors files, for these fields of them, and for the first page of every other field.
+def read_ahead(path: Path, shards: Sequence[str], fields: Collection[str]) -> None:
+    """Ask for the headers of a bank's shards, for these fields of them, and for the first page of every other field.
 
     A hint, where the system takes any (Linux): what is wrong with a file shows when it is read.
     """
     if not hasattr(os, "posix_fadvise"):
         return
     for first in range(0, len(shards), TOGETHER):
-        handles: list[int] = []
-        try:
+        with ExitStack() as files:
+            handles = []
             for shard in shards[first : first + TOGETHER]:
                 with suppress(OSError):
-                    handles.append(os.open(shard, os.O_RDONLY))
+                    handles.append(files.enter_context(open_plain(path, shard)).fileno())
             for handle in handles:
                 _ask(handle, 0, HEADER_BYTES)
             for handle in handles:
-                with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # not a header
+                with suppress(Exception):  # not a header, in whatever way
                     _ask_for_fields(handle, fields)
-        finally:
-            for handle in handles:
-                os.close(handle)
 
 
 def _ask_for_fields(handle: int, fields: Collection[str]) -> None:

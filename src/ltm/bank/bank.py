@@ -17,7 +17,8 @@ from ltm.bank.absence import find_text
 from ltm.bank.checks import check_layer, check_layout, check_search, check_write, row_numbers
 from ltm.bank.chunks import ChunkLayout, EventCut
 from ltm.bank.config import BankConfig
-from ltm.bank.documents import Documents
+from ltm.bank.documents import Document, Documents
+from ltm.bank.entries import MethodEntry
 from ltm.bank.events import EventTable, RowEvents
 from ltm.bank.field import Chunks
 from ltm.bank.hits import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
@@ -35,6 +36,7 @@ from ltm.bank.retrieval import (
     search_jointly,
 )
 from ltm.bank.rows import Row, budget_of
+from ltm.bank.saved import Saved
 from ltm.bank.saving import save_bank
 from ltm.bank.undo import undone_on_failure
 from ltm.errors import BankError, ConfigError
@@ -85,6 +87,7 @@ class Bank:
         self.layers, self.dtype, self.device = tuple(layers), dtype, torch.device(device)
         self.num_kv_heads, self.head_dim = num_kv_heads, head_dim
         self.backbone, self.extra = backbone, dict[str, Any]()
+        self.method: MethodEntry | None = None  # what reads it; `ltm.methods.banks` says so
         self._fingerprint = fingerprint
         self.uuid = uuid4().hex
         self.layout = ChunkLayout(
@@ -105,11 +108,11 @@ class Bank:
         budget = budget_of(self.config, self.layout)
         self.rows = [Row(self.layout, budget, self.config.index, self.config.evict) for _ in range(num_rows)]
         self.document_registry = Documents()
-        self.saved_revisions: dict[Path, str] = {}  # of the manifest that this bank last wrote or read, by directory
+        self.saved: dict[Path, Saved] = {}  # what this bank last wrote or read, by directory
 
     def empty_like(self, **settings: Any) -> Bank:
         """An empty bank of the same backbone and shapes; settings: fields of the config that are to be others."""
-        return type(self)(
+        other = type(self)(
             replace(self.config, **settings),
             num_rows=self.num_rows,
             num_kv_heads=self.num_kv_heads,
@@ -121,6 +124,8 @@ class Bank:
             backbone=self.backbone,
             key_center=self.layout.key_center,
         )
+        other.method = self.method
+        return other
 
     @property
     def fingerprint(self) -> Fingerprint | None:
@@ -150,6 +155,11 @@ class Bank:
         known = self._fingerprint
         return None if known is None else dict(known) if isinstance(known, Mapping) else known.to_dict()
 
+    @property
+    def saved_revisions(self) -> dict[Path, str]:
+        """Of the manifest that this bank last wrote or read, by directory."""
+        return {path: saved.revision for path, saved in self.saved.items()}
+
     # documents
 
     def add_document(self, name: str, *, row: int = 0, text: str | None = None) -> int:
@@ -163,20 +173,29 @@ class Bank:
 
     def finish_document(self, document: int) -> None:
         """Note that a document was written to its end; one that was not (a killed read) shows as incomplete."""
-        self.document_registry[document].complete = True
+        self.document_registry.finish(document)
 
     @property
     def documents(self) -> list[DocumentInfo]:
         """All documents in the order they were added, with what is held of them now."""
-        held: dict[int, tuple[int, int]] = {}
-        for row in self._unique_rows():
-            for document, (tokens, chunks) in row.tokens_by_document().items():
-                before = held.get(document, (0, 0))
-                held[document] = (before[0] + tokens, before[1] + chunks)
-        return [
-            DocumentInfo(d.id, d.name, d.row, *held.get(d.id, (0, 0)), len(d.text or ""), d.complete)
-            for d in self.document_registry
-        ]
+        rows = self._unique_rows()
+        return [self._info(document, rows) for document in self.document_registry]
+
+    def document_info(self, document: int) -> DocumentInfo:
+        """One of them. Raises BankError for an unknown id."""
+        return self._info(self.document_registry[document], self._unique_rows())
+
+    def documents_named(self, name: str) -> list[DocumentInfo]:
+        """Those of a name, at a cost that does not depend on how many others there are."""
+        rows = self._unique_rows()
+        return [self._info(document, rows) for document in self.document_registry.named(name)]
+
+    @staticmethod
+    def _info(document: Document, rows: Sequence[Row]) -> DocumentInfo:
+        held = [row.held.counts.get(document.id, (0, 0)) for row in rows]
+        tokens, chunks = (sum(column) for column in zip(*held, strict=True))
+        length = len(document.text or "")
+        return DocumentInfo(document.id, document.name, document.row, tokens, chunks, length, document.complete)
 
     def document_text(self, document: int) -> str | None:
         """The text of a document; None if it was added without. Raises BankError for an unknown id."""
@@ -197,7 +216,7 @@ class Bank:
         """
         self.document_registry[document]
         for number, row in enumerate(self.rows):
-            if document in row.tokens_by_document():
+            if document in row.held.counts:
                 self._writable(number).delete_document(document)
         self.document_registry.remove([document])
 
@@ -265,7 +284,7 @@ class Bank:
         for number in set(numbers):
             self.rows[number].sharers -= 1
             self.rows[number] = self.rows[number].successor()
-        left = {document for row in self._unique_rows() for document in row.tokens_by_document()}
+        left = {document for row in self._unique_rows() for document in row.held.counts}
         gone = [d.id for d in self.document_registry if d.row in numbers and d.id not in left]
         self.document_registry.remove(gone)
 
@@ -276,11 +295,11 @@ class Bank:
         """
         numbers = row_numbers(rows, len(rows), self.num_rows)
         other = copy.copy(self)
-        other.uuid, other.extra, other.saved_revisions = uuid4().hex, copy.deepcopy(self.extra), {}
+        other.uuid, other.extra, other.saved = uuid4().hex, copy.deepcopy(self.extra), {}
         other.rows = [self.rows[number] for number in numbers]
         for row in other.rows:
             row.sharers += 1
-        held = [row.tokens_by_document() for row in other.rows] if len(self.document_registry) else []
+        held = [row.held.counts for row in other.rows] if len(self.document_registry) else []
         other.document_registry = self.document_registry.select(numbers, held)
         return other
 

@@ -11,6 +11,17 @@ from ltm.bank.index import INDEXES
 from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
 
+_MOST = {
+    "chunk_size": 2**16,
+    "memory_size": 2**53,
+    "memory_bytes": 2**53,
+    "event_heads": 2**12,
+    "event_tokens": 2**16,
+    "offload": 2**53,
+}
+"""What a bank from elsewhere may ask for as well; 2**53: what every reader of JSON keeps apart."""
+_NEVER_NONE = ("chunk_size", "event_tokens")
+
 
 @dataclass(frozen=True)
 class BankConfig:
@@ -51,14 +62,9 @@ class BankConfig:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name}={value!r}; use a whole number of {least} or more{'' if name == 'chunk_size' else ', or None'}"
-            for name, least in (("chunk_size", 1), ("memory_size", 1), ("memory_bytes", 1))
-            if not _is_count(value := getattr(self, name), least) and not (value is None and name != "chunk_size")
-        ]
-        problems += [
-            f"{name}={value!r}; use a whole number of 1 or more{'' if name == 'event_tokens' else ', or None'}"
-            for name in ("event_heads", "event_tokens", "offload")
-            if not _is_count(value := getattr(self, name), 1) and not (value is None and name != "event_tokens")
+            f"{name}={value!r}; use a whole number of 1 to {most:,}{'' if name in _NEVER_NONE else ', or None'}"
+            for name, most in _MOST.items()
+            if not _is_count(value := getattr(self, name), most) and (value is not None or name in _NEVER_NONE)
         ]
         if self.event_heads is not None and self.chunk_size != 1:
             problems.append(f"chunk_size={self.chunk_size} with events; use 1, an event has as many tokens as it has")
@@ -66,7 +72,7 @@ class BankConfig:
             problems.append(
                 f"search_storage={self.search_storage!r} with events; their keys are stored as computed: None"
             )
-        if self.index not in INDEXES:
+        if not isinstance(self.index, str) or self.index not in INDEXES:
             problems.append(f"index={self.index!r}; use one of {', '.join(sorted(INDEXES))}")
         problems += storage_problems(self)
         problems += eviction_problems(self.evict)
@@ -94,5 +100,5 @@ class BankConfig:
         return cls(**values)
 
 
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most

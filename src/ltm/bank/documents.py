@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ltm.bank.held import Changes, tick
 from ltm.errors import BankError
 
 
@@ -19,12 +20,27 @@ class Document:
     complete: bool = False
 
 
+class DocumentsMark:
+    """Which documents there are at a moment: what was removed since, and ids that were given since are next_id or
+    more."""
+
+    def __init__(self, next_id: int):
+        self.next_id, self.removed = next_id, list[Document]()
+
+
 class Documents:
-    """Documents by id. An id is never given twice in the life of a bank."""
+    """Documents by id, and by name. An id is never given twice in the life of a bank.
+
+    changes: documents that were added or finished, by when; removed_at: when one was last removed.
+    """
 
     def __init__(self) -> None:
         self.by_id: dict[int, Document] = {}
+        self.by_name: dict[str, list[int]] = {}
         self.next_id = 0
+        self.changes = Changes()
+        self.removed_at = 0
+        self.marks: list[DocumentsMark] = []
 
     def __iter__(self) -> Iterator[Document]:
         return iter(list(self.by_id.values()))
@@ -42,17 +58,61 @@ class Documents:
             raise BankError(f"no document {document!r} in this bank; its ids are {known}")
         return self.by_id[document]
 
+    def named(self, name: str) -> list[Document]:
+        """The documents of a name, in the order they were added."""
+        return [self.by_id[number] for number in self.by_name.get(name, [])]
+
     def add(self, name: str, row: int, text: str | None) -> int:
         """A new document; returns its id."""
         document = Document(self.next_id, name, row, text)
-        self.by_id[document.id] = document
         self.next_id += 1
+        self.put(document)
+        self.changes.note([document.id])
         return document.id
+
+    def put(self, document: Document) -> None:
+        """Take in a document that has its id."""
+        self.by_id[document.id] = document
+        self.by_name.setdefault(document.name, []).append(document.id)
+
+    def finish(self, document: int) -> None:
+        """Note that a document was read to its end."""
+        self[document].complete = True
+        self.changes.note([document])
 
     def remove(self, documents: Iterable[int]) -> None:
         """Forget documents, their texts too."""
-        for document in documents:
-            del self.by_id[document]
+        for number in documents:
+            document = self.by_id.pop(number)
+            same = self.by_name[document.name]
+            same.remove(number)
+            if not same:
+                del self.by_name[document.name]
+            self.changes.moments.pop(number, None)
+            for mark in self.marks:
+                mark.removed.append(document)
+            self.removed_at = tick()
+
+    def mark(self) -> DocumentsMark:
+        """How they are now, for `restore`; to be taken off `marks` when it is not needed any more."""
+        self.marks.append(DocumentsMark(self.next_id))
+        return self.marks[-1]
+
+    def since(self, mark: DocumentsMark) -> list[int]:
+        """The ids of documents that were added since."""
+        return [number for number in range(mark.next_id, self.next_id) if number in self.by_id]
+
+    def restore(self, mark: DocumentsMark) -> None:
+        """The documents that there were when they were marked."""
+        self.remove(self.since(mark))
+        gone = [document for document in mark.removed if document.id < mark.next_id]
+        for document in gone:
+            self.put(document)
+            self.by_name[document.name].sort()
+        self.changes.note(document.id for document in gone)
+        if gone:
+            self.by_id = dict(sorted(self.by_id.items()))
+        self.next_id = mark.next_id
 
     def select(self, rows: Sequence[int], held: Sequence[Container[int]]) -> Documents:
         """The documents of these memory rows, which become rows 0, 1, ...: those that were added to one of them, and
@@ -62,5 +122,5 @@ class Documents:
         for document in self.by_id.values():
             places = [i for i, row in enumerate(rows) if document.row == row or document.id in held[i]]
             if places:
-                other.by_id[document.id] = replace(document, row=places[0])
+                other.put(replace(document, row=places[0]))
         return other

@@ -101,4 +101,5 @@ def naive_evict(chunks: list[dict], excess: int, policy: str, now: int) -> list[
 
 def eviction_problems(name: str) -> list[str]:
     """What is wrong with the name of a policy; [] if nothing."""
-    return [] if name in EVICTIONS else [f"evict={shown(name)}; use one of {', '.join(sorted(EVICTIONS))}"]
+    known = isinstance(name, str) and name in EVICTIONS
+    return [] if known else [f"evict={shown(name)}; use one of {', '.join(sorted(EVICTIONS))}"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,13 @@ from torch import Tensor
 from ltm.bank.ahead import read_ahead
 from ltm.bank.chunks import ChunkLayout
 from ltm.bank.documents import Document
+from ltm.bank.entries import FileEntry, RowEntry, ShardEntry
 from ltm.bank.field import Chunks, Field
-from ltm.bank.manifest import Manifest, RowEntry, ShardEntry, TextEntry, damaged, read_manifest
+from ltm.bank.manifest import Manifest, damaged, read_manifest
 from ltm.bank.names import MANIFEST
+from ltm.bank.plain_files import NotPlainError, open_plain, plain_stat, read_plain
 from ltm.bank.rows import Row
+from ltm.bank.saved import opened
 from ltm.bank.sound import shard_problems
 from ltm.errors import BankCorruptError, BankError, BankMismatchError
 
@@ -46,8 +50,9 @@ def load_bank(
     manifest = read_manifest(path)
     _check_fingerprint(manifest, path, fingerprint)
     try:
-        check_files(path, manifest, manifest.num_bytes <= VERIFY_BYTES if verify is None else verify)
-        return _load(make, path, manifest, device, mmap)
+        checksums = manifest.num_bytes <= VERIFY_BYTES if verify is None else verify
+        check_files(path, manifest, checksums)
+        return _load(make, path, manifest, device, mmap, checksums)
     except BankCorruptError:
         if read_manifest(path).revision == manifest.revision:
             raise
@@ -55,27 +60,42 @@ def load_bank(
 
 
 def check_files(path: Path, manifest: Manifest, checksums: bool) -> None:
-    """Compare every file with the manifest: its size, and if asked its checksum. Raises BankCorruptError."""
-    for file in manifest.files:
-        _check_file(path / file.file, file, checksums)
+    """Compare every shard with the manifest: its size, and if asked its checksum. Raises BankCorruptError."""
+    for shard in manifest.shards:
+        with _told(path, shard.file):
+            _check_size(plain_stat(path, shard.file).st_size, shard)
+            if checksums:
+                _check_content(_sha256(path, shard.file), shard)
 
 
-def _check_file(file: Path, entry: ShardEntry | TextEntry, checksums: bool) -> None:
+@contextmanager
+def _told(path: Path, name: str) -> Iterator[None]:
+    """What is wrong with a file, as an error that names it: damaged, or (permissions, a bad disk) not to be read."""
     try:
-        size = file.stat().st_size
-        if size != entry.num_bytes:
-            raise BankCorruptError(damaged(file, f"it has {size} bytes instead of {entry.num_bytes}"))
-        if checksums and _sha256(file) != entry.sha256:
-            raise BankCorruptError(damaged(file, "its content is not what was written"))
+        yield
     except FileNotFoundError as error:
-        raise BankCorruptError(damaged(file, "it is missing")) from error
+        raise BankCorruptError(damaged(path / name, "it is missing")) from error
+    except NotPlainError as error:
+        raise BankCorruptError(damaged(path / name, str(error.strerror))) from error
     except OSError as error:
-        raise BankError(f"{file} cannot be read: {error.strerror or error}") from error
+        raise BankError(f"{path / name} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise BankCorruptError(damaged(path / name, str(error))) from error
 
 
-def _sha256(file: Path) -> str:
+def _check_size(size: int, entry: ShardEntry | FileEntry) -> None:
+    if size != entry.num_bytes:
+        raise ValueError(f"it has {size} bytes instead of {entry.num_bytes}")
+
+
+def _check_content(sha256: str, entry: ShardEntry | FileEntry) -> None:
+    if sha256 != entry.sha256:
+        raise ValueError("its content is not what was written")
+
+
+def _sha256(path: Path, name: str) -> str:
     digest = hashlib.sha256()
-    with open(file, "rb") as content:
+    with open_plain(path, name) as content:
         while block := content.read(2**20):
             digest.update(block)
     return digest.hexdigest()
@@ -96,6 +116,7 @@ def _load(
     manifest: Manifest,
     device: torch.device | str | None,
     mmap: bool,
+    checksums: bool,
 ) -> Bank:
     bank = make(
         manifest.config,
@@ -110,16 +131,16 @@ def _load(
         key_center=_center(path, manifest),
     )
     bank.uuid, bank.extra = manifest.uuid, manifest.extra
-    bank.saved_revisions[path.resolve()] = manifest.revision
+    bank.method = manifest.method
+    bank.saved[path.resolve()] = state = opened(manifest)
     mapped = mapped_names(bank.layout, manifest) if mmap and bank.device.type == "cpu" else ()
-    read_ahead([path / shard.file for shard in manifest.shards], bank.layout.all_fields.keys() - set(mapped))
+    read_ahead(path, [shard.file for shard in manifest.shards], bank.layout.all_fields.keys() - set(mapped))
     for number, (row, entry) in enumerate(zip(bank.rows, manifest.rows, strict=True)):
-        shards = sorted((s for s in manifest.shards if s.row == number), key=lambda shard: shard.first)
-        _fill_row(row, entry, path, shards, mapped)
+        _fill_row(row, entry, path, state.shards[number], mapped)
     for document in manifest.documents:
         info = document.info
-        text = None if document.text is None else _read_text(path / document.text.file)
-        bank.document_registry.by_id[info.id] = Document(info.id, info.name, info.row, text, info.complete)
+        text = None if document.text is None else _read_text(path, document.text, checksums)
+        bank.document_registry.put(Document(info.id, info.name, info.row, text, info.complete))
     bank.document_registry.next_id = manifest.next_document
     return bank
 
@@ -144,7 +165,7 @@ def _center(path: Path, manifest: Manifest) -> Tensor | None:
 
 def _fill_row(row: Row, entry: RowEntry, path: Path, shards: Sequence[ShardEntry], mapped: Sequence[str]) -> None:
     row.next_number = entry.next
-    read = (_read_shard(path / shard.file, row.layout, shard, entry.first) for shard in shards)
+    read = (_read_shard(path, row.layout, shard, entry.first) for shard in shards)
     blocks = [block for block in read if len(block["numbers"])]
     if blocks:
         left = [{name: block.pop(name) for name in mapped} for block in blocks] if mapped else []
@@ -158,9 +179,11 @@ def _fill_row(row: Row, entry: RowEntry, path: Path, shards: Sequence[ShardEntry
         raise BankCorruptError(damaged(path, "a row has events whose tokens are not there"))
 
 
-def _read_shard(file: Path, layout: ChunkLayout, entry: ShardEntry, first: int) -> Chunks:
+def _read_shard(path: Path, layout: ChunkLayout, entry: ShardEntry, first: int) -> Chunks:
     """A shard's chunks from slot `first` on (older ones were evicted), still mapped from the file."""
+    file = path / entry.file
     try:
+        plain_stat(path, entry.file)  # what follows opens it by its name
         with safe_open(file, framework="pt") as shard:
             tensors = {name: shard.get_tensor(name) for name in layout.all_fields}
         problem = next(shard_problems(tensors, entry, layout), None)
@@ -184,8 +207,10 @@ def _kept(tensors: Chunks, fields: Mapping[str, Field], slots: str, first: int) 
     return {name: tensors[name].narrow(field.axis, evicted, left) for name, field in fields.items()}
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8", "surrogatepass")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BankCorruptError(damaged(file, str(error))) from error
+def _read_text(path: Path, entry: FileEntry, checksums: bool) -> str:
+    with _told(path, entry.file):
+        content = read_plain(path, entry.file, entry.num_bytes + 1)
+        _check_size(len(content), entry)
+        if checksums:
+            _check_content(hashlib.sha256(content).hexdigest(), entry)
+        return content.decode("utf-8", "surrogatepass")

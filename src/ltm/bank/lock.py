@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from ltm.bank.files import is_ours
 from ltm.bank.manifest import has_bank
 from ltm.bank.names import HOLDER, LOCK
+from ltm.bank.plain_files import open_plain, plain_stat, read_plain, remove_plain
 from ltm.errors import BankError
 
 _held: dict[tuple[int, Path], WriteLock] = {}  # of this process (by its id: a fork holds none), by directory
@@ -69,23 +70,27 @@ class WriteLock:
             self.made.append(directory)
         self.lock = FileLock(self.path / LOCK, timeout=0, thread_local=False)
         try:
+            _check_lock_file(self.path)
             self.lock.acquire()
         except Timeout:
             raise BankError(
                 f"{self.path} is being written to by {describe_holder(self.path)}; wait until it is done, or end it"
             ) from None
-        except OSError:
+        except (OSError, BankError):
             self._remove_made()
             raise
         with suppress(OSError):  # it only tells others who; a full disk fails at what matters
-            (self.path / HOLDER).write_text(json.dumps(_myself()), encoding="utf-8")
+            with suppress(FileNotFoundError):  # of one that died; or a link to somebody's file
+                remove_plain(self.path, HOLDER)
+            with open_plain(self.path, HOLDER, "xb") as file:
+                file.write(json.dumps(_myself()).encode())
 
     def _release(self) -> None:
         with suppress(OSError):
-            (self.path / HOLDER).unlink()
+            remove_plain(self.path, HOLDER)
         if self.made and not has_bank(self.path):
             with suppress(OSError):
-                (self.path / LOCK).unlink()
+                remove_plain(self.path, LOCK)
         self.lock.release()
         if not has_bank(self.path):
             self._remove_made()
@@ -101,16 +106,33 @@ def check_place(path: Path) -> None:
     """Raise BankError where a path holds something else than a bank."""
     if path.exists() and not path.is_dir():
         raise BankError(f"{path} is a file; give a directory for the bank")
-    if path.is_dir() and not has_bank(path) and not is_ours(path):
+    try:
+        is_free = not path.is_dir() or has_bank(path) or is_ours(path)
+    except OSError as error:
+        raise BankError(f"{path} cannot be looked into: {error.strerror}; give another directory") from error
+    if not is_free:
         raise BankError(f"{path} is a directory with other files and no bank; give a new one")
+
+
+def _check_lock_file(path: Path) -> None:
+    """Raise BankError where the file that is about to be opened as the lock is none: it is always an empty file."""
+    try:
+        is_lock = plain_stat(path, LOCK).st_size == 0
+        why = "it is not empty"
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        is_lock, why = False, str(error.strerror)
+    if not is_lock:
+        raise BankError(f"{path / LOCK} is not a bank's lock: {why}; remove it")
 
 
 def describe_holder(path: Path) -> str:
     """Who wrote down last that it writes to a bank."""
     try:
-        holder = json.loads((path / HOLDER).read_text(encoding="utf-8"))
+        holder = json.loads(read_plain(path, HOLDER, 4096))
         return f"process {holder['pid']} on {holder['host']} ({holder['command']}, since {holder['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"
 
 

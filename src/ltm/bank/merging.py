@@ -40,7 +40,8 @@ def merge_banks(bank: Bank, other: Bank) -> list[str]:
     for document in other.document_registry:
         if document not in same:
             numbers[document.id] = bank.add_document(document.name, row=document.row, text=document.text)
-            bank.document_registry[numbers[document.id]].complete = document.complete
+            if document.complete:
+                bank.finish_document(numbers[document.id])
     for number, row in enumerate(other.rows):
         last = None
         for chunks in _runs(row, numbers):

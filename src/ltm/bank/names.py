@@ -10,10 +10,11 @@ LOCK, HOLDER = ".lock", ".writer.json"
 """Files of whoever writes; see `ltm.bank.lock`."""
 SHARD_NAME = re.compile(rf"{SHARDS}/\d+-\d+-\d+-[0-9a-f]{{8}}\.safetensors")
 TEXT_NAME = re.compile(rf"{TEXTS}/\d+-[0-9a-f]{{8}}\.txt")
+JOURNAL_NAME = re.compile(r"journal-[0-9a-f]{8}\.jsonl")
 PARTIAL_NAME = re.compile(rf"\.{re.escape(MANIFEST)}\.[0-9a-f]{{8}}")
 """A manifest that is being written, before it takes the place of the other."""
 
 
 def is_bank_file(name: str) -> bool:
     """Whether a save makes files of this name beside the manifest; name: relative to the bank, with slashes."""
-    return any(pattern.fullmatch(name) for pattern in (SHARD_NAME, TEXT_NAME, PARTIAL_NAME))
+    return any(pattern.fullmatch(name) for pattern in (SHARD_NAME, TEXT_NAME, JOURNAL_NAME, PARTIAL_NAME))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +64,7 @@ def read_bank(path: str | Path) -> PlainBank:
     (1, 3, 32768, 2, 64)
     """
     path = Path(path)
-    manifest = read_manifest(path / "manifest.json")
+    manifest = read_manifest(path)
     rows = [_read_row(path, manifest, number) for number in range(len(manifest["rows"]))]
     texts = {
         document["info"]["id"]: _content(path, document["text"]).decode("utf-8", "surrogatepass")
@@ -72,23 +74,48 @@ def read_bank(path: str | Path) -> PlainBank:
     return PlainBank(manifest, rows, texts)
 
 
-def read_manifest(file: Path) -> dict[str, Any]:
-    """The manifest, its own checksum compared."""
-    manifest = json.loads(file.read_text(encoding="utf-8"))
-    if (manifest["format"], manifest["version"]) != ("ltm-bank", 2):
-        raise ValueError(f"{file}: format {manifest['format']} {manifest['version']}; this reads ltm-bank 2")
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest, its own checksum compared, with the `documents` and `shards` that its journal lists."""
+    manifest = json.loads(_plain_bytes(path, "manifest.json"))
+    if manifest["format"] != "ltm-bank" or manifest["version"] not in (2, 3):
+        raise ValueError(f"{path}: format {manifest['format']} {manifest['version']}; this reads ltm-bank 2 and 3")
     values = {name: value for name, value in manifest.items() if name != "checksum"}
     content = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
     if hashlib.sha256(content).hexdigest() != manifest["checksum"]:
-        raise ValueError(f"{file}: the checksum does not agree")
-    return dict(manifest)
+        raise ValueError(f"{path}: the checksum of its manifest does not agree")
+    return dict(manifest) if manifest["version"] == 2 else {**manifest, **_replay(path, manifest["journal"])}
+
+
+def _replay(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """Documents and shards after the journal's last line; what comes after num_bytes is of a save that was killed."""
+    content = _checked(_plain_bytes(path, entry["file"])[: entry["num_bytes"]], entry)
+    documents: dict[int, Any] = {}
+    shards: dict[str, Any] = {}
+    for line in content.split(b"\n")[:-1]:
+        record = json.loads(line)
+        documents |= {document["info"]["id"]: document for document in record["documents"]}
+        shards = {name: shard for name, shard in shards.items() if name not in record["dropped"]}
+        shards |= {shard["file"]: shard for shard in record["shards"]}
+    return {"documents": list(documents.values()), "shards": list(shards.values())}
 
 
 def _content(path: Path, entry: dict[str, Any]) -> bytes:
-    content = (path / entry["file"]).read_bytes()
+    return _checked(_plain_bytes(path, entry["file"]), entry)
+
+
+def _checked(content: bytes, entry: dict[str, Any]) -> bytes:
     if len(content) != entry["num_bytes"] or hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise ValueError(f"{entry['file']}: not what was written")
     return content
+
+
+def _plain_bytes(path: Path, name: str) -> bytes:
+    """A file of the bank, which must be one: a link could lead anywhere, and a pipe or a device has no end."""
+    places = [path.joinpath(*name.split("/")[: depth + 1]) for depth in range(name.count("/") + 1)]
+    for place, is_right in zip(places, [*[stat.S_ISDIR] * (len(places) - 1), stat.S_ISREG], strict=True):
+        if not is_right(os.lstat(place).st_mode):
+            raise ValueError(f"{place} is a link or a special file; a bank has none")
+    return places[-1].read_bytes()
 
 
 def _read_row(path: Path, manifest: dict[str, Any], number: int) -> PlainRow:

@@ -13,6 +13,7 @@ from ltm.bank.config import BankConfig
 from ltm.bank.events import RowEvents
 from ltm.bank.eviction import EVICTIONS, Usage, leaving_order
 from ltm.bank.field import Chunks
+from ltm.bank.held import Changes, Held
 from ltm.bank.hits import ChunkSource
 from ltm.bank.index import create_index
 from ltm.bank.mapped import MappedEntries
@@ -79,6 +80,8 @@ class Row:
         self.sharers = 1
         self.index = create_index(index_name)
         self.usage = None if evict == "oldest" else Usage.nothing()  # kept only where eviction asks for it
+        self.changes = Changes()  # of what is held of documents
+        self._held: Held | None = None  # counted when it is first asked for
 
     # what is there
 
@@ -100,6 +103,10 @@ class Row:
         """The slots of all chunks, ascending, on the host."""
         return self.ring.ordered("numbers").cpu()
 
+    def places_below(self, slot: int) -> int:
+        """How many chunks have a slot below this one; the numbers are not copied."""
+        return sum(int(torch.searchsorted(part, slot)) for part in self.ring.parts("numbers"))
+
     def chunks(self, first: int, count: int) -> Chunks:
         """All fields of `count` chunks from the first-th oldest on, and of the events that begin in them, on the
         host."""
@@ -110,6 +117,17 @@ class Row:
             slots = found["numbers"]
             found |= self.events.chunks(int(slots[0]), int(slots[-1])) if count else self.events.chunks(0, -1)
         return {name: tensor.cpu().contiguous() for name, tensor in found.items()}
+
+    @property
+    def held(self) -> Held:
+        """Tokens and chunks of each document."""
+        if self._held is None:
+            self._held = Held(self.ring.ordered("documents"), self.ring.ordered("counts"))
+        return self._held
+
+    def recount(self) -> None:
+        """Count what is held of documents anew when it is next asked for."""
+        self._held = None
 
     def locate(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Places in order (0 the oldest) of chunks by their slots, and which of the slots are (still) there."""
@@ -138,9 +156,11 @@ class Row:
         needed = self.num_chunks + added - new
         if needed > self.ring.capacity:
             self.ring.reserve(self.budget.capacity_for(needed, self.ring.capacity))
+        held = self.held  # counted before these are there
         self.ring.append(chunks)
         if self.usage is not None:
             self.usage = self.usage.wrote(added - new)
+        self.changes.note(held.add(chunks["documents"], chunks["counts"]))
         self.num_tokens += num_tokens
         self.next_number = end
         if self.events is not None and events is not None:
@@ -165,7 +185,9 @@ class Row:
             if self.usage is not None:
                 self.usage = self.usage.kept(torch.arange(count, self.num_chunks))
             self._load()
-            self.num_tokens -= int(self.ring.ordered("counts", 0, count).sum())
+            counts = self.ring.ordered("counts", 0, count)
+            self.changes.note(self.held.remove(self.ring.ordered("documents", 0, count), counts))
+            self.num_tokens -= int(counts.sum())
             self.ring.drop(count)
             self.num_dropped += count
             if self.events is not None:
@@ -180,7 +202,11 @@ class Row:
     def keep(self, places: Tensor) -> None:
         """Remove all chunks but those at these places in order (int64, ascending); they keep their slots."""
         self._load()
+        before = dict(self.held.counts)
         self.ring.keep(places)
+        self._held = None
+        after = self.held.counts
+        self.changes.note(document for document in before if after.get(document) != before[document])
         if self.usage is not None:
             self.usage = self.usage.kept(places)
         self.num_tokens = int(self.ring.ordered("counts").sum())
@@ -209,11 +235,14 @@ class Row:
         """An empty row whose slots go on where this one's end."""
         other = Row(self.layout, self.budget, self.index_name, self.evict_name)
         other.next_number = self.next_number
+        other.changes = self.changes.copy()
+        other.changes.note(self.held.counts)
         return other
 
     def copy(self) -> Row:
         """The same chunks in memory of their own; files that are mapped are shared."""
-        other = self.successor()
+        other = Row(self.layout, self.budget, self.index_name, self.evict_name)
+        other.next_number, other.changes = self.next_number, self.changes.copy()
         other.ring = self.ring.copy()
         other.events = None if self.events is None else self.events.copy()
         other.mapped, other.num_tokens, other.usage = self.mapped, self.num_tokens, self.usage
@@ -394,15 +423,3 @@ class Row:
         start, end = self.at("spans", place).clamp(min=0).tolist()
         token_ids = self.at("token_ids", place)[:count].tolist()
         return ChunkSource(slot, None if document == NO_DOCUMENT else document, start, end, token_ids)
-
-    def tokens_by_document(self) -> dict[int, tuple[int, int]]:
-        """Tokens and chunks held of each document."""
-        documents = self.ring.ordered("documents")
-        if not documents.numel():
-            return {}
-        ids, owner = documents.unique(return_inverse=True)
-        counts = self.ring.ordered("counts").cpu().double()
-        tokens = torch.bincount(owner, weights=counts).long().tolist()
-        chunks = torch.bincount(owner).tolist()
-        held = zip(ids.tolist(), tokens, chunks, strict=True)
-        return {document: (t, c) for document, t, c in held if document != NO_DOCUMENT}

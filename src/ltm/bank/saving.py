@@ -1,10 +1,11 @@
-"""Saving a bank: new chunks as new shards, shards of deleted documents written anew, and then the manifest."""
+"""Saving a bank: new chunks as new shards, shards of deleted documents written anew, a line in the journal, and then
+the manifest."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,19 +14,16 @@ from uuid import uuid4
 from safetensors.torch import save
 
 from ltm.bank.chunks import NO_DOCUMENT
-from ltm.bank.files import Transaction, remove_orphans, unique
+from ltm.bank.entries import DocumentEntry, FileEntry, RowEntry, ShardEntry
+from ltm.bank.files import Transaction, folder_stamps, remove_files, remove_orphans, unique
+from ltm.bank.held import tick
+from ltm.bank.journal import Journal, Record
 from ltm.bank.lock import WriteLock, check_place
-from ltm.bank.manifest import (
-    DocumentEntry,
-    Manifest,
-    RowEntry,
-    ShardEntry,
-    TextEntry,
-    has_bank,
-    read_manifest,
-)
+from ltm.bank.manifest import Head, has_bank, read_head
 from ltm.bank.names import SHARDS, TEXTS
+from ltm.bank.plain_files import plain_stat
 from ltm.bank.rows import Row
+from ltm.bank.saved import Run, Saved, joined
 from ltm.errors import BankError
 
 if TYPE_CHECKING:
@@ -37,11 +35,10 @@ SHARD_BYTES = 64 * 2**20
 
 def save_bank(bank: Bank, path: Path, overwrite: bool, compact: bool = False) -> None:
     """See `Bank.save`."""
-    check_place(path)
     try:
+        check_place(path)
         with WriteLock(path):
-            previous = _previous(bank, path, overwrite)
-            _save(bank, path, previous, compact)
+            _save(bank, path, _previous(bank, path, overwrite), compact)
     except OSError as error:
         kept = "the bank there is still what was saved last" if has_bank(path) else "nothing was left there"
         raise BankError(
@@ -49,76 +46,102 @@ def save_bank(bank: Bank, path: Path, overwrite: bool, compact: bool = False) ->
         ) from error
 
 
-def _save(bank: Bank, path: Path, previous: Manifest | None, compact: bool) -> None:
+def _save(bank: Bank, path: Path, saved: Saved | None, compact: bool) -> None:
     """compact: every shard is written anew, without what was evicted, as few as there can be."""
-    shards_before = None if compact else previous
+    moment, stamps = tick(), folder_stamps(path)
+    goes_on = saved if saved is not None and not compact and _goes_on(bank, path, saved) else None
     with Transaction(path) as files:
-        shards = [
-            shard
-            for number, row in enumerate(bank.rows)
-            for shard in _row_shards(bank, number, row, shards_before, files)
-        ]
-        manifest = _manifest(bank, shards, _documents(bank, previous, files))
-        files.commit(manifest)
-    bank.saved_revisions[path.resolve()] = manifest.revision
-    remove_orphans(path, manifest)
+        kept = None if compact else saved
+        shards = [_row_shards(bank, row, number, kept, files) for number, row in enumerate(bank.rows)]
+        documents = _documents(bank, saved, goes_on, files)
+        journal = _journal(goes_on, shards, documents, files)
+        head = _head(bank, journal)
+        files.commit(head.to_json())
+    texts = {} if goes_on is None else goes_on.texts
+    texts.update((document.info.id, document.text) for document in documents)
+    now = Saved(head.revision, moment, texts, shards, [row.next for row in head.rows], journal)
+    _sweep(path, goes_on if goes_on is not None and goes_on.stamps == stamps else None, now)
+    now.stamps = folder_stamps(path)
+    bank.saved[path.resolve()] = now
 
 
-def _previous(bank: Bank, path: Path, overwrite: bool) -> Manifest | None:
+def _sweep(path: Path, before: Saved | None, now: Saved) -> None:
+    """Remove what a save made outdated, and leftovers of killed saves; before: None, where any file may be one."""
+    if before is not None:
+        remove_files(path, _files(before.shards) - _files(now.shards))
+    named = set() if before is not None else {text.file for text in now.texts.values() if text is not None}
+    assert now.journal is not None
+    folders = () if before is not None else (SHARDS, TEXTS)
+    remove_orphans(path, named | _files(now.shards) | {now.journal.file}, folders)
+
+
+def _goes_on(bank: Bank, path: Path, saved: Saved) -> bool:
+    """Whether the journal gets a line more. If not, it is written anew: nothing of what was removed stays in it."""
+    if saved.journal is None or bank.document_registry.removed_at > saved.moment:
+        return False
+    if saved.journal.is_outdated(len(saved.texts) + sum(map(len, saved.shards))):
+        return False
+    return plain_stat(path, saved.journal.file).st_nlink == 1  # else it is a copy's journal, too
+
+
+def _files(shards: Sequence[Sequence[ShardEntry]]) -> set[str]:
+    return {shard.file for row in shards for shard in row}
+
+
+def _previous(bank: Bank, path: Path, overwrite: bool) -> Saved | None:
     """What this bank saved at `path` before, to go on from; None: everything is to be written.
 
     Raises BankError where something else is there that must not be lost.
     """
     if not has_bank(path):
         return None
+    saved = bank.saved.get(path.resolve())
     if overwrite:
-        return _known(bank, path)
-    there = read_manifest(path)
+        return saved if saved is not None and _revision(path) == saved.revision else None
+    there = read_head(path)
     if there.uuid != bank.uuid:
         raise BankError(f"{path} holds another bank; load that one to add to it, or use overwrite=True")
-    if there.revision != bank.saved_revisions.get(path.resolve()):
+    if saved is None or there.revision != saved.revision:
         raise BankError(
             f"{path} was changed by another process since this bank was loaded; load it again, or use overwrite=True"
         )
-    return there
+    return saved
 
 
-def _known(bank: Bank, path: Path) -> Manifest | None:
-    """The manifest at `path` if this bank wrote it; anything else is replaced, damaged or not."""
+def _revision(path: Path) -> str | None:
+    """Of the bank at `path`; None where it is damaged, and is replaced all the same."""
     try:
-        there = read_manifest(path)
+        return read_head(path).revision
     except BankError:
         return None
-    return there if there.revision == bank.saved_revisions.get(path.resolve()) else None
 
 
-def _row_shards(
-    bank: Bank, number: int, row: Row, previous: Manifest | None, files: Transaction
-) -> Iterator[ShardEntry]:
-    """The shards of one row in order: kept, written anew without deleted documents, and new."""
-    numbers = row.numbers()
-    known = {document.id for document in bank.document_registry}
-    for shard in previous.shards if previous else ():
-        if shard.row != number or shard.last < row.first_number:
-            continue  # another row's, or all evicted
-        if known.issuperset(shard.documents) and not _has_holes(row, numbers, shard):
-            yield shard
+def _row_shards(bank: Bank, row: Row, number: int, saved: Saved | None, files: Transaction) -> list[ShardEntry]:
+    """The shards of one row in order: kept, written anew (without deleted documents, or as one), and new."""
+    runs = [] if saved is None else [_run(bank, row, shard, saved) for shard in saved.shards[number]]
+    runs = [run for run in runs if run.last >= row.first_number]  # the others are evicted
+    first = 0 if saved is None else saved.next_slots[number]
+    new = row.num_chunks - row.places_below(first)
+    if new:
+        runs = joined([*runs, Run(first, row.next_number - 1, new * bank.layout.bytes_per_chunk)])
+    shards: list[ShardEntry] = []
+    for run in runs:
+        if run.entry is not None:
+            shards.append(run.entry)
         else:
-            low, high = _places(numbers, shard.first), _places(numbers, shard.last + 1)
-            yield from _write_shards(bank, number, row, low, high, files)
-    saved = previous.rows[number].next if previous else 0
-    yield from _write_shards(bank, number, row, _places(numbers, saved), len(numbers), files)
+            low, high = row.places_below(run.first), row.places_below(run.last + 1)
+            shards += _write_shards(bank, number, row, low, high, files)
+    return shards
 
 
-def _has_holes(row: Row, numbers: Any, shard: ShardEntry) -> bool:
-    """Whether chunks of a shard have left otherwise than oldest first: then it is written anew without them."""
-    held = _places(numbers, shard.last + 1) - _places(numbers, shard.first)
-    return row.usage is not None and held < shard.num_chunks
-
-
-def _places(numbers: Any, slot: int) -> int:
-    """How many of the ascending numbers are less than a slot."""
-    return int((numbers < slot).sum())
+def _run(bank: Bank, row: Row, shard: ShardEntry, saved: Saved) -> Run:
+    """A shard that is there; to be written anew where it holds what the bank does not any more, but the oldest chunks
+    of a row, which go with it."""
+    known = bank.document_registry.by_id.keys()
+    outdated = bank.document_registry.removed_at > saved.moment and not known >= set(shard.documents)
+    if row.usage is not None:  # chunks may have left otherwise than oldest first
+        outdated |= row.places_below(shard.last + 1) - row.places_below(shard.first) < shard.num_chunks
+    return Run(shard.first, shard.last, shard.num_bytes, None if outdated else shard)
 
 
 def _write_shards(bank: Bank, number: int, row: Row, low: int, high: int, files: Transaction) -> Iterator[ShardEntry]:
@@ -142,12 +165,13 @@ def _write_shards(bank: Bank, number: int, row: Row, low: int, high: int, files:
         )
 
 
-def _documents(bank: Bank, previous: Manifest | None, files: Transaction) -> list[DocumentEntry]:
-    """The documents, with texts that were not saved before written now."""
-    saved = {entry.info.id: entry.text for entry in previous.documents} if previous else {}
+def _documents(bank: Bank, saved: Saved | None, goes_on: Saved | None, files: Transaction) -> list[DocumentEntry]:
+    """The documents that are new or have changed, or all of them, with texts that were not saved before written now."""
+    infos = bank.documents if goes_on is None else [bank.document_info(number) for number in _changed(bank, goes_on)]
+    texts = {} if saved is None else saved.texts
     entries = []
-    for info in bank.documents:
-        text: TextEntry | None = saved.get(info.id)
+    for info in infos:
+        text: FileEntry | None = texts.get(info.id)
         content = bank.document_text(info.id)
         if text is None and content is not None:
             name = f"{TEXTS}/{info.id}-{unique()}.txt"
@@ -156,8 +180,34 @@ def _documents(bank: Bank, previous: Manifest | None, files: Transaction) -> lis
     return entries
 
 
-def _manifest(bank: Bank, shards: list[ShardEntry], documents: list[DocumentEntry]) -> Manifest:
-    return Manifest(
+def _changed(bank: Bank, saved: Saved) -> list[int]:
+    """The ids of documents of which something is another than it was saved."""
+    changes = [bank.document_registry.changes, *(row.changes for row in bank._unique_rows())]
+    ids = {document for log in changes for document in log.since(saved.moment)}
+    return sorted(number for number in ids if number in bank.document_registry)
+
+
+def _journal(
+    goes_on: Saved | None,
+    shards: Sequence[Sequence[ShardEntry]],
+    documents: list[DocumentEntry],
+    files: Transaction,
+) -> Journal:
+    """The journal with what is new, or a new one with all there is."""
+    before = set[str]() if goes_on is None else _files(goes_on.shards)
+    new = [shard for row in shards for shard in row if shard.file not in before]
+    record = Record(documents, new, sorted(before - _files(shards)))
+    line = record.to_line()
+    if goes_on is None or goes_on.journal is None:
+        name = f"journal-{unique()}.jsonl"
+        files.write(name, line)
+        return Journal(name).extended(line, record.num_entries)
+    files.append(goes_on.journal, line)
+    return goes_on.journal.extended(line, record.num_entries)
+
+
+def _head(bank: Bank, journal: Journal) -> Head:
+    return Head(
         uuid=bank.uuid,
         revision=uuid4().hex,
         library=_library_version(),
@@ -168,12 +218,12 @@ def _manifest(bank: Bank, shards: list[ShardEntry], documents: list[DocumentEntr
         dtype=str(bank.dtype).removeprefix("torch."),
         key_center=_center(bank),
         backbone=bank.backbone,
+        method=bank.method,
         fingerprint_values=bank.fingerprint_values,
         extra=_plain(bank.extra),
         next_document=bank.document_registry.next_id,
-        documents=documents,
         rows=[RowEntry(row.first_number, row.next_number, row.num_chunks, row.num_tokens) for row in bank.rows],
-        shards=shards,
+        journal=journal.entry,
     )
 
 

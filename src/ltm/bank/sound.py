@@ -4,42 +4,99 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from types import NoneType
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
 from ltm.bank.field import Chunks
-from ltm.bank.names import SHARD_NAME, TEXT_NAME
+from ltm.bank.names import JOURNAL_NAME, SHARD_NAME, TEXT_NAME
 from ltm.bank.storage import FLOATS
 
 if TYPE_CHECKING:
-    from ltm.bank.manifest import Manifest, ShardEntry
+    from ltm.bank.entries import ShardEntry
+    from ltm.bank.manifest import Head, Manifest
+
+
+MOST = {
+    "layers": 2**12,
+    "num_kv_heads": 2**12,
+    "head_dim": 2**14,
+    "rows": 2**14,
+    "next_document": 2**30,
+}
+"""Of what there can be in a bank; what a manifest says is made room for before a shard is looked at."""
+MOST_SLOT = 2**53
+"""Slots that a row may have given: what every reader of JSON keeps apart."""
+MOST_CHUNK_BYTES = 2**30
+MOST_JOURNAL_BYTES = 2**28
+"""Of a journal, and of a manifest; those of a million documents take less."""
+
+
+def head_problems(head: Head) -> Iterator[str]:
+    """What of a manifest itself cannot be, one sentence each."""
+    sizes = {
+        "num_kv_heads": head.num_kv_heads,
+        "head_dim": head.head_dim,
+        "rows": len(head.rows),
+    }
+    yield from (f"{name} is {size}" for name, size in sizes.items() if not 1 <= size <= MOST[name])
+    if not 0 <= head.next_document <= MOST["next_document"]:
+        yield f"next_document is {head.next_document}"
+    if len(head.layers) > MOST["layers"] or any(not 0 <= layer < MOST["layers"] for layer in head.layers):
+        yield f"layers are {head.layers[:5]}"
+    if head.dtype not in FLOATS:
+        yield f"dtype {head.dtype} is not known"
+    elif _chunk_bytes(head) > MOST_CHUNK_BYTES:
+        yield f"a chunk of it has {_chunk_bytes(head):,} bytes, more than the {MOST_CHUNK_BYTES:,} that are read"
+    if head.journal is not None and not JOURNAL_NAME.fullmatch(head.journal.file):
+        yield "its journal has a name that no bank gives"
+    if head.journal is not None and not 0 <= head.journal.num_bytes <= MOST_JOURNAL_BYTES:
+        yield f"its journal has {head.journal.num_bytes} bytes"
+    yield from _fingerprint_problems(head.fingerprint_values or {})
+    if head.method is not None:
+        odd = [
+            name for name, value in head.method.options.items() if not isinstance(value, (int, float, str, NoneType))
+        ]
+        yield from (f"the option {name} of its method is no plain value" for name in odd)
+    for number, row in enumerate(head.rows):
+        counted = 0 <= row.num_chunks <= row.next - row.first and 0 <= row.num_tokens <= MOST_SLOT
+        if not 0 <= row.first <= row.next <= MOST_SLOT or not counted:
+            yield f"the slots of row {number} run from {row.first} to {row.next}, with {row.num_chunks} chunks"
+
+
+def _chunk_bytes(head: Head) -> int:
+    """About what the keys and values of a chunk, and the keys of an event, take."""
+    numbers = len(head.layers) * head.head_dim
+    entries = 2 * head.num_kv_heads * head.config.chunk_size + (head.config.event_heads or 0)
+    return numbers * entries * FLOATS[head.dtype].itemsize
+
+
+def _fingerprint_problems(values: dict[str, Any]) -> Iterator[str]:
+    """What is used of a fingerprint beyond comparing it."""
+    if "dtype" in values and (not isinstance(values["dtype"], str) or values["dtype"] not in FLOATS):
+        yield f"the dtype of its fingerprint, {values['dtype']!r}, is not known"
+    size = values.get("vocab_size", 1)
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        yield f"the vocab_size of its fingerprint is {size!r}"
 
 
 def manifest_problems(manifest: Manifest) -> Iterator[str]:
-    """What of a manifest cannot be, one sentence each."""
-    sizes = {
-        "num_kv_heads": manifest.num_kv_heads,
-        "head_dim": manifest.head_dim,
-        "rows": len(manifest.rows),
-    }
-    yield from (f"{name} is {size}" for name, size in sizes.items() if size < 1)
-    if manifest.dtype not in FLOATS:
-        yield f"dtype {manifest.dtype} is not known"
+    """What of the documents and shards of a bank cannot be, one sentence each."""
     ids = [document.info.id for document in manifest.documents]
     if len(set(ids)) != len(ids) or any(not 0 <= number < manifest.next_document for number in ids):
         yield "the ids of its documents are not those of one bank"
     if any(not 0 <= document.info.row < len(manifest.rows) for document in manifest.documents):
         yield "a document is in a row that is not there"
+    counts = (count for d in manifest.documents for count in (d.info.num_tokens, d.info.num_chunks, d.info.num_chars))
+    if any(not 0 <= count <= MOST_SLOT for count in counts):
+        yield "a document has fewer than no tokens, or more than there can be"
     if any(d.text is not None and not TEXT_NAME.fullmatch(d.text.file) for d in manifest.documents):
         yield "a text has a name that no bank gives"
     names = [file.file for file in manifest.files]
-    if len(set(names)) != len(names) or any(file.num_bytes < 0 for file in manifest.files):
-        yield "a file is named twice, or has less than no bytes"
-    for number, row in enumerate(manifest.rows):
-        if not 0 <= row.first <= row.next or row.num_chunks < 0 or row.num_tokens < 0:
-            yield f"the slots of row {number} run from {row.first} to {row.next}"
+    if len(set(names)) != len(names) or any(not 0 <= file.num_bytes <= MOST_SLOT for file in manifest.files):
+        yield "a file is named twice, or has less than no bytes, or more than there can be"
     yield from _shard_entry_problems(manifest, set(ids))
 
 

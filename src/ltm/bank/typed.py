@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+Reader = Callable[[Any], Any]
+_PLAIN = {
+    int: "a whole number of 64 bits",
+    float: "a finite number",
+    str: "a text",
+    bool: "true or false",
+}
+
+
+class _WrongType(Exception):
+    """place: where in the value, such as `.rows[3]`; what: was wrong there."""
+
+    def __init__(self, what: str):
+        self.place, self.what = "", what
+
+    def within(self, place: str) -> _WrongType:
+        self.place = place + self.place
+        return self
 
 
 def typed(kind: Any, value: Any, where: str) -> Any:
@@ -16,45 +37,70 @@ def typed(kind: Any, value: Any, where: str) -> Any:
     >>> typed(list[int], [1, 2], "layers")
     [1, 2]
     """
-    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
-    if members:
-        if value is None and NoneType in members:
-            return None
-        return typed(next(member for member in members if member is not NoneType), value, where)
+    try:
+        return _reader(kind)(value)
+    except _WrongType as error:
+        raise ValueError(f"{where}{error.place} {error.what}") from error
+
+
+@lru_cache(maxsize=256)
+def field_types(kind: type) -> dict[str, Any]:
+    """The type of each field of a dataclass: looked up once, it takes many times as long as checking a value."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+@lru_cache(maxsize=256)
+def _reader(kind: Any) -> Reader:
+    """What turns a value into one of this kind, or raises _WrongType."""
+    members = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        inner = _reader(next(member for member in members if member is not NoneType))
+        return (lambda value: None if value is None else inner(value)) if NoneType in members else inner
     if get_origin(kind) is list:
-        _expect(isinstance(value, list), "a list", where)
-        return [typed(get_args(kind)[0], item, f"{where}[{place}]") for place, item in enumerate(value)]
+        return _list_reader(_reader(members[0]))
     if get_origin(kind) is dict:
-        _expect(isinstance(value, dict), "an object", where)
-        return dict(value)
+        return lambda value: dict(_expected(value, dict, "an object"))
     if is_dataclass(kind) and isinstance(kind, type):
-        return _dataclass(kind, value, where)
+        return _dataclass_reader(kind)
+    return lambda value: _expected(value, kind, _PLAIN.get(kind, str(kind)))
+
+
+def _list_reader(item_reader: Reader) -> Reader:
+    def read(value: Any) -> list[Any]:
+        items: list[Any] = []
+        try:
+            for item in _expected(value, list, "a list"):
+                items.append(item_reader(item))
+        except _WrongType as error:
+            raise error.within(f"[{len(items)}]" if isinstance(value, list) else "") from None
+        return items
+
+    return read
+
+
+def _dataclass_reader(kind: type) -> Reader:
+    readers = {name: _reader(hint) for name, hint in field_types(kind).items()}
+
+    def read(value: Any) -> Any:
+        wrong = sorted(readers.keys() ^ _expected(value, dict, "an object").keys())
+        if wrong:
+            raise _WrongType(f"has other fields than it should: {', '.join(map(str, wrong[:5]))}")
+        found = {}
+        for name, reader in readers.items():
+            try:
+                found[name] = reader(value[name])
+            except _WrongType as error:
+                raise error.within(f".{name}") from None
+        return kind(**found)
+
+    return read
+
+
+def _expected(value: Any, kind: type, what: str) -> Any:
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if fits and kind in (int, float):
         fits = abs(value) < 2**63  # False for NaN as well
-    _expect(fits, _NAMES.get(kind, str(kind)), where)
-    return value
-
-
-_NAMES = {
-    dict: "an object",
-    list: "a list",
-    int: "a whole number of 64 bits",
-    float: "a finite number",
-    str: "a text",
-    bool: "true or false",
-}
-
-
-def _dataclass(kind: type, value: Any, where: str) -> Any:
-    _expect(isinstance(value, dict), "an object", where)
-    hints, names = get_type_hints(kind), [field.name for field in fields(kind)]
-    wrong = sorted(set(names) ^ set(value))
-    if wrong:
-        raise ValueError(f"{where} has other fields than it should: {', '.join(map(str, wrong[:5]))}")
-    return kind(**{name: typed(hints[name], value[name], f"{where}.{name}") for name in names})
-
-
-def _expect(fits: bool, what: str, where: str) -> None:
     if not fits:
-        raise ValueError(f"{where} is not {what}")
+        raise _WrongType(f"is not {what}")
+    return value

@@ -38,6 +38,7 @@ class _RowMark:
             ring.restore(mark)
         row.mapped, row.num_tokens, row.usage = self.mapped, self.num_tokens, self.usage
         row.next_number = self.next_number
+        row.recount()
         row.index, row.num_dropped = create_index(row.index_name), 0
 
 
@@ -50,15 +51,15 @@ def undone_on_failure(bank: Bank) -> Iterator[None]:
     """
     marks = [_RowMark(row) for row in bank.rows]
     registry = bank.document_registry
-    documents, next_id, saved = dict(registry.by_id), registry.next_id, dict(bank.saved_revisions)
+    before, saved = registry.mark(), bank.saved_revisions
     try:
         yield
     except BaseException:
         if bank.saved_revisions != saved:
-            for document in [d.id for d in registry if d.id >= next_id]:
+            for document in registry.since(before):
                 bank.delete_document(document)
             raise
-        registry.by_id, registry.next_id = documents, next_id
+        registry.restore(before)
         for number, mark in enumerate(marks):
             mark.restore()
             if bank.rows[number] is not mark.row:
@@ -66,5 +67,6 @@ def undone_on_failure(bank: Bank) -> Iterator[None]:
                 bank.rows[number] = mark.row
         raise
     finally:
+        registry.marks.remove(before)
         for mark in marks:
             mark.release()

@@ -1,0 +1,60 @@
+"""What a saved bank says of its parts: documents, files, rows, and the method that reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ltm.bank.hits import DocumentInfo
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file, by its name relative to the bank; of a journal its first `num_bytes`, whatever a killed save added."""
+
+    file: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """An immutable safetensors file with consecutive chunks of one row: slots first to last, and whose they are."""
+
+    file: str
+    row: int
+    first: int
+    last: int
+    num_chunks: int
+    num_tokens: int
+    documents: list[int]
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DocumentEntry:
+    """A document; text, in UTF-8: None where it was added without one."""
+
+    info: DocumentInfo
+    text: FileEntry | None
+
+
+@dataclass(frozen=True)
+class RowEntry:
+    """A row: its chunks have slots from `first`; older ones in its shards were evicted. `next`: the next slot."""
+
+    first: int
+    next: int
+    num_chunks: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """The method that made a bank and reads it: its name, the fields of its config that shape what is written, and
+    the directory of its trained weights (None: those that are shipped, or none)."""
+
+    name: str
+    options: dict[str, Any]
+    weights: str | None
