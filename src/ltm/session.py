@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank, DocumentInfo
 from ltm.bank.lock import WriteLock
+from ltm.bank.manifest import Head, read_head
 from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.documents import check_text
 from ltm.errors import LtmError
 from ltm.generation import OnText, Sampling, generate, plain_ids, question_ids
 from ltm.methods import Method, create_method, load_method, method_class
+from ltm.methods.banks import method_entry
 from ltm.methods.registry import config_from_options
 from ltm.passages import AnswerTrace, Passage, SourceText, UsedSpan, find_passages, trace_tokens
 from ltm.tasks.perplexity import DocumentScore, PerplexityResult, score_stream
@@ -109,7 +111,7 @@ class Session:
         cls,
         bank_path: str | Path | None = None,
         backbone: str | None = None,
-        method: str = DEFAULT_METHOD,
+        method: str | None = None,
         sidenet: str | Path | None = None,
         device: str | None = None,
         **options: Any,
@@ -118,26 +120,28 @@ class Session:
 
         bank_path: a directory that `save` wrote, or one that is to be made; the backbone is loaded by the name and in
         the dtype that the bank was made with. backbone: a name for `load_backbone`; None: the bank's, else
-        smollm2-135m. sidenet: what `ltm train` wrote; None: the SideNet shipped for this backbone. options: fields of
-        the method's config. Raises LtmError for anything that does not fit together.
+        smollm2-135m. method: None: the bank's, else longmem. sidenet: what `ltm train` wrote; None: what the bank was
+        read with, else the SideNet shipped for this backbone. options: fields of the method's config; those that
+        shape a bank are as it has them. Raises LtmError for anything that does not fit together.
 
         >>> Session.open("moby.bank").ask("Who is Queequeg?").text  # doctest: +SKIP
         """
         path = None if bank_path is None else Path(bank_path)
+        method = method_of(path, method)
         if path is not None and not hasattr(method_class(method), "use_bank"):
             raise LtmError(_no_bank(method))
         if path is None or not Bank.exists(path):
             loaded = load_backbone(backbone or DEFAULT_BACKBONE, device=device)
             return cls(open_method(method, loaded, sidenet, **options), path=path)
-        saved = Bank.read_manifest(path)
+        saved = read_head(path)
+        options = _options_of(saved, method) | options
+        sidenet = _weights_of(saved, path) if sidenet is None else sidenet
         dtype = saved.fingerprint.dtype if saved.fingerprint else "auto"
         loaded = load_backbone(backbone or saved.backbone or DEFAULT_BACKBONE, dtype=dtype, device=device)
         bank = Bank.load(path, fingerprint=loaded.fingerprint, device=loaded.device)
-        known = {field.name for field in fields(method_class(method).config_class)}
-        shared = [name for name in ("chunk_size", *STORAGE_OPTIONS) if name in known]  # as the bank has them
-        options = {name: getattr(saved.config, name) for name in shared} | options
         session = cls(open_method(method, loaded, sidenet, **options), path=path)
         session._keeper().use_bank(bank)
+        bank.method = bank.method or method_entry(session.method)  # a bank of version 2 does not name it
         return session
 
     # the memory
@@ -206,7 +210,7 @@ class Session:
         bank.finish_document(document)
         if directory is not None:
             bank.save(directory)
-        return self._info(document)
+        return bank.document_info(document)
 
     def delete(self, document: str | int) -> DocumentInfo:
         """Remove a document, by name or id, from the memory; `save` removes it from the disk. Returns what it was."""
@@ -289,9 +293,10 @@ class Session:
             s.slot: UsedSpan(s.document, s.start, s.end, self.tokenizer.decode(s.token_ids), chunk.weight)
             for s, chunk in zip(sources, used, strict=True)
         }
-        wanted = {span.document for span in spans.values()}
-        known = {info.id: (info.name, bank.document_text(info.id)) for info in bank.documents if info.id in wanted}
-        return spans, {number: SourceText(name, text) for number, (name, text) in known.items() if text is not None}
+        wanted = {span.document for span in spans.values() if span.document is not None}
+        known = [bank.document_info(number) for number in wanted if number in bank.document_registry]
+        texts = {info.id: (info.name, bank.document_text(info.id)) for info in sorted(known, key=lambda info: info.id)}
+        return spans, {number: SourceText(name, text) for number, (name, text) in texts.items() if text is not None}
 
     # helpers
 
@@ -312,7 +317,7 @@ class Session:
     def _known(self, name: str, text: str) -> DocumentInfo | None:
         """A whole document of this name and text; one that was cut off is removed."""
         bank = self._bank()
-        for info in [info for info in self.documents if info.name == name]:
+        for info in bank.documents_named(name):
             if not info.complete:
                 bank.delete_document(info.id)
             elif bank.document_text(info.id) == text:
@@ -349,9 +354,6 @@ class Session:
         segment = getattr(self.method.method_config, "segment_size", 1)
         return max(BLOCK_TOKENS // segment, 1) * segment
 
-    def _info(self, document: int) -> DocumentInfo:
-        return next(info for info in self.documents if info.id == document)
-
 
 def _words(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; characters made of several tokens come with the last of them."""
@@ -366,6 +368,36 @@ def _words(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 def _no_bank(method: str) -> str:
     return f"method {method} keeps no bank; use one that does, such as {DEFAULT_METHOD}"
+
+
+def method_of(path: Path | None, asked: str | None) -> str:
+    """The method of a memory, or the one asked for where there is none yet. Raises LtmError where the two differ."""
+    made = read_head(path).method if path is not None and Bank.exists(path) else None
+    if made is not None and asked not in (None, made.name):
+        raise LtmError(
+            f"{path} was made by method {made.name}; leave --method {asked} out, or build a memory for it from the "
+            f"same texts: ltm bank rebuild {path} -o NEW --method {asked}"
+        )
+    return made.name if made is not None else asked or DEFAULT_METHOD
+
+
+def _options_of(saved: Head, method: str) -> dict[str, Any]:
+    """The fields of a method's config that are to be as a bank has them."""
+    chosen = method_class(method)
+    known = {field.name for field in fields(chosen.config_class)}
+    noted = {} if saved.method is None else saved.method.options
+    shared = {name: getattr(saved.config, name) for name in ("chunk_size", *STORAGE_OPTIONS) if name in known}
+    return {name: value for name, value in noted.items() if name in chosen.bank_options} | shared
+
+
+def _weights_of(saved: Head, path: Path) -> Path | None:
+    """The directory of the trained weights that a bank was read with; None: those that are shipped, or none."""
+    if saved.method is None or saved.method.weights is None:
+        return None
+    weights = Path(saved.method.weights)
+    if not weights.is_dir():
+        raise LtmError(f"{path} was read with the weights in {weights}, which are not there; give --sidenet")
+    return weights
 
 
 def open_method(name: str, backbone: Backbone, sidenet: str | Path | None = None, **options: Any) -> Method:
@@ -386,6 +418,8 @@ def open_method(name: str, backbone: Backbone, sidenet: str | Path | None = None
             f"--backbone {backbone.name} --data FILES --out sidenet/` and pass --sidenet sidenet/"
         )
     method = load_method(backbone, path, **options)
+    if sidenet is None:
+        method.weights_path = None  # shipped: found again wherever this package is
     if method.name != name:
         raise LtmError(f"{path} holds weights of {method.name}, not of {name}; give --method {method.name}")
     return method

@@ -40,7 +40,10 @@ BackboneName = Annotated[
 SideNetPath = Annotated[
     Path | None, typer.Option("--sidenet", help="What `ltm train` wrote; default: the one shipped.")
 ]
-MethodName = Annotated[str, typer.Option("--method", help="A name that `ltm methods` lists.")]
+MethodName = Annotated[
+    str | None,
+    typer.Option("--method", help="A name that `ltm methods` lists; default: the memory's own, else longmem."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Most tokens of an answer.")]
 Temperature = Annotated[float, typer.Option(help="0: the likeliest token each time; 1: sample as the model believes.")]
@@ -96,7 +99,7 @@ def read(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="BANK", help="The memory: made, or added to.")],
     backbone: BackboneName = None,
     sidenet: SideNetPath = None,
-    method: MethodName = "longmem",
+    method: MethodName = None,
     memory_size: Annotated[
         int | None, typer.Option(help="Most tokens a new memory holds, the oldest leave first; default: 65536.")
     ] = None,
@@ -153,7 +156,7 @@ def ask(
     seed: Seed = None,
     backbone: BackboneName = None,
     sidenet: SideNetPath = None,
-    method: MethodName = "longmem",
+    method: MethodName = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -187,7 +190,7 @@ def chat(
     seed: Seed = None,
     backbone: BackboneName = None,
     sidenet: SideNetPath = None,
-    method: MethodName = "longmem",
+    method: MethodName = None,
     device: Device = None,
 ) -> None:
     """Talk with a model that has a memory, a question a line; what was said is kept in a saved memory.
@@ -369,7 +372,7 @@ def bank_verify(
     model: Annotated[bool, typer.Option("--model/--no-model", help="With --absent: ask the model as well.")] = True,
     backbone: BackboneName = None,
     sidenet: SideNetPath = None,
-    method: MethodName = "longmem",
+    method: MethodName = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -431,7 +434,7 @@ def bank_import(
     output: NewBank,
     backbone: BackboneName = None,
     sidenet: SideNetPath = None,
-    method: MethodName = "longmem",
+    method: MethodName = None,
     memory_size: MemorySize = None,
     key_storage: KeyStorage = None,
     value_storage: ValueStorage = None,
@@ -451,7 +454,7 @@ def bank_rebuild(
     output: NewBank,
     backbone: BackboneName = None,
     sidenet: SideNetPath = None,
-    method: MethodName = "longmem",
+    method: MethodName = None,
     memory_size: MemorySize = None,
     key_storage: KeyStorage = None,
     value_storage: ValueStorage = None,

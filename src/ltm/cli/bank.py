@@ -36,6 +36,7 @@ def describe(path: Path, manifest: Manifest) -> dict[str, Any]:
     return {
         "bank": str(path),
         "backbone": manifest.backbone,
+        "method": None if manifest.method is None else manifest.method.name,
         "dtype": manifest.dtype,
         "layers": list(manifest.layers),
         **manifest.config.to_dict(),
@@ -123,7 +124,9 @@ def run_absent(path: Path, text: str, with_model: bool, as_json: bool, opening: 
                 *(nats / tokens for nats in sides)
             )
         )
-    notice(f"{path} {'holds nothing of this text' if absent else 'STILL HOLDS this text'}")
+    unsure = not absent and all(place.startswith("perhaps") for place in found) and bool(found)
+    verdict = "holds nothing of" if absent else "MAY STILL HOLD" if unsure else "STILL HOLDS"
+    notice(f"{path} {verdict} this text")
     return 0 if absent else 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ltm.bank.texts import KeptText, is_export, kept_texts, read_kept_texts
 from ltm.cli.read import check_kept
 from ltm.console import ask_patience, make_progress, notice, print_json
 from ltm.errors import LtmError
+from ltm.methods.registry import method_class
 from ltm.outputs import check_output, write_output
 from ltm.session import DEFAULT_METHOD, Session
 from ltm.streams import is_stream
@@ -46,17 +48,27 @@ def run_import(file: Path, output: Path, as_json: bool, opening: dict[str, Any])
 
 
 def run_rebuild(path: Path, output: Path, as_json: bool, opening: dict[str, Any]) -> None:
-    """Read the texts of one memory into another, with its budget and storage where none are given."""
+    """Read the texts of one memory into another; its budget, storage, method and backbone where none are given."""
     if output.resolve() == path.resolve():
         raise LtmError(f"{output} is the memory that is to be rebuilt; give another place with -o")
     bank = Bank.load(path)
     if bank.num_rows > 1:
         raise LtmError(f"{path} has {bank.num_rows} rows, each a memory of its own; only one of one row is rebuilt")
-    config = bank.config
-    kept = {name: getattr(config, name) for name in ("key_storage", "value_storage", "search_storage")}
-    kept["memory_size"] = config.memory_size
     given = {name: value for name, value in opening.items() if value is not None}
-    _read_all(list(kept_texts(bank)), output, as_json, {n: v for n, v in kept.items() if v is not None} | given)
+    _read_all(list(kept_texts(bank)), output, as_json, _as_it_was(bank, given) | given)
+
+
+def _as_it_was(bank: Bank, given: dict[str, Any]) -> dict[str, Any]:
+    """What a bank is opened with, of that which the method knows that is to read its texts."""
+    made = bank.method
+    kept: dict[str, Any] = {"backbone": bank.backbone, "method": DEFAULT_METHOD if made is None else made.name}
+    method, same_backbone = given.get("method", kept["method"]), "backbone" not in given
+    known = {field.name for field in fields(method_class(method).config_class)}
+    options = {name: getattr(bank.config, name) for name in (*STORAGE_OPTIONS, "memory_size") if name in known}
+    if made is not None and method == made.name and same_backbone:
+        options = made.options | options
+        kept["sidenet"] = made.weights
+    return {name: value for name, value in (kept | options).items() if value is not None}
 
 
 def _read_all(texts: Sequence[KeptText], output: Path, as_json: bool, opening: dict[str, Any]) -> None:
@@ -78,9 +90,8 @@ def _read_all(texts: Sequence[KeptText], output: Path, as_json: bool, opening: d
         notice(f"of {len(nothing)} documents nothing was remembered any more; they were left out")
     tokens = sum(info.num_tokens for info in documents)
     if as_json:
-        method = opening.get("method", DEFAULT_METHOD)
-        backbone = session.method.backbone.name
-        facts = {"bank": str(output), "backbone": backbone, "method": method, "documents": len(documents)}
-        print_json({**facts, "tokens": tokens, "left_out": nothing})
+        method = session.method
+        facts = {"bank": str(output), "backbone": method.backbone.name, "method": method.name}
+        print_json({**facts, "documents": len(documents), "tokens": tokens, "left_out": nothing})
     else:
         notice(f"{output} holds {len(documents)} documents, {tokens:,} tokens, for {session.method.backbone.name}")

@@ -29,7 +29,7 @@ def run_read(
     output: Path,
     backbone: str | None,
     sidenet: Path | None,
-    method: str,
+    method: str | None,
     memory_size: int | None,
     device: str | None,
     as_json: bool,
@@ -42,13 +42,14 @@ def run_read(
     from ltm.bank import Bank
     from ltm.bank.lock import WriteLock  # only now: what cannot be read is told at once
     from ltm.methods.registry import has_memory_size
-    from ltm.session import DEFAULT_METHOD, Session
+    from ltm.session import Session, method_of
 
     with WriteLock(output):  # a second writer is told now, not after hours of reading
         ask_patience(f"opening {output}")
         given = {"memory_size": memory_size, **storages}
         chosen = {name: value for name, value in given.items() if value is not None}
-        default = {"memory_size": DEFAULT_SIZE} if has_memory_size(method) and not Bank.exists(output) else {}
+        has_size = has_memory_size(method_of(output, method)) and not Bank.exists(output)
+        default = {"memory_size": DEFAULT_SIZE} if has_size else {}
         session = Session.open(output, backbone, method, sidenet, device=device, **{**default, **chosen})
         check_kept(session, output, chosen)
         whole = {info.id: info.num_tokens for info in session.documents if info.complete}
@@ -60,9 +61,7 @@ def run_read(
                 info = session.read(document.text, document.name, progress=bar.update)
                 results.append((info, info.id not in whole))
                 bar.finish(document)
-        again = [] if method == DEFAULT_METHOD else ["--method", method]
-        again += [] if sidenet is None else ["--sidenet", str(sidenet)]
-        _report(session, output, results, sum(whole.values()) + bar.tokens, bar, again, as_json)
+        _report(session, output, results, sum(whole.values()) + bar.tokens, bar, as_json)
 
 
 def check_kept(session: Session, output: Path, chosen: dict[str, Any]) -> None:
@@ -139,13 +138,11 @@ def _report(
     results: Sequence[tuple[DocumentInfo, bool]],
     given: int,
     bar: ReadBar,
-    again: Sequence[str],
     as_json: bool,
 ) -> None:
     """What was read, to stdout as JSON or to stderr in words; what a user may not expect is said either way.
 
-    results: each document and whether it is new; given: tokens that were held before and that came; again: the options
-    that open the memory as it was opened here.
+    results: each document and whether it is new; given: tokens that were held before and that came.
     """
     bank = session.method.bank
     assert bank is not None
@@ -179,4 +176,4 @@ def _report(
         f"({result['tokens_per_second']:,.0f} tokens/s); {output} holds {result['bank_tokens']:,} tokens, "
         f"{format_bytes(result['bank_bytes'])}"
     )
-    next_step("ltm", "ask", output, QUESTION, *again, "--trace")
+    next_step("ltm", "ask", output, QUESTION, "--trace")

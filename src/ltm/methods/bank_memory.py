@@ -115,7 +115,7 @@ class BankMethod(Method):
         )
         in_codes = any(storages[name] in BITS for name in ("key_storage", "search_storage"))
         center = self._key_center() if in_codes else None
-        bank = bank_for(self.backbone, settings, num_rows, (self.memory_layer,), center)
+        bank = bank_for(self, settings, num_rows, (self.memory_layer,), center)
         bank.encoder = self.encoder
         return bank
 

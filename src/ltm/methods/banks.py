@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ltm.backbone import Backbone
 from ltm.bank import Bank, BankConfig
+from ltm.bank.entries import MethodEntry
 from ltm.errors import BankMismatchError
+
+if TYPE_CHECKING:
+    from ltm.methods.base import Method
 
 
 def bank_for(
-    backbone: Backbone, config: BankConfig, num_rows: int, layers: Sequence[int], key_center: Tensor | None = None
+    method: Method, config: BankConfig, num_rows: int, layers: Sequence[int], key_center: Tensor | None = None
 ) -> Bank:
-    """An empty bank for keys and values of some layers of a backbone, in its dtype and on its device."""
-    return Bank(
+    """An empty bank for keys and values of some layers of a method's backbone, in its dtype and on its device."""
+    backbone = method.backbone
+    bank = Bank(
         config,
         num_rows=num_rows,
         num_kv_heads=backbone.view.num_kv_heads,
@@ -27,6 +33,14 @@ def bank_for(
         backbone=backbone.name,
         key_center=key_center,
     )
+    bank.method = method_entry(method)
+    return bank
+
+
+def method_entry(method: Method) -> MethodEntry:
+    """What a bank notes of the method that writes it, so that it is opened with the same one."""
+    options = {name: getattr(method.method_config, name) for name in method.bank_options}
+    return MethodEntry(method.name, options, method.weights_path)
 
 
 def check_bank(bank: Bank, backbone: Backbone, layers: Sequence[int], others: Iterable[str] = ()) -> None:

@@ -77,6 +77,8 @@ class Method(nn.Module, GenerationMixin):
     name: ClassVar[str]
     config_class: ClassVar[type]
     card: ClassVar[Card]
+    bank_options: ClassVar[tuple[str, ...]] = ()
+    """Fields of the config that shape what is written to a bank: a saved one is opened with the same."""
 
     # what transformers' GenerationMixin looks for
     main_input_name = "input_ids"
@@ -93,6 +95,7 @@ class Method(nn.Module, GenerationMixin):
         self.generation_config = copy.deepcopy(backbone.model.generation_config)
         self.bank: Bank | None = None
         self.uses_memory = True
+        self.weights_path: str | None = None  # where `from_pretrained` found what was trained
         self._slides = getattr(backbone.model.config.get_text_config(), "sliding_window", None) is not None
 
     # what a method supplies
@@ -298,6 +301,7 @@ class Method(nn.Module, GenerationMixin):
         config = config_from_options(chosen.config_class, {**saved["method_config"], **overrides}, chosen.name)
         method: Any = chosen(backbone, config)
         method.load_trained_state(storage.read_tensors(path), str(path))
+        method.weights_path = str(Path(path).resolve())
         if not trainable:
             method.to(backbone.dtype).requires_grad_(False).eval()
         return method

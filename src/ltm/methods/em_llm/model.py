@@ -83,6 +83,10 @@ class EmLlm(Method):
     """
 
     config_class = EmLlmConfig
+    bank_options = (
+        *("segmentation", "min_event_size", "max_event_size", "gamma", "refinement", "refine_from_layer"),
+        *("representative", "representative_tokens", "local_window", "stride", "key_storage", "value_storage"),
+    )
     card = Card(
         "Fountas et al., 2024, arXiv:2407.09450; Xiao et al., 2024, arXiv:2402.04617",
         "contexts far beyond the trained window without training, by recalling events of the past in every layer",
@@ -115,7 +119,7 @@ class EmLlm(Method):
             value_storage=config.value_storage,
         )
         center = self._key_center() if config.key_storage in BITS else None
-        return bank_for(self.backbone, settings, num_rows, range(self.backbone.view.num_layers), center)
+        return bank_for(self, settings, num_rows, range(self.backbone.view.num_layers), center)
 
     @torch.no_grad()
     def _key_center(self) -> Tensor:

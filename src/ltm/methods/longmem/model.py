@@ -28,6 +28,7 @@ from torch import Tensor, distributed, nn
 
 from ltm.attention import StopForward, attach
 from ltm.backbone import Backbone
+from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.cache import MemoryCache
 from ltm.methods.bank_memory import BankMethod, Scored
 from ltm.methods.base import Card
@@ -48,6 +49,7 @@ class LongMem(BankMethod):
     """
 
     config_class = LongMemConfig
+    bank_options = ("memory_layer", "chunk_size", "segment_size", *STORAGE_OPTIONS)
     num_caches = 2
     card = Card(
         "Wang et al., 2023, arXiv:2306.07174",

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ltm.attention import Plugin, View
 from ltm.backbone import Backbone
+from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.cache import MemoryCache
 from ltm.methods.bank_memory import BankMethod, Scored
 from ltm.methods.base import Card
@@ -73,6 +74,7 @@ class Memorizing(BankMethod):
     """
 
     config_class = MemorizingConfig
+    bank_options = ("memory_layer", "segment_size", *STORAGE_OPTIONS)
     card = Card(
         "Wu et al., 2022, arXiv:2203.08913",
         "long-text perplexity: a kNN memory in one layer is worth a much larger model",

@@ -140,7 +140,7 @@ class NGram(Method):
         """An empty bank of token ids, with `num_rows` rows."""
         config = self.method_config
         settings = BankConfig(1, config.memory_size, config.memory_bytes)
-        return bank_for(self.backbone, settings, num_rows, layers=())
+        return bank_for(self, settings, num_rows, layers=())
 
     def use_bank(self, bank: Bank) -> None:
         """Remember with this bank, saved or shared; BankMismatchError where it keeps more than token ids, or those of

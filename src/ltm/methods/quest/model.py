@@ -54,6 +54,7 @@ class Quest(StreamBaseline):
     """
 
     config_class = QuestConfig
+    bank_options = ("page_size",)
     card = Card(
         "Tang et al., 2024, arXiv:2406.10774",
         "attention over the few pages of the cache that matter to a query, up to 7 times faster, nothing evicted",
@@ -165,7 +166,7 @@ class Quest(StreamBaseline):
 
     def new_bank(self, num_rows: int) -> Bank:
         """An empty bank of every layer, without a limit: its chunks are for storage, not for search."""
-        return storing.new_bank(self.backbone, num_rows, self.method_config.page_size)
+        return storing.new_bank(self, num_rows)
 
     def use_bank(self, bank: Bank) -> None:
         """Go on from what a bank holds, and write to it what is read from now on.

@@ -16,14 +16,15 @@ from ltm.backbone import Backbone, BackboneView
 from ltm.bank import Bank, BankConfig
 from ltm.cache.pages import Columns, PagedCache
 from ltm.methods.banks import bank_for, check_bank
+from ltm.methods.base import Method
 from ltm.methods.quest.reader import PageReader
 from ltm.methods.trace import Trace
 
 
-def new_bank(backbone: Backbone, num_rows: int, chunk_size: int) -> Bank:
+def new_bank(method: Method, num_rows: int) -> Bank:
     """A bank of all layers of a backbone that never lets anything go."""
-    config = BankConfig(chunk_size=chunk_size, memory_size=None)
-    return bank_for(backbone, config, num_rows, range(backbone.view.num_layers))
+    config = BankConfig(chunk_size=method.method_config.page_size, memory_size=None)
+    return bank_for(method, config, num_rows, range(method.backbone.view.num_layers))
 
 
 def check_quest_bank(bank: Bank, backbone: Backbone) -> None:
