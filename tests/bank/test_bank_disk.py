@@ -17,7 +17,7 @@ from ltm.bank import Bank, BankConfig, files, saving
 from ltm.bank.ahead import HEADER_BYTES, read_ahead
 from ltm.errors import BankCorruptError, BankError, BankMismatchError
 
-FINGERPRINT = Fingerprint("Llama", "ab" * 32, None, 4, 4, 2, 8, 32, 100, "float32", "null")
+FINGERPRINT = Fingerprint("Llama", "ab" * 32, None, 4, 4, 2, 8, 32, 1000, "float32", "null")
 
 
 @pytest.fixture

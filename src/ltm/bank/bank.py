@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ltm.bank.absence import find_text
-from ltm.bank.checks import check_layer, check_layout, check_search, check_write, row_numbers
+from ltm.bank.checks import check_layer, check_layout, check_numbers, check_search, check_write, row_numbers
 from ltm.bank.chunks import ChunkLayout, EventCut
 from ltm.bank.config import BankConfig
 from ltm.bank.documents import Document, Documents
@@ -156,6 +156,14 @@ class Bank:
         return None if known is None else dict(known) if isinstance(known, Mapping) else known.to_dict()
 
     @property
+    def vocab_size(self) -> int | None:
+        """Of the backbone, where that is known: token ids are below."""
+        known = self._fingerprint
+        if known is None:
+            return None
+        return known.get("vocab_size") if isinstance(known, Mapping) else known.vocab_size
+
+    @property
     def saved_revisions(self) -> dict[Path, str]:
         """Of the manifest that this bank last wrote or read, by directory."""
         return {path: saved.revision for path, saved in self.saved.items()}
@@ -245,7 +253,8 @@ class Bank:
         2], character ranges in the document's text. events: of each batch row, where the config has event_heads: how
         its tokens (padding left out) fall into events, and the keys these are found by.
         The tokens of one write are cut into chunks of chunk_size; the last may be short and stays so. Raises
-        BankError for shapes, rows or documents that do not fit.
+        BankError for shapes, rows or documents that do not fit, for numbers that are none (NaN, infinite) and for token
+        ids outside the vocabulary; nothing is written then.
         """
         if keys.dim() == 4:
             keys, values = keys[None], values[None]
@@ -255,6 +264,7 @@ class Bank:
             if document is not None:
                 self.document_registry[document]
         host_mask = None if mask is None or bool(mask.all()) else mask.cpu()
+        written = []
         for batch, number in enumerate(numbers):
             chosen = slice(None) if host_mask is None else host_mask[batch].nonzero().squeeze(1)
             ids = token_ids[batch][chosen]
@@ -269,7 +279,11 @@ class Bank:
                 None if spans is None else spans[batch][chosen],
                 None if documents is None else documents[batch],
             )
-            self._writable(number).append(chunks, len(ids), None if cut is None else self.layout.events(cut))
+            found_by = None if cut is None else self.layout.events(cut)
+            check_numbers(chunks | (found_by or {}), ids, self.vocab_size)
+            written.append((number, chunks, len(ids), found_by))
+        for number, chunks, tokens, found_by in written:
+            self._writable(number).append(chunks, tokens, found_by)
 
     def undone_on_failure(self) -> AbstractContextManager[None]:
         """A block after which the bank is as it was before, if it ends by an exception; see `ltm.bank.undo`.
@@ -448,6 +462,12 @@ class Bank:
     def num_chunks(self, row: int = 0) -> int:
         """Chunks that a row holds."""
         return self.rows[row_numbers([row], 1, self.num_rows)[0]].num_chunks
+
+    @property
+    def largest_token_id(self) -> int:
+        """Of all rows; -1: they are empty."""
+        ids = (row.ring.ordered("token_ids") for row in self._unique_rows() if row.num_chunks)
+        return max((int(of_row.max()) for of_row in ids), default=-1)
 
     @property
     def nbytes(self) -> int:

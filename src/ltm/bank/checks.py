@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from ltm.bank.chunks import ChunkLayout
+from ltm.bank.field import Chunks
+from ltm.bank.sound import number_problems, token_problems
 from ltm.errors import BankError, ConfigError
 
 
@@ -53,6 +55,14 @@ def check_write(
         raise BankError(f"{len(documents)} documents for {batch} batch rows; give one for each, or None")
 
 
+def check_numbers(chunks: Chunks, token_ids: Tensor, vocab_size: int | None) -> None:
+    """Raise BankError where what is about to be stored holds numbers that are none, or ids that name no token."""
+    problems = [*token_problems(token_ids, vocab_size), *number_problems(chunks, chunks)]
+    if problems:
+        what = "; ".join(problem.removeprefix("its ") for problem in problems)
+        raise BankError(f"{what}; nothing was written: look at the model's weights, its dtype and the ids")
+
+
 def check_layout(layout: ChunkLayout) -> None:
     """Raises ConfigError where a storage or the centre of keys does not fit the bank's shapes."""
     problems = []
@@ -61,6 +71,8 @@ def check_layout(layout: ChunkLayout) -> None:
     center, expected = layout.key_center, (layout.num_layers, layout.num_kv_heads, layout.head_dim)
     if center is not None and (tuple(center.shape) != expected or center.dtype != torch.float32):
         problems.append(f"key_center is {center.dtype} {tuple(center.shape)}; give float32 {expected}")
+    elif center is not None and not bool(center.isfinite().all()):
+        problems.append("key_center holds numbers that are none (NaN or infinite)")
     if problems:
         raise ConfigError(problems)
 

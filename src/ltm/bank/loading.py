@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,7 +136,12 @@ def _load(
     mapped = mapped_names(bank.layout, manifest) if mmap and bank.device.type == "cpu" else ()
     read_ahead(path, [shard.file for shard in manifest.shards], bank.layout.all_fields.keys() - set(mapped))
     for number, (row, entry) in enumerate(zip(bank.rows, manifest.rows, strict=True)):
-        _fill_row(row, entry, path, state.shards[number], mapped)
+        checked = bank.layout.all_fields.keys() - (() if checksums else set(mapped))
+        read = (
+            _read_shard(path, row.layout, shard, entry.first, bank.vocab_size, checked)
+            for shard in state.shards[number]
+        )
+        _fill_row(row, entry, path, read, mapped)
     for document in manifest.documents:
         info = document.info
         text = None if document.text is None else _read_text(path, document.text, checksums)
@@ -158,14 +163,15 @@ def _center(path: Path, manifest: Manifest) -> Tensor | None:
     shape = (len(manifest.layers), manifest.num_kv_heads, manifest.head_dim)
     try:
         numbers = np.frombuffer(base64.b64decode(manifest.key_center, validate=True), "<f4")
+        if not np.isfinite(numbers).all():
+            raise ValueError("it holds numbers that are none (NaN or infinite)")
         return torch.from_numpy(numbers.astype(np.float32).reshape(shape))
     except ValueError as error:
         raise BankCorruptError(damaged(path / MANIFEST, f"its key_center: {error}")) from error
 
 
-def _fill_row(row: Row, entry: RowEntry, path: Path, shards: Sequence[ShardEntry], mapped: Sequence[str]) -> None:
+def _fill_row(row: Row, entry: RowEntry, path: Path, read: Iterator[Chunks], mapped: Sequence[str]) -> None:
     row.next_number = entry.next
-    read = (_read_shard(path, row.layout, shard, entry.first) for shard in shards)
     blocks = [block for block in read if len(block["numbers"])]
     if blocks:
         left = [{name: block.pop(name) for name in mapped} for block in blocks] if mapped else []
@@ -179,14 +185,17 @@ def _fill_row(row: Row, entry: RowEntry, path: Path, shards: Sequence[ShardEntry
         raise BankCorruptError(damaged(path, "a row has events whose tokens are not there"))
 
 
-def _read_shard(path: Path, layout: ChunkLayout, entry: ShardEntry, first: int) -> Chunks:
-    """A shard's chunks from slot `first` on (older ones were evicted), still mapped from the file."""
+def _read_shard(
+    path: Path, layout: ChunkLayout, entry: ShardEntry, first: int, vocab_size: int | None, checked: Collection[str]
+) -> Chunks:
+    """A shard's chunks from slot `first` on (older ones were evicted), still mapped from the file; arguments as of
+    `shard_problems`."""
     file = path / entry.file
     try:
         plain_stat(path, entry.file)  # what follows opens it by its name
         with safe_open(file, framework="pt") as shard:
             tensors = {name: shard.get_tensor(name) for name in layout.all_fields}
-        problem = next(shard_problems(tensors, entry, layout), None)
+        problem = next(shard_problems(tensors, entry, layout, vocab_size, checked), None)
     except (SafetensorError, OSError) as error:
         raise BankCorruptError(damaged(file, str(error))) from error
     except RuntimeError as error:  # torch: the file has just been removed, or there is no room in the address space

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ltm.bank.checks import check_numbers
 from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
 from ltm.bank.documents import Document
 from ltm.bank.field import Chunks
@@ -50,7 +51,9 @@ def merge_banks(bank: Bank, other: Bank) -> list[str]:
                 mine_row.next_number += 1  # a gap: nothing of one run follows what is before it
             last = int(chunks["numbers"][-1])
             events = _events(chunks, other.layout) if bank.layout.event_fields else None
-            mine_row.append(converted(chunks, other.layout, bank.layout), int(chunks["counts"].sum()), events)
+            stored = converted(chunks, other.layout, bank.layout)
+            check_numbers(stored, chunks["token_ids"], bank.vocab_size)  # float16 may not hold what float32 did
+            mine_row.append(stored, int(chunks["counts"].sum()), events)
     return [document.name for document in same]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
 from ltm.bank.field import Chunks
@@ -116,8 +117,30 @@ def _shard_entry_problems(manifest: Manifest, documents: set[int]) -> Iterator[s
             yield f"{one.file} and {other.file} hold the same slots"
 
 
-def shard_problems(chunks: Chunks, entry: ShardEntry, layout: ChunkLayout) -> Iterator[str]:
-    """What of a shard's chunks is not what the manifest says of it."""
+def number_problems(chunks: Chunks, names: Collection[str]) -> Iterator[str]:
+    """Which of these fields hold NaN or infinite numbers: an answer that reads one is all NaN. Least and greatest
+    number tell it, at several times the speed of a checksum."""
+    for name in names:
+        if chunks[name].is_floating_point() and chunks[name].numel():
+            low, high = chunks[name].aminmax()
+            if not bool(low.isfinite() & high.isfinite()):
+                yield f"its {name} hold numbers that are none (NaN or infinite)"
+
+
+def token_problems(token_ids: Tensor, vocab_size: int | None) -> Iterator[str]:
+    """Whether token ids are none of the vocabulary; None: it is not known."""
+    most = torch.iinfo(torch.int32).max if vocab_size is None else vocab_size - 1
+    if token_ids.numel():
+        low, high = (int(bound) for bound in token_ids.aminmax())
+        if low < 0 or high > most:
+            yield f"its token ids run from {low} to {high}, those of the vocabulary from 0 to {most}"
+
+
+def shard_problems(
+    chunks: Chunks, entry: ShardEntry, layout: ChunkLayout, vocab_size: int | None, checked: Collection[str]
+) -> Iterator[str]:
+    """What of a shard's chunks is not what the manifest says of it, or cannot be; checked: fields whose numbers are
+    looked at."""
     num_events = chunks["starts"].numel() if layout.event_fields else 0
     for name, field in layout.all_fields.items():
         count = num_events if name in layout.event_fields else entry.num_chunks
@@ -129,6 +152,8 @@ def shard_problems(chunks: Chunks, entry: ShardEntry, layout: ChunkLayout) -> It
         yield "its slots are not those of the manifest"
     if int(counts.min()) < 1 or int(counts.max()) > layout.chunk_size or int(counts.sum()) != entry.num_tokens:
         yield "its chunks do not hold the tokens that they should"
+    yield from token_problems(chunks["token_ids"], vocab_size)
+    yield from number_problems(chunks, checked)
     if not set(documents[torch.cat((documents.new_ones(1), documents.diff())) != 0].tolist()) <= {
         *entry.documents,
         NO_DOCUMENT,

@@ -51,6 +51,8 @@ def check_bank(bank: Bank, backbone: Backbone, layers: Sequence[int], others: It
         differences.append(f"layers: bank {_named(bank.layers)}, model {_named(layers)}")
     if bank.fingerprint is not None:
         differences += bank.fingerprint.differences(backbone.fingerprint)
+    elif bank.largest_token_id >= backbone.view.vocab_size:
+        differences.append(f"token ids: bank up to {bank.largest_token_id}, model below {backbone.view.vocab_size}")
     if differences:
         raise BankMismatchError(
             f"this bank is not for this model: {'; '.join(differences)}; read the text again, or rebuild the bank from "
