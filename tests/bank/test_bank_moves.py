@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from ltm.bank import Bank, BankConfig
 from ltm.bank.texts import KeptText, kept_texts, read_kept_texts
 from ltm.errors import BankError, BankMismatchError
 
-FINGERPRINT = Fingerprint("Llama", "ab" * 32, None, 4, 4, 2, 8, 32, 100, "float32", "null")
+FINGERPRINT = Fingerprint("Llama", "ab" * 32, None, 4, 4, 2, 8, 32, 1000, "float32", "null")
 
 
 def new_bank(storage=None, *, size=None, rows=1, fingerprint=FINGERPRINT, **more) -> Bank:
@@ -166,6 +168,66 @@ def test_leftovers_of_a_killed_save_are_found(tmp_path):
     assert Bank.find_text(path, "treasure") == []
     with pytest.raises(BankError, match="too short to look for"):
         Bank.find_text(path, " a ")
+
+
+TEXT = "The treasure of Ahab, buried in the café"
+FORMS = {
+    "line break": TEXT.replace(" ", "\r\n  "),
+    "case": TEXT.upper(),
+    "decomposed": unicodedata.normalize("NFD", TEXT),
+    "compatibility": TEXT.replace("f", "ｆ"),
+    "no-break space": TEXT.replace(" ", "\u00a0"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["documents/7-0a1b2c3d.txt", ".manifest.json.0a1b2c3d", "journal-0a1b2c3d.jsonl", "x"])
+def test_leftovers_are_found_in_any_form(tmp_path, form, name):
+    path, bank = tmp_path / "a.bank", new_bank()
+    add(bank, "kept", "call me Ishmael")
+    bank.save(path)
+    assert Bank.find_text(path, TEXT) == []
+    for content in (FORMS[form].encode(), FORMS[form].encode("utf-16"), json.dumps(FORMS[form]).encode()):
+        (path / name).write_bytes(b"\xff \\ud83d" + b"." * 70_001 + content + b"\xf0\x9f")
+        (line,) = Bank.find_text(path, TEXT)
+        assert line.startswith("the bytes of") and line.endswith(f"{name}, which belongs to no bank any more")
+
+
+@pytest.mark.parametrize("form", ["line break", "case", "no-break space"])
+def test_tokens_of_a_leftover_shard_are_found_in_any_form(tmp_path, form):
+    path, bank, tokenizer = tmp_path / "a.bank", new_bank(), byte_tokenizer()
+    add(bank, "kept", "call me Ishmael")
+    bank.save(path)
+    other = new_bank()
+    add(other, None, FORMS[form].replace("é", "e").replace("É", "E"))
+    other.save(tmp_path / "b.bank")
+    (shard,) = (tmp_path / "b.bank" / "shards").iterdir()
+    left, content = path / "shards" / "0-90-99-0a1b2c3d.safetensors", shard.read_bytes()
+    left.write_bytes(content)
+    wanted = TEXT.replace("é", "e")
+    (line,) = Bank.find_text(path, wanted, tokenizer)
+    assert line.startswith("its token ids in") and line.endswith("which belongs to no bank any more")
+    assert Bank.find_text(path, "another text that is not there", tokenizer) == []
+    for cut in (len(content), 400, 0):  # it cannot be looked into without a tokenizer, or where it was cut off
+        left.write_bytes(content[:cut])
+        (line,) = Bank.find_text(path, wanted, None if cut == len(content) else tokenizer)
+        assert line.startswith("perhaps") and "ltm bank compact" in line
+    Bank.load(path).save(path, compact=True)
+    assert Bank.find_text(path, wanted, tokenizer) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_what_cannot_be_looked_into_may_hold_it(tmp_path, monkeypatch):
+    path, bank = tmp_path / "a.bank", new_bank()
+    add(bank, "kept", "call me Ishmael")
+    bank.save(path)
+    (path / "link").symlink_to(tmp_path)
+    (line,) = Bank.find_text(path, TEXT)
+    assert line.startswith("perhaps") and "it is a link and was not looked into; remove it" in line
+    (path / "link").unlink()
+    (path / "large").write_bytes(bytes(200))
+    monkeypatch.setattr("ltm.bank.absence.MOST_BYTES", 150)
+    assert any("large: it is too large" in line for line in Bank.find_text(path, TEXT))
 
 
 def test_texts_go_out_with_what_is_held_of_them(tmp_path):
