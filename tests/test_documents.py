@@ -119,3 +119,26 @@ def test_unreadable_file_is_refused(tmp_path):
     (tmp_path / "a.txt").chmod(0)
     with pytest.raises(DocumentError, match="cannot be read"):
         list(iter_documents(tmp_path / "a.txt"))
+
+
+def test_what_ltm_keeps_in_a_folder_is_no_text(tmp_path):
+    """A memory's copies of texts would be read again and again, and outlive their deletion."""
+    for name in (
+        "b.bank/documents/0-0a1b2c3d.txt",
+        "net/log.jsonl",
+        "run/log.jsonl",
+        "begun.bank/documents/1-0a1b2c3d.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("the text of a memory")
+    (tmp_path / "b.bank" / "manifest.json").write_text('{\n "format": "ltm-bank",\n "version": 3')
+    (tmp_path / "begun.bank" / ".lock").touch()
+    (tmp_path / "net" / "ltm_method.json").write_text("{}")
+    (tmp_path / "run" / "train_config.json").write_text("{}")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text('{"texts": ["a.txt"]}')
+    (tmp_path / "mine" / "a.txt").write_text("mine")
+    assert [document.name for document in iter_documents(tmp_path)] == ["mine/a.txt"]
+    for name, what in (("b.bank", "a memory"), ("net", "a saved method"), ("run", "a training run")):
+        with pytest.raises(DocumentError, match=f"{name} is {what}, not a folder of texts"):
+            iter_documents(tmp_path / name)

@@ -20,6 +20,13 @@ _PAGES = (".html", ".htm")
 SUFFIXES = (".txt", ".md", *_PAGES, ".jsonl", ".jsonl.gz")
 NAME_FIELDS = ("id", "title", "name")
 
+_MADE = {
+    "a memory": ("manifest.json", ".lock"),
+    "a saved method": ("ltm_method.json",),
+    "a training run": ("train_config.json",),
+}
+"""What ltm writes into directories that hold .txt or .jsonl files, and files that tell it (a memory's is a common name,
+and is looked into). Named here again: their own modules bring torch with them."""
 _KNOWN = ".txt, .md, .html, .jsonl or .jsonl.gz"
 
 
@@ -72,7 +79,8 @@ def iter_documents(paths: str | Path | Iterable[str | Path]) -> Iterator[Documen
     """The documents of files and folders, lazily: one document is in memory at a time.
 
     paths: a file or folder, or several; a folder is searched to any depth, in sorted order, for files that
-    end in .txt, .md, .html, .htm, .jsonl or .jsonl.gz (hidden ones and other kinds are passed over); "-" is standard
+    end in .txt, .md, .html, .htm, .jsonl or .jsonl.gz (hidden ones and other kinds are passed over, and so are
+    memories, saved methods and training runs: a memory's copies of texts are none of its own sources); "-" is standard
     input, and other pipes are read at the call. The order of `paths` is kept. A text or markdown file is one document;
     of an HTML file its visible text is; each JSON line is one, from its field `text` (empty ones are skipped).
     Raises DocumentError: at the call for a missing path, an unknown kind of file, an empty file or a folder
@@ -133,7 +141,13 @@ def _expand(path: Path) -> list[Source]:
         return [Source(path, name, read_stream(path))]
     path = path.expanduser()
     if path.is_dir():
-        inside = sorted(found for found in path.rglob("*") if _is_readable(found, path))
+        made = _made_by_ltm(path)
+        if made is not None:
+            raise DocumentError(f"{path} is {made}, not a folder of texts; a memory's come out with `ltm bank export`")
+        found = [file for file in path.rglob("*") if _is_readable(file, path)]
+        folders = {folder for file in found for folder in file.parents if path in folder.parents}
+        passed_over = {folder for folder in folders if _made_by_ltm(folder) is not None}
+        inside = sorted(file for file in found if passed_over.isdisjoint(file.parents))
         if not inside:
             raise DocumentError(f"{path} holds nothing to read; put files there that end in {_KNOWN}")
         return [Source(found, _readable(found.relative_to(path).as_posix())) for found in inside]
@@ -147,6 +161,26 @@ def _expand(path: Path) -> list[Source]:
 def _readable(name: str) -> str:
     """A file's name as text: bytes that are no UTF-8 become escapes, since a bank can keep no others."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _made_by_ltm(folder: Path) -> str | None:
+    """What ltm keeps in a folder, if it is its own."""
+    for what, names in _MADE.items():
+        if any((folder / name).is_file() for name in names) and (what != "a memory" or _is_memory(folder)):
+            return what
+    return None
+
+
+def _is_memory(folder: Path) -> bool:
+    """Whether a folder with a manifest or a lock is a memory, or what a killed read left of one."""
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return any((folder / name).is_dir() for name in ("shards", "documents"))
+    try:
+        with open(manifest, "rb") as content:
+            return b'"format": "ltm-bank"' in content.read(256)
+    except OSError:
+        return False
 
 
 def _is_readable(path: Path, root: Path) -> bool:
