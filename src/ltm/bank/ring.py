@@ -11,18 +11,23 @@ from ltm.bank.field import Chunks, Field
 
 
 class RingMark:
-    """How a ring is now, and what was overwritten in its buffers since."""
+    """How a ring is now, and what was overwritten in its buffers since. Costs nothing until something is."""
 
     def __init__(self, ring: Ring):
         self.buffers = dict(ring.buffers)
         self.capacity, self.start, self.length = ring.capacity, ring.start, ring.length
-        self.untouched = torch.zeros(ring.capacity, dtype=torch.bool)
-        for low, high in ring._ranges(0, ring.length):
-            self.untouched[low:high] = True
+        self.held = ring._ranges(0, ring.length)
+        self.untouched: Tensor | None = None  # bool [capacity], once there is any need
         self.overwritten: list[tuple[Tensor, Tensor]] = []
 
     def before_writing(self, ring: Ring, low: int, high: int) -> None:
         """Note what stands in a ring's buffers at these positions, where they are still those of the mark."""
+        if not any(first < high and low < last for first, last in self.held):
+            return
+        if self.untouched is None:
+            self.untouched = torch.zeros(self.capacity, dtype=torch.bool)
+            for first, last in self.held:
+                self.untouched[first:last] = True
         if not bool(self.untouched[low:high].any()):
             return
         for name, buffer in ring.buffers.items():

@@ -60,9 +60,9 @@ def _save(bank: Bank, path: Path, saved: Saved | None, compact: bool) -> None:
     texts = {} if goes_on is None else goes_on.texts
     texts.update((document.info.id, document.text) for document in documents)
     now = Saved(head.revision, moment, texts, shards, [row.next for row in head.rows], journal)
+    bank.saved[path.resolve()] = now
     _sweep(path, goes_on if goes_on is not None and goes_on.stamps == stamps else None, now)
     now.stamps = folder_stamps(path)
-    bank.saved[path.resolve()] = now
 
 
 def _sweep(path: Path, before: Saved | None, now: Saved) -> None:
