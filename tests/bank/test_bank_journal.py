@@ -15,6 +15,7 @@ from resigned import read_values
 from ltm.bank import Bank, BankConfig, journal, plain_reader, saved, saving
 from ltm.bank.manifest import FORMAT, checksum
 from ltm.bank.typed import typed
+from ltm.errors import BankCorruptError
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +152,18 @@ def test_what_a_killed_save_left_behind_the_journal_is_passed_over_and_goes(tmp_
     add(bank, 1)
     bank.save(path)
     assert b"the trea" not in file.read_bytes()
+    assert_same(bank, path)
+
+
+def test_a_journal_that_is_gone_is_written_anew_by_who_knows_it(tmp_path):
+    path, bank = tmp_path / "a.bank", new_bank()
+    for number in range(3):
+        add(bank, number)
+        bank.save(path)
+    Path(path, Bank.read_manifest(path).journal.file).unlink()
+    with pytest.raises(BankCorruptError, match=r"journal-.*jsonl is damaged: it is missing"):
+        Bank.load(path)
+    bank.save(path)
     assert_same(bank, path)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,9 @@ def _goes_on(bank: Bank, path: Path, saved: Saved) -> bool:
         return False
     if saved.journal.is_outdated(len(saved.texts) + sum(map(len, saved.shards))):
         return False
-    return plain_stat(path, saved.journal.file).st_nlink == 1  # else it is a copy's journal, too
+    with suppress(OSError):  # it is gone, or no plain file: what is known goes into a new one
+        return plain_stat(path, saved.journal.file).st_nlink == 1  # else it is a copy's journal, too
+    return False
 
 
 def _files(shards: Sequence[Sequence[ShardEntry]]) -> set[str]:
