@@ -20,6 +20,8 @@ from common import RESULTS, notice
 from ltm.bank import EVICTIONS
 
 KINDS = "long_text.kinds=books,techdocs,latex_math"
+ALL_KINDS = f"{KINDS},techdocs_other,latex_other"
+"""With those of projects of which no document was trained on."""
 RUN_ON_OTHER_WEIGHTS = {
     "no memory": "longmem@{runs}/no_memory:local_window=1024 as no memory",
     "coupled": "longmem@{runs}/coupled:local_window=1024 as coupled",
@@ -36,6 +38,11 @@ NO_COPYING = [
 """LongMem whose pointer is shut, and the same with what was read last in its window."""
 MEMORY_OFF = "longmem:use_memory=False as memory off"
 """LongMem itself that remembers nothing, where the SideNet trained without memory was not run."""
+ATTENTION_ONLY = "longmem:pointer=False as attention only"
+"""The paper's mechanism without our pointer."""
+NGRAM = "ngram:inner=src/ltm/weights/smollm2-135m/longmem as n-gram cache"
+"""What token ids alone give the SideNet that is shipped, its memory off."""
+BESIDE = ["window", MEMORY_OFF, ATTENTION_ONLY, NGRAM, "longmem"]
 POLICIES = [
     "longmem as everything",
     *(f"longmem:memory_size=2048,evict={policy} as {policy}" for policy in EVICTIONS),
@@ -54,7 +61,8 @@ def experiments() -> dict[str, Experiment]:
     fewer = ["long_text.documents=2", "long_text.max_tokens=8192"]
     longer = ["long_text", "long_text.kinds=books", "long_text.documents=1", "long_text.max_tokens=32768"]
     return {
-        "long_text": ("bench", ["window", "sinks", "longmem", *others, "full"], [*long_text, *eight]),
+        "long_text": ("bench", [*BESIDE, "full"], ["long_text", ALL_KINDS, *eight]),
+        "earlier": ("earlier", ["window", "sinks", "longmem", *others, "full"], [*long_text, *eight]),
         **{
             f"window-{size}": (
                 f"window-{size}",
@@ -97,6 +105,11 @@ def experiments() -> dict[str, Experiment]:
                 *(f"longmem:memory_size={size} as memory of {size}" for size in (2048, 8192)),
             ],
             longer,
+        ),
+        "beyond-techdocs": (
+            "beyond-techdocs",
+            BESIDE,
+            ["long_text", "long_text.kinds=techdocs", "long_text.documents=2", "long_text.max_tokens=32768"],
         ),
         "beyond-kinds": (
             "beyond-kinds",
@@ -160,6 +173,11 @@ def experiments() -> dict[str, Experiment]:
             "recall-trials",
             FAR,
             ["recall", "recall.variants=sentences", "recall.lengths=4096,16384", "recall.trials=3"],
+        ),
+        "recall-facts": (
+            "recall-facts",
+            ["longmem", "em_llm", "ngram", "window"],
+            ["recall", "recall.variants=facts,reworded", "recall.lengths=4096,16384", "recall.trials=4"],
         ),
         "recall-far": (
             "recall-far",

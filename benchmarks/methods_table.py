@@ -16,6 +16,7 @@ from typing import Any
 
 from common import grid
 from recall_maps import FOLDERS, bench_results, heat_results, recall_heat, recall_table
+from results_page import KINDS, TAKEN_OUT
 
 from ltm.bench.results import Result
 from ltm.methods import METHODS
@@ -25,7 +26,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "methods.md"
 MISSING = "not measured"
 HEAT = "methods-recall.png"
-KINDS = ("books", "techdocs", "latex_math")
 
 START = (
     "# Methods\n\nWritten by `python benchmarks/methods_table.py` from the registry and the result files, not by hand. "
@@ -113,6 +113,7 @@ def half_window(results: Sequence[Result]) -> list[str]:
     shared = [f"`{result.label}`" for result in tasks]
     values = {result.label: perplexity({"long_text": result}).split(" / ") for result in tasks}
     rows = [[kind, *(own[place] for own in values.values())] for place, kind in enumerate(KINDS)]
+    rows = [row for row in rows if set(row[1:]) != {"–"}]
     return [
         "## Without training, where half of a full window is kept",
         f"Perplexity of {config['documents']} test document a kind to {config['max_tokens']:,} tokens; a window of "
@@ -140,12 +141,13 @@ def per_token(own: dict[str, Result]) -> str:
 
 
 def perplexity(own: dict[str, Result]) -> str:
-    """Of each kind of text over all documents."""
-    rows = own["long_text"].rows if "long_text" in own else []
-    by_kind = {r.condition["kind"]: r for r in rows if r.metric == "perplexity" and set(r.condition) == {"kind"}}
-    if not by_kind:
+    """Of each kind of text over all documents; none of a kind whose documents were taken out since."""
+    if "long_text" not in own:
         return MISSING
-    return " / ".join(f"{by_kind[kind].value:.2f}" if kind in by_kind else "–" for kind in KINDS)
+    gone = {record["kind"] for record in own["long_text"].records if record["id"] in TAKEN_OUT}
+    rows = [r for r in own["long_text"].rows if r.metric == "perplexity" and set(r.condition) == {"kind"}]
+    by_kind = {row.condition["kind"]: f"{row.value:.2f}" for row in rows if row.condition["kind"] not in gone}
+    return " / ".join(by_kind.get(kind, "–") for kind in KINDS) if by_kind else MISSING
 
 
 def recall(results: Iterable[Result], name: str) -> str:

@@ -12,29 +12,40 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 from common import grid
 from longmem_seeds import as_interval
 from recall_maps import recall_table
 
 from ltm.bench.results import Result, read_results, uneven_windows
-from ltm.tasks.intervals import t_interval
+from ltm.tasks.base import Row
+from ltm.tasks.intervals import t_interval, wilson_interval
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results.md"
-KINDS = ("books", "techdocs", "latex_math")
+KINDS = ("books", "techdocs", "latex_math", "techdocs_other", "latex_other")
+TAKEN_OUT = {"techdocs/pep-0344"}
+"""Test documents of runs before 2026-11-27 that repeat training documents; they are in no table."""
+SEED_KINDS = ("books", "latex_math")
+"""Of longmem_seeds.json, whose figures are of several documents together, one of them taken out."""
 WINDOWS = (256, 512, 2048)
 """Beside 1,024, the window of all other tables."""
 OTHERS = (
-    *("whole-context", "chunks", "beyond", "beyond-kinds", "half-window", "eviction", "wikitext"),
-    *("suffix-lengths", "recall-pairs"),
+    *("whole-context", "chunks", "beyond", "beyond-kinds", "beyond-techdocs", "half-window", "eviction", "wikitext"),
+    *("suffix-lengths", "recall-pairs", "recall-facts", "earlier"),
 )
-LABELS = ("window", "no memory", "longmem", "full")
+LABELS = ("window", "memory off", "attention only", "n-gram cache", "longmem", "full")
+"""What is measured beside LongMem: the same SideNet with memory off, without its pointer, and with counts instead."""
+EARLIER_LABELS = ("window", "no memory", "longmem", "full")
+"""The same where LongMem stands beside a SideNet that was trained as long without memory."""
+RESAMPLES = 2000
+COMPARED_WITH = ("window", "memory off", "n-gram cache", "full")
 COMPARED = (
     *("window", "SideNet without memory", "LongMem", "full"),
     *("LongMem against window", "memory's own share", "the bound", "share of the bound"),
 )
-"""The columns of `_comparison`: the labels' perplexities, then what they show."""
+"""The columns of `_comparison`: the earlier labels' perplexities, then what they show."""
 
 
 def main() -> None:
@@ -43,16 +54,18 @@ def main() -> None:
     apart = {folder.name: read_results(folder) for folder in folders if folder.is_dir()}
     tables: dict[str, Callable[[], str]] = {
         "perplexity": lambda: perplexity(results, KINDS),
-        "wikitext": lambda: perplexity(apart["wikitext"], ("wikitext2",)),
+        "overlap": overlap,
+        "wikitext": lambda: earlier_perplexity(apart["wikitext"], ("wikitext2",)),
         "positions": lambda: positions(results),
-        "baselines": lambda: baselines(results),
-        "windows": lambda: windows(results, apart),
-        "adapted bound": lambda: adapted_bound(results, apart["whole-context"]),
-        "half window": lambda: half_window(results, apart["half-window"]),
-        "chunks": lambda: chunks(results, apart["chunks"]),
+        "baselines": lambda: baselines(apart["earlier"]),
+        "windows": lambda: windows(apart["earlier"], apart),
+        "adapted bound": lambda: adapted_bound(apart["earlier"], apart["whole-context"]),
+        "half window": lambda: half_window(apart["earlier"], apart["half-window"]),
+        "chunks": lambda: chunks(apart["earlier"], apart["chunks"]),
         "eviction": lambda: eviction(apart["eviction"]),
         "beyond": lambda: beyond(apart["beyond"]),
-        "beyond kinds": lambda: beyond_kinds(apart["beyond-kinds"]),
+        "beyond techdocs": lambda: beyond_kinds(apart["beyond-techdocs"], "techdocs", LABELS[:-1]),
+        "beyond latex": lambda: beyond_kinds(apart["beyond-kinds"], "latex_math", ("window", "memory off", "longmem")),
         "reading": lambda: plain(results, "reading", ("exact_match", "f1"), ("shots", "remembered")),
         "in_context": lambda: in_context(results),
         "suffix": lambda: plain(results, "suffix", ("accuracy",), ("length",)),
@@ -63,6 +76,8 @@ def main() -> None:
         "recall pairs": lambda: plain(
             apart["recall-pairs"], "recall", ("accuracy", "choice_accuracy"), ("variant", "length")
         ),
+        "recall facts": lambda: recall_facts(apart["recall-facts"]),
+        "book questions": book_questions,
         "context": context,
         "seeds": seeds,
     }
@@ -90,7 +105,13 @@ def command(results: list[Result], task: str, labels: Iterable[str]) -> str:
 
 def records(results: list[Result], label: str) -> dict[str, dict]:
     found = of(results, "long_text", label)
-    return {} if found is None else {record["id"]: record for record in found.records}
+    return {} if found is None else {r["id"]: r for r in found.records if r["id"] not in TAKEN_OUT}
+
+
+def kinds_of(own: dict[str, dict]) -> list[str]:
+    """The kinds of which there are records."""
+    found = {record["kind"] for record in own.values()}
+    return [kind for kind in KINDS if kind in found]
 
 
 def check_windows(results: list[Result]) -> None:
@@ -107,22 +128,62 @@ def nats(own: dict[str, dict], kind: str) -> float:
 
 
 def perplexity(results: list[Result], kinds: Iterable[str]) -> str:
-    """The three comparisons, over the same tokens."""
+    """LongMem beside what it has to be compared with, over the same tokens; intervals over documents."""
     own = {label: records(results, label) for label in LABELS}
-    assert len({tuple((i, r["tokens"]) for i, r in sorted(o.items())) for o in own.values()}) == 1, "other tokens"
+    _check_tokens(own)
     rows = []
     for kind in kinds:
         tokens = sum(r["tokens"] for r in own["window"].values() if r["kind"] == kind)
-        rows.append([kind, f"{tokens:,}", *_comparison({label: nats(own[label], kind) for label in LABELS})])
+        loss = {label: nats(own[label], kind) for label in LABELS}
+        changes = (_change(own["longmem"], own[label], kind) for label in COMPARED_WITH)
+        gain = loss["memory off"] - loss["longmem"]
+        shares = (f"{(loss['memory off'] - loss[label]) / gain:.0%}" for label in ("attention only", "n-gram cache"))
+        rows.append([kind, f"{tokens:,}", *(f"{math.exp(loss[label]):.2f}" for label in LABELS), *changes, *shares])
+    against = [f"LongMem against {label}" for label in COMPARED_WITH]
+    names = [*LABELS, *against, "attention only, of memory's gain", "n-gram cache, of memory's gain"]
+    return f"{grid(['kind', 'tokens', *names], rows)}\n\n{command(results, 'long_text', LABELS)}"
+
+
+def _check_tokens(own: dict[str, dict[str, dict]]) -> None:
+    assert len({tuple((i, r["tokens"]) for i, r in sorted(o.items())) for o in own.values()}) == 1, "other tokens"
+
+
+def _change(own: dict[str, dict], base: dict[str, dict], kind: str) -> str:
+    """Change of perplexity over the documents of a kind, with the 95% bootstrap interval over documents."""
+    names = [name for name, record in own.items() if record["kind"] == kind]
+    data = np.array([(own[name]["nats"] - base[name]["nats"], own[name]["tokens"]) for name in names])
+    drawn = data[np.random.default_rng(0).integers(len(data), size=(RESAMPLES, len(data)))].sum(axis=1)
+    low, high = np.quantile(np.expm1(drawn[:, 0] / drawn[:, 1]), [0.025, 0.975])
+    return f"{math.expm1(data[:, 0].sum() / data[:, 1].sum()):+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def earlier_perplexity(results: list[Result], kinds: Iterable[str]) -> str:
+    """The three comparisons with a SideNet trained without memory, over the same tokens."""
+    own = {label: records(results, label) for label in EARLIER_LABELS}
+    _check_tokens(own)
+    rows = []
+    for kind in kinds:
+        tokens = sum(r["tokens"] for r in own["window"].values() if r["kind"] == kind)
+        rows.append([kind, f"{tokens:,}", *_comparison({label: nats(own[label], kind) for label in EARLIER_LABELS})])
     table = grid(["kind", "tokens", *COMPARED], rows)
-    return f"{table}\n\n{command(results, 'long_text', LABELS)}"
+    return f"{table}\n\n{command(results, 'long_text', EARLIER_LABELS)}"
+
+
+def overlap() -> str:
+    """From overlap.json: of each kind the share of runs of words that stand in training documents."""
+    result = json.loads((RESULTS / "overlap.json").read_text())
+    rows = []
+    for kind, own in result["results"].items():
+        worst = max(own, key=own.__getitem__)
+        rows.append([kind, f"{fmean(own.values()):.1%}", f"{own[worst]:.1%} ({worst})"])
+    return f"{grid(['kind', 'mean of the documents', 'worst'], rows)}\n\n`{result['command']}`"
 
 
 def _comparison(loss: dict[str, float]) -> list[str]:
     """From nats a token by label: perplexities, then what LongMem, its memory and full context gain."""
     bound, share = loss["window"] - loss["full"], loss["no memory"] - loss["longmem"]
     return [
-        *(f"{math.exp(loss[label]):.2f}" for label in LABELS),
+        *(f"{math.exp(loss[label]):.2f}" for label in EARLIER_LABELS),
         f"{math.expm1(loss['longmem'] - loss['window']):+.1%}",
         f"{math.expm1(-share):+.1%}",
         f"{math.expm1(-bound):+.1%}",
@@ -134,7 +195,7 @@ def positions(results: list[Result]) -> str:
     """Perplexity by place in the document, all documents of a kind."""
     places = _places(results, KINDS, LABELS)
     rows = [[name, *(f"{math.exp(value):.2f}" for value in values)] for name, values in places]
-    return grid(["place in the document", *COMPARED[: len(LABELS)]], rows)
+    return grid(["place in the document", *LABELS], rows)
 
 
 def _places(results: list[Result], kinds: Iterable[str], labels: Sequence[str]) -> Iterator[tuple[str, list[float]]]:
@@ -158,7 +219,8 @@ def _by_position(own: dict[str, dict], kind: str) -> dict[tuple[int, int], float
 def baselines(results: list[Result]) -> str:
     """Perplexity of every method by kind, over the same tokens."""
     own = {r.label: records(results, r.label) for r in results if r.task == "long_text" and not r.failed}
-    rows = [[kind, *(f"{math.exp(nats(o, kind)):.2f}" for o in own.values())] for kind in KINDS]
+    kinds = kinds_of(own["window"])
+    rows = [[kind, *(f"{math.exp(nats(o, kind)):.2f}" for o in own.values())] for kind in kinds]
     return f"{grid(['kind', *own], rows)}\n\n{command(results, 'long_text', own)}"
 
 
@@ -167,20 +229,20 @@ def windows(results: list[Result], apart: dict[str, list[Result]]) -> str:
     at = {size: apart[f"window-{size}"] for size in WINDOWS} | {1024: results}
     documents = records(at[WINDOWS[0]], "window").keys()
     full, rows = _only(records(results, "full"), documents), []
-    for kind in KINDS:
+    for kind in kinds_of(full):
         for size, found in sorted(at.items()):
-            loss = {label: nats(_only(records(found, label), documents), kind) for label in LABELS[:3]}
+            loss = {label: nats(_only(records(found, label), documents), kind) for label in EARLIER_LABELS[:3]}
             rows.append([f"{kind}, {size:,}", *_comparison({**loss, "full": nats(full, kind)})])
     table = grid(["kind, window", *COMPARED], rows)
-    commands = [command(at[size], "long_text", LABELS[:3]) for size in WINDOWS]
+    commands = [command(at[size], "long_text", EARLIER_LABELS[:3]) for size in WINDOWS]
     return "\n\n".join([table, "\n".join(commands)])
 
 
 def adapted_bound(results: list[Result], apart: list[Result]) -> str:
     """What memory gains beside what the same SideNet without memory gains from all its true context."""
-    own = {label: records(results, label) for label in LABELS}
+    own = {label: records(results, label) for label in EARLIER_LABELS}
     whole, rows = records(apart, "no memory"), []
-    for kind in KINDS:
+    for kind in kinds_of(whole):
         loss = {label: nats(_only(found, whole), kind) for label, found in own.items()}
         whole_loss = nats(whole, kind)
         share, bound = loss["no memory"] - loss["longmem"], loss["no memory"] - whole_loss
@@ -204,17 +266,18 @@ def half_window(results: list[Result], apart: list[Result]) -> str:
     """The same comparisons where half of a full window is kept."""
     documents = records(apart, "window").keys()
     full, rows = _only(records(results, "full"), documents), []
-    for kind in KINDS:
-        loss = {label: nats(records(apart, label), kind) for label in LABELS[:3]}
+    for kind in kinds_of(full):
+        loss = {label: nats(records(apart, label), kind) for label in EARLIER_LABELS[:3]}
         rows.append([kind, *_comparison({**loss, "full": nats(full, kind)})])
     table = grid(["kind", *COMPARED], rows)
-    return f"{table}\n\n{command(apart, 'long_text', LABELS[:3])}"
+    return f"{table}\n\n{command(apart, 'long_text', EARLIER_LABELS[:3])}"
 
 
 def eviction(apart: list[Result]) -> str:
     """Perplexity by what leaves a full memory first, and what it still finds."""
     own = {r.label: records(apart, r.label) for r in apart if r.task == "long_text" and not r.failed}
-    rows = [[kind, *(f"{math.exp(nats(o, kind)):.3f}" for o in own.values())] for kind in KINDS]
+    kinds = kinds_of(own["everything"])
+    rows = [[kind, *(f"{math.exp(nats(o, kind)):.3f}" for o in own.values())] for kind in kinds]
     text = grid(["perplexity", *own], rows)
     text += f"\n\n{command(apart, 'long_text', own)}"
     recall = plain(apart, "recall", ("choice_accuracy",), ("variant", "length"))
@@ -226,7 +289,8 @@ def chunks(results: list[Result], apart: list[Result]) -> str:
     own = {"chunks of 1": records(apart, "chunks of 1"), "chunks of 2": records(results, "longmem")}
     own |= {f"chunks of {size}": records(apart, f"chunks of {size}") for size in (4, 8, 16)}
     documents = own["chunks of 1"].keys()
-    rows = [[kind, *(f"{math.exp(nats(_only(o, documents), kind)):.2f}" for o in own.values())] for kind in KINDS]
+    kinds = kinds_of(own["chunks of 1"])
+    rows = [[kind, *(f"{math.exp(nats(_only(o, documents), kind)):.2f}" for o in own.values())] for kind in kinds]
     return f"{grid(['kind', *own], rows)}\n\n{command(apart, 'long_text', [r.label for r in apart])}"
 
 
@@ -240,14 +304,52 @@ def beyond(apart: list[Result]) -> str:
     return f"{grid(['place in the book', *by_label], rows)}\n\n{command(apart, 'long_text', by_label)}"
 
 
-def beyond_kinds(apart: list[Result]) -> str:
-    """The same of technical documents and LaTeX, against the same SideNet with its memory off."""
-    labels, rows = ("window", "memory off", "longmem"), []
-    for name, (window, off, on) in _places(apart, ("techdocs", "latex_math"), labels):
-        cells = [f"{math.exp(value):.2f}" for value in (window, off, on)]
-        rows.append([name, *cells, *(f"{math.expm1(on - before):+.1%}" for before in (window, off))])
+def beyond_kinds(apart: list[Result], kind: str, labels: Sequence[str]) -> str:
+    """The same of another kind, against the same SideNet with its memory off."""
+    rows = []
+    for name, values in _places(apart, (kind,), labels):
+        loss = dict(zip(labels, values, strict=True))
+        cells = [f"{math.exp(value):.2f}" for value in values]
+        against = [f"{math.expm1(loss['longmem'] - loss[before]):+.1%}" for before in ("window", "memory off")]
+        rows.append([name, *cells, *against])
     names = ["place in the document", *labels, "LongMem against window", "against memory off"]
     return f"{grid(names, rows)}\n\n{command(apart, 'long_text', labels)}"
+
+
+def recall_facts(apart: list[Result]) -> str:
+    """Facts said once: answers given, and the right one the likeliest of ten, by the way they are asked for."""
+    labels = [label for label in ("longmem", "em_llm", "ngram", "window") if of(apart, "recall", label)]
+    parts = []
+    for metric, title in (("accuracy", "said"), ("choice_accuracy", "likeliest of ten")):
+        rows = []
+        for label in labels:
+            found = of(apart, "recall", label)
+            assert found is not None
+            totals = [r for r in found.rows if r.metric == metric and set(r.condition) == {"variant", "length"}]
+            rows.append([f"`{label}`", *(_of_all(row) for row in totals)])
+            names = [f"{row.condition['variant']}, {row.condition['length']:,} tokens" for row in totals]
+        parts.append(grid([title, *names], rows))
+    return "\n\n".join([*parts, command(apart, "recall", labels)])
+
+
+def _of_all(row: Row) -> str:
+    """Right answers of all, with the interval."""
+    return f"{round(row.value * row.count)} of {row.count} ({row.low:.0%} to {row.high:.0%})"
+
+
+def book_questions() -> str:
+    """From book_questions.json: right answers of all, with Wilson's interval."""
+    result = json.loads((RESULTS / "book_questions.json").read_text())
+    rows = []
+    for label, found in result["results"].items():
+        cells = []
+        for way in found["right"]:
+            right = [record["right"] for record in found["records"] if record["way"] == way]
+            _, low, high = wilson_interval(sum(right), len(right))
+            cells.append(f"{sum(right)} of {len(right)} ({low:.0%} to {high:.0%})")
+        rows.append([f"`{label}`", *cells])
+    header = ["two books, read whole", "questions answered", "sentences of the books continued to the answer"]
+    return f"{grid(header, rows)}\n\n`{result['command']}`"
 
 
 def _only(own: dict[str, dict], documents: Iterable[str]) -> dict[str, dict]:
@@ -320,8 +422,8 @@ def seeds() -> str:
     """From longmem_seeds.json: the mean over training seeds with its interval, and each seed's figure."""
     result = json.loads((RESULTS / "longmem_seeds.json").read_text())
     rows = []
-    for kind, compared in result["results"].items():
-        cells = []
+    for kind in SEED_KINDS:
+        compared, cells = result["results"][kind], []
         for values in compared.values():
             each = ", ".join(f"{value:+.1%}" for value in values)
             cells.append(f"{as_interval(values)}: {each}")

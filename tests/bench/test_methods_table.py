@@ -92,7 +92,7 @@ def test_figures_come_from_the_files(table, tmp_path):
     page = table.page(tmp_path)
     found = cells(page, "quest")[3:]
     shares = "4,096: 60% / 100%; 16,384: 20% / 40%"
-    assert found == ["1,234", "8,192: 0.25 x; other, 8,192: 0.25 x", shares, "20.00 / 5.50 / –"]
+    assert found == ["1,234", "8,192: 0.25 x; other, 8,192: 0.25 x", shares, "20.00 / 5.50 / – / – / –"]
     assert "scored to 512 tokens" in page and page.count("`python benchmarks/quest_speed.py`") == 1
     assert "`ltm bench run --tasks recall --methods quest`" in page
 
