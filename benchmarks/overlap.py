@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +28,22 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=4, help="first test documents of each kind")
     arguments = parser.parse_args()
     data, numbers = DataSource(arguments.data), dict[str, int]()
-    train = []
-    for kind in KINDS:
-        train += [runs(row["text"], numbers) for row in data.json_lines(kind, "train.jsonl.gz")]
-        notice(f"{kind}: {sum(map(len, train)):,} runs so far")
-    known = np.unique(np.concatenate(train))
-    shares = {}
+    tests = {}
     for kind in MEASURED:
-        rows = list(data.json_lines(kind, "test.jsonl.gz"))[: arguments.documents]
-        shares[kind] = {row["id"]: float(np.isin(runs(row["text"], numbers), known).mean()) for row in rows}
+        rows = islice(data.json_lines(kind, "test.jsonl.gz"), arguments.documents)
+        tests[kind] = {row["id"]: runs(row["text"], numbers) for row in rows}
+    asked = np.unique(np.concatenate([found for own in tests.values() for found in own.values()]))
+    seen = np.zeros(len(asked), dtype=bool)
+    for kind in KINDS:
+        for row in data.json_lines(kind, "train.jsonl.gz"):
+            found = runs(row["text"], numbers)
+            places = np.searchsorted(asked, found).clip(max=len(asked) - 1)
+            seen[places[asked[places] == found]] = True
+        notice(f"{kind}: {seen.sum():,} runs of the test documents seen so far")
+    shares = {
+        kind: {name: float(seen[np.searchsorted(asked, found)].mean()) for name, found in own.items()}
+        for kind, own in tests.items()
+    }
     write_result("overlap", {"machine": machine(), "words": WORDS, "train": list(KINDS), "results": shares})
     print_table(["kind", "worst"], [[kind, f"{max(own.values()):.2%}"] for kind, own in shares.items()])
 
