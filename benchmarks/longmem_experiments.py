@@ -106,11 +106,6 @@ def experiments() -> dict[str, Experiment]:
             ],
             longer,
         ),
-        "beyond-techdocs": (
-            "beyond-techdocs",
-            BESIDE,
-            ["long_text", "long_text.kinds=techdocs", "long_text.documents=2", "long_text.max_tokens=32768"],
-        ),
         "beyond-kinds": (
             "beyond-kinds",
             ["window", MEMORY_OFF, "longmem"],

@@ -32,7 +32,7 @@ SEED_KINDS = ("books", "latex_math")
 WINDOWS = (256, 512, 2048)
 """Beside 1,024, the window of all other tables."""
 OTHERS = (
-    *("whole-context", "chunks", "beyond", "beyond-kinds", "beyond-techdocs", "half-window", "eviction", "wikitext"),
+    *("whole-context", "chunks", "beyond", "beyond-kinds", "half-window", "eviction", "wikitext"),
     *("suffix-lengths", "recall-pairs", "recall-facts", "earlier"),
 )
 LABELS = ("window", "memory off", "attention only", "n-gram cache", "longmem", "full")
@@ -64,8 +64,7 @@ def main() -> None:
         "chunks": lambda: chunks(apart["earlier"], apart["chunks"]),
         "eviction": lambda: eviction(apart["eviction"]),
         "beyond": lambda: beyond(apart["beyond"]),
-        "beyond techdocs": lambda: beyond_kinds(apart["beyond-techdocs"], "techdocs", LABELS[:-1]),
-        "beyond latex": lambda: beyond_kinds(apart["beyond-kinds"], "latex_math", ("window", "memory off", "longmem")),
+        "beyond kinds": lambda: beyond_kinds(apart["beyond-kinds"]),
         "reading": lambda: plain(results, "reading", ("exact_match", "f1"), ("shots", "remembered")),
         "in_context": lambda: in_context(results),
         "suffix": lambda: plain(results, "suffix", ("accuracy",), ("length",)),
@@ -304,14 +303,12 @@ def beyond(apart: list[Result]) -> str:
     return f"{grid(['place in the book', *by_label], rows)}\n\n{command(apart, 'long_text', by_label)}"
 
 
-def beyond_kinds(apart: list[Result], kind: str, labels: Sequence[str]) -> str:
-    """The same of another kind, against the same SideNet with its memory off."""
-    rows = []
-    for name, values in _places(apart, (kind,), labels):
-        loss = dict(zip(labels, values, strict=True))
-        cells = [f"{math.exp(value):.2f}" for value in values]
-        against = [f"{math.expm1(loss['longmem'] - loss[before]):+.1%}" for before in ("window", "memory off")]
-        rows.append([name, *cells, *against])
+def beyond_kinds(apart: list[Result]) -> str:
+    """The same of technical documents and LaTeX, against the same SideNet with its memory off."""
+    labels, rows = ("window", "memory off", "longmem"), []
+    for name, (window, off, on) in _places(apart, ("techdocs", "latex_math"), labels):
+        cells = [f"{math.exp(value):.2f}" for value in (window, off, on)]
+        rows.append([name, *cells, *(f"{math.expm1(on - before):+.1%}" for before in (window, off))])
     names = ["place in the document", *labels, "LongMem against window", "against memory off"]
     return f"{grid(names, rows)}\n\n{command(apart, 'long_text', labels)}"
 
@@ -321,15 +318,21 @@ def recall_facts(apart: list[Result]) -> str:
     labels = [label for label in ("longmem", "em_llm", "ngram", "window") if of(apart, "recall", label)]
     parts = []
     for metric, title in (("accuracy", "said"), ("choice_accuracy", "likeliest of ten")):
-        rows = []
-        for label in labels:
-            found = of(apart, "recall", label)
-            assert found is not None
-            totals = [r for r in found.rows if r.metric == metric and set(r.condition) == {"variant", "length"}]
-            rows.append([f"`{label}`", *(_of_all(row) for row in totals)])
-            names = [f"{row.condition['variant']}, {row.condition['length']:,} tokens" for row in totals]
-        parts.append(grid([title, *names], rows))
+        by_label = {label: _by_variant(of(apart, "recall", label), metric) for label in labels}
+        places = sorted({place for own in by_label.values() for place in own})
+        rows = [
+            [f"`{label}`", *(_of_all(own[place]) if place in own else "–" for place in places)]
+            for label, own in by_label.items()
+        ]
+        parts.append(grid([title, *(f"{variant}, {length:,} tokens" for variant, length in places)], rows))
     return "\n\n".join([*parts, command(apart, "recall", labels)])
+
+
+def _by_variant(result: Result | None, metric: str) -> dict[tuple[str, int], Row]:
+    """Of each variant and length the row of all depths."""
+    assert result is not None
+    found = [row for row in result.rows if row.metric == metric and set(row.condition) == {"variant", "length"}]
+    return {(row.condition["variant"], row.condition["length"]): row for row in found}
 
 
 def _of_all(row: Row) -> str:
