@@ -54,7 +54,7 @@ class NGram(Method):
     card = Card(
         "",
         "what token ids alone give: the baseline of every memory that copies",
-        "",
+        "in the tables it stands beside LongMem's SideNet with memory off, not the bare backbone",
         needs_training=False,
     )
 
