@@ -96,7 +96,7 @@ def test_all_odd_cases(models, methods, tmp_path):
 
 
 def try_all(cases: range, models: list[Base], methods: list[Base], tmp_path: Path) -> None:
-    faults, outcomes = [], {"refused": 0, "works": 0}
+    faults, outcomes = [], {"refused": 0, "works": 0, "told apart": 0}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in cases:
         what, outcome = try_case(number, models, methods, tmp_path / str(number))
@@ -108,11 +108,11 @@ def try_all(cases: range, models: list[Base], methods: list[Base], tmp_path: Pat
     print(f"{outcomes}, {grown:.0f} MB")
     assert not faults, "\n".join(faults)
     assert grown < MEGABYTES
-    assert min(outcomes.values()) > len(cases) // 10  # both kinds are there
+    assert min(outcomes.values()) > len(cases) // 40  # each kind is there
 
 
 def try_case(number: int, models: list[Base], methods: list[Base], path: Path) -> tuple[str, str]:
-    """What was made odd, and what came of it: 'refused', 'works', or the fault."""
+    """What was made odd, and what came of it: 'refused', 'works', 'told apart', or the fault."""
     hand = random.Random(f"{SEED}-{number}")
     base = hand.choice(models if hand.random() < 0.6 else methods)
     shutil.copytree(base.path, path)
@@ -140,7 +140,8 @@ def use_model(path: Path, base: Base) -> str:
     if not bool(found.isfinite().all()):
         return "scores are not finite"
     same = found.shape == expected.shape and torch.allclose(found, expected, atol=1e-4)
-    return "works" if same or fingerprint.differences(backbone.fingerprint) else "another model, not told"
+    told = bool(fingerprint.differences(backbone.fingerprint))
+    return "works" if same else "told apart" if told else "another model, not told"
 
 
 @torch.no_grad()
