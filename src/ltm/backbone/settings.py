@@ -45,7 +45,7 @@ _HELD: tuple[str, ...] = (
 _HELD += ("attention_scaling", "_active_adapter", "_disable_adapters", "merged_adapters")
 _ACTIVATIONS = {"act", "act_fn", "activation_fn"}
 
-# Whose modules and hooks are the model itself, or move it about.
+# Whose modules and forwards are the model itself, or move it about.
 _KNOWN = {"torch", "transformers", "transformers_modules", "accelerate", "kernels", "ltm"}
 
 # What caches and masks ask of every config, whether its class has it or not.
@@ -61,8 +61,8 @@ def settings_of(view: BackboneView) -> dict[str, Any]:
     """The settings by name, in JSON values; a fraction of a millisecond for each hundred modules.
 
     Named are fields of the model's config class, 'quantization', ANGLES, and what modules hold ('modules: eps', every
-    value that one of them has). 'added' counts what is no part of the model's class: modules (adapters), hooks,
-    replaced forwards.
+    value that one of them has). 'added' counts what is no part of the model's class: modules (adapters), and forwards
+    put in the place of a module's own.
     """
     config = view.config
     names = {*filter(_counts, _own_fields(config)), *_READ_OF_ANY}
@@ -129,10 +129,9 @@ def _held(model: nn.Module) -> dict[str, Any]:
 
 
 def _strangers(module: nn.Module) -> Iterator[str]:
-    """Where a module's class, its hooks and a forward that was put in the place of its class's come from."""
+    """Where a module's class, and a forward that was put in the place of its class's, come from. Hooks are left out:
+    most only watch."""
     yield _origin(type(module))
-    for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-        yield f"{_origin(hook)} (hook)"
     if "forward" in vars(module):
         yield f"{_origin(vars(module)['forward'])} (forward)"
 
