@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from conftest import OPTIONS, one_line
@@ -10,7 +11,7 @@ from conftest import OPTIONS, one_line
 from ltm.backbone import load_backbone
 from ltm.bank import Bank
 from ltm.bank.lock import WriteLock
-from ltm.methods import create_method
+from ltm.methods import METHODS, create_method
 
 SECRET = "Zanzibar 7741 opens the vault under the oak"
 
@@ -63,6 +64,21 @@ def test_a_trace_that_only_the_keys_keep_is_seen_by_the_likelihood(run, both, si
     kept = likelihood_of(session, SECRET)
     assert kept.with_memory == pytest.approx(before.with_memory) and not kept.is_forgotten
     assert session.method.bank is bank
+
+
+@pytest.mark.parametrize("name", ["em_llm", "longmem", "ngram", "quest"])
+def test_delete_says_what_is_left_behind(run, sidenet, tmp_path, name):
+    """As the method's card has it, of the method that the bank was made with."""
+    bank, text = tmp_path / "a.bank", tmp_path / "note.txt"
+    text.write_text(f"One more thing: {SECRET}.\n")
+    weights = ["--sidenet", sidenet] if METHODS[name].card.needs_training else []
+    assert run("read", text, "-o", bank, "--backbone", "tiny-llama", "--method", name, *weights).code == 0
+    copied = tmp_path / "b.bank"
+    shutil.copytree(bank, copied)
+    told, left = run("bank", "delete", bank, "note.txt"), METHODS[name].card.deletion
+    assert told.code == 0 and told.err.startswith("removed note.txt")
+    assert (left in " ".join(told.err.split())) if left else "rebuild" not in told.err
+    assert run("bank", "delete", copied, "note.txt", "--json").json()["left_behind"] == left
 
 
 def test_compact_merge_export_import(run, both, sidenet, tmp_path):

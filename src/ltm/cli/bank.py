@@ -76,10 +76,22 @@ def run_delete(path: Path, document: str, as_json: bool) -> None:
         bank = Bank.load(path)
         bank.delete_document(found[0].id)
         bank.save(path)
+    left = _left_behind(bank)
     if as_json:
-        print_json(asdict(found[0]))
-    else:
-        notice(f"removed {found[0].name}, {found[0].num_tokens:,} tokens")
+        print_json({**asdict(found[0]), "left_behind": left})
+        return
+    notice(f"removed {found[0].name}, {found[0].num_tokens:,} tokens")
+    if left:
+        notice(f"{left}; ltm bank rebuild reads the texts that are left into a new memory")
+
+
+def _left_behind(bank: Bank) -> str:
+    """What of a deleted document stays elsewhere in a bank, as its method says; "" where nothing does, or where nothing
+    is known of its method."""
+    from ltm.methods import METHODS
+
+    method = None if bank.method is None else METHODS.get(bank.method.name)
+    return "" if method is None else method.card.deletion
 
 
 def run_verify(path: Path, as_json: bool) -> None:
