@@ -49,7 +49,7 @@ def error_line(error: BaseException) -> str:
     return text.rstrip(".") if len(text) <= 300 else f"{text[:297]}..."
 
 
-def shown(value: Any, most: int = 60) -> str:
+def short_repr(value: Any, most: int = 60) -> str:
     """A value as Python writes it, cut where it is long: a foreign file may hold any."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 3]}..."
@@ -60,4 +60,4 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> LtmError:
     names = sorted(known)
     near = difflib.get_close_matches(name[:100], names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return LtmError(f"unknown {kind} {shown(name)}{hint} known: {', '.join(names)}")
+    return LtmError(f"unknown {kind} {short_repr(name)}{hint} known: {', '.join(names)}")

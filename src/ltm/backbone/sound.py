@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from ltm.errors import shown
+from ltm.errors import short_repr
 
 MOST_LAYERS = 1000
 """Of a model whose weights do not tell how many tensors they have."""
@@ -50,7 +50,7 @@ def _check_counts(values: Any, most: int) -> None:
     """Numbers of layers, experts and labels, which configs make lists of; at any depth of config.json."""
     for name, value in values.items() if isinstance(values, dict) else ():
         if isinstance(value, int) and value > most and any(part in name for part in _COUNTED):
-            raise ValueError(f"its config.json says {name}={shown(value)}, more than its weights have tensors")
+            raise ValueError(f"its config.json says {name}={short_repr(value)}, more than its weights have tensors")
         _check_counts(value, most)
 
 

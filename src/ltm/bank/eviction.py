@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ltm.errors import shown
+from ltm.errors import short_repr
 
 
 @dataclass(frozen=True)
@@ -102,4 +102,4 @@ def naive_evict(chunks: list[dict], excess: int, policy: str, now: int) -> list[
 def eviction_problems(name: str) -> list[str]:
     """What is wrong with the name of a policy; [] if nothing."""
     known = isinstance(name, str) and name in EVICTIONS
-    return [] if known else [f"evict={shown(name)}; use one of {', '.join(sorted(EVICTIONS))}"]
+    return [] if known else [f"evict={short_repr(name)}; use one of {', '.join(sorted(EVICTIONS))}"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ltm.bank.field import Chunks, Field
-from ltm.errors import BankError, shown
+from ltm.errors import BankError, short_repr
 
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BITS = {"int8": 8, "int4": 4}
@@ -36,7 +36,7 @@ def storage_problems(config: Any) -> list[str]:
     for name in STORAGE_OPTIONS:
         value, known = getattr(config, name), STORAGES if name != "search_storage" else (*STORAGES, DERIVED)
         if value is not None and value not in known:
-            problems.append(f"{name}={shown(value)}; use one of {', '.join(known)}, or None")
+            problems.append(f"{name}={short_repr(value)}; use one of {', '.join(known)}, or None")
     return problems
 
 

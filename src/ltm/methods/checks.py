@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ltm.errors import shown
+from ltm.errors import short_repr
 
 MOST = 2**40
 """No size, count or number of tokens is larger; beyond, torch's own whole numbers end."""
@@ -22,7 +22,7 @@ def range_problems(values: Mapping[str, Any]) -> list[str]:
         if isinstance(value, float) and not math.isfinite(value):
             problems.append(f"{name}={value}; use a finite number")
         elif isinstance(value, int) and abs(value) > MOST:
-            problems.append(f"{name}={shown(value)}; use at most {MOST:,}")
+            problems.append(f"{name}={short_repr(value)}; use at most {MOST:,}")
     return problems
 
 
@@ -36,7 +36,7 @@ def value_problems(
     too_many = [(name, value) for name, value, _ in values if name in _RETRIEVED and value > MOST_RETRIEVED]
     problems += [f"{name}={value}; use {MOST_RETRIEVED} or less" for name, value in too_many]
     return problems + [
-        f"{name}={shown(getattr(config, name))}; use one of {', '.join(map(str, allowed))}"
+        f"{name}={short_repr(getattr(config, name))}; use one of {', '.join(map(str, allowed))}"
         for name, allowed in (choices or {}).items()
         if getattr(config, name) not in allowed
     ]

@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ltm.bank.typed import typed
-from ltm.errors import ConfigError, LtmError, shown, unknown_name
+from ltm.errors import ConfigError, LtmError, short_repr, unknown_name
 from ltm.methods.checks import range_problems
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def config_from_options(config_class: type, options: dict[str, Any], name: str) 
             problems += (found := range_problems({} if option == "seed" else {option: value}))
             values[option] = value if found else typed(_json_kind(hints[option]), value, option)
         except (ValueError, RuntimeError) as error:
-            problems.append(f"{option}={shown(value)}: {error}")
+            problems.append(f"{option}={short_repr(value)}: {error}")
     if problems:
         raise ConfigError(problems)
     return config_class(**values)

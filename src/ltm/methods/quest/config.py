@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ltm.errors import ConfigError, shown
+from ltm.errors import ConfigError, short_repr
 from ltm.methods.checks import value_problems
 
 MIN_PAGES = 3
@@ -40,7 +40,7 @@ class QuestConfig:
     def __post_init__(self) -> None:
         problems = value_problems(self, {"page_size": 1, "token_budget": 1, "dense_layers": 0})
         if self.current_page not in ("kept", "ranked"):
-            problems.append(f"current_page={shown(self.current_page)}; use 'kept' or 'ranked'")
+            problems.append(f"current_page={short_repr(self.current_page)}; use 'kept' or 'ranked'")
         if problems:
             raise ConfigError(problems)
 
