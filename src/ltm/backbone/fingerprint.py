@@ -89,7 +89,7 @@ class Fingerprint:
         return lines + setting_differences(self._settings(), other._settings())
 
     def _settings(self) -> dict[str, Any]:
-        return {} if self.settings is None else typed(dict, json.loads(self.settings), "its settings")
+        return {} if self.settings is None else typed(dict[str, Any], json.loads(self.settings), "its settings")
 
 
 _KINDS: dict[str, Any] = {"int": int, "str | None": str | None}

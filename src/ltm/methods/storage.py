@@ -94,7 +94,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
             raise LtmError(
                 f"{path} holds no saved method ({CONFIG_FILE} is missing); give a directory made by save_pretrained"
             )
-        config = typed(dict, json.loads(text), "it")
+        config = typed(dict[str, Any], json.loads(text), "it")
         for name, kind in _CONFIG_KINDS.items():
             typed(kind, config.get(name), f"its {name}")
     except LtmError:
@@ -104,7 +104,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return config
 
 
-_CONFIG_KINDS: dict[str, Any] = {"method": str, "method_config": dict, "fingerprint": dict, "backbone": str | None}
+_CONFIG_KINDS: dict[str, Any] = {
+    "method": str,
+    "method_config": dict[str, Any],
+    "fingerprint": dict[str, Any],
+    "backbone": str | None,
+}
 
 
 def _record_of(checkpoint: Path) -> str | None:
