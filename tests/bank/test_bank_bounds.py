@@ -14,6 +14,7 @@ from ltm.errors import BankCorruptError, BankError, ConfigError
 
 HUGE = 10**4000
 CHANGES = {
+    "uuid": lambda m: m.update(uuid="\ud800"),
     "200,000 rows": lambda m: m.update(rows=m["rows"] * 200_000),
     "head_dim": lambda m: m.update(head_dim=10**12),
     "head_dim beyond a number": lambda m: m.update(head_dim=HUGE),
@@ -62,7 +63,7 @@ def test_manifests_that_ask_for_too_much(path, change):
         assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
-@pytest.mark.parametrize("number", [-1, 2**63, HUGE])
+@pytest.mark.parametrize("number", [-1, 2**50, 2**63, HUGE])
 @pytest.mark.parametrize("where", ["text", "shard"])
 def test_files_of_sizes_that_cannot_be(path, number, where):
     values = read_values(path)
@@ -71,6 +72,15 @@ def test_files_of_sizes_that_cannot_be(path, number, where):
     write_values(path, values)
     with pytest.raises(BankCorruptError):
         Bank.load(path)
+
+
+def test_a_format_that_is_no_number(path):
+    values = read_values(path)
+    values["manifest"]["version"] = HUGE
+    write_values(path, values)
+    with pytest.raises(BankError, match="upgrade ltm|cannot be read") as error:
+        Bank.load(path)
+    assert len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize("depth", [100, 10_000, 100_000])

@@ -219,11 +219,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         wrong, outcomes = run(int(sys.argv[1]), Path(folder), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
     for seed, what in wrong.items():
-        print(seed, "; ".join(what))
+        print(seed, ascii("; ".join(what)))
     kinds = Counter(line.partition(": ")[2][:60] for lines in wrong.values() for line in lines)
     for outcome, times in outcomes.most_common():
-        print(f"{times:6} {outcome}")
-    print(f"{len(wrong)} of {sys.argv[1]}", dict(kinds.most_common(20)))
+        print(f"{times:6} {ascii(outcome)}")
+    print(f"{len(wrong)} of {sys.argv[1]}", ascii(dict(kinds.most_common(20))))
 
 
 if __name__ == "__main__":

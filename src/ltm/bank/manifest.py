@@ -143,8 +143,12 @@ def read_head(path: str | Path) -> Head:
 
 def damaged(file: Path, why: str) -> str:
     """What to tell about a file that is not as it was written."""
-    why = why if len(why) <= MOST_WORDS else f"{why[:MOST_WORDS]} ..."  # the value that is wrong may be a long one
-    return f"{file} is damaged: {why}; put back a copy of the bank, or read the texts again into a new one"
+    return f"{file} is damaged: {_short(why)}; put back a copy of the bank, or read the texts again into a new one"
+
+
+def _short(why: str) -> str:
+    """The value that is wrong may be a long one."""
+    return why if len(why) <= MOST_WORDS else f"{why[:MOST_WORDS]} ..."
 
 
 def checksum(values: dict[str, Any]) -> str:
@@ -165,7 +169,7 @@ def _read_head(path: Path) -> tuple[Head, dict[str, Any]]:
     except ConfigError as error:
         raise BankCorruptError(damaged(file, str(error))) from error
     except LtmError as error:
-        raise BankError(f"{file} cannot be read: {error}") from error
+        raise BankError(f"{file} cannot be read: {_short(str(error))}") from error
     except OSError as error:
         raise BankError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:

@@ -66,7 +66,8 @@ def open_plain(root: Path, name: str, mode: str = "rb") -> BinaryIO:
 def read_plain(root: Path, name: str, num_bytes: int | None = None) -> bytes:
     """The content of a plain file, at most its first `num_bytes`."""
     with open_plain(root, name) as file:
-        return file.read(-1 if num_bytes is None else num_bytes)
+        size = os.fstat(file.fileno()).st_size + 1  # room is made for no more than there is
+        return file.read(size if num_bytes is None else min(num_bytes, size))
 
 
 def check_folders(root: Path, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 from types import NoneType
@@ -43,6 +44,8 @@ def head_problems(head: Head) -> Iterator[str]:
         "rows": len(head.rows),
     }
     yield from (f"{name} is {size}" for name, size in sizes.items() if not 1 <= size <= MOST[name])
+    if not re.fullmatch("[0-9a-f]{32}", head.uuid):
+        yield "its uuid is none"
     if not 0 <= head.next_document <= MOST["next_document"]:
         yield f"next_document is {head.next_document}"
     if len(head.layers) > MOST["layers"] or any(not 0 <= layer < MOST["layers"] for layer in head.layers):
