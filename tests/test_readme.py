@@ -35,8 +35,9 @@ SHORTER = {
 }
 SHORTER_REAL = {
     r"--max-minutes \S+": "--max-minutes 0.2 --segment-size 256",
-    r"--max-tokens 8192": "--max-tokens 2048",
-    r"(ltm bench run) --tasks \S+": r"\1 --tasks long_text --data data --set long_text.kinds=books",
+    r"--max-tokens 8192": "--max-tokens 512",
+    r"(ltm bench run) --tasks \S+": r"\1 --tasks long_text --data data --set long_text.kinds=books "
+    "--set long_text.max_tokens=512",
 }
 STORY = "Call me Ishmael. Some years ago I went to sea. Queequeg was a harpooneer from Rokovoko.\n"
 
@@ -128,7 +129,7 @@ def test_the_examples_run(here, tiny_by_its_name, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_examples_run_with_the_real_model(here, monkeypatch, capsys):
-    make_files(STORY + language_reference()[:20_000])
+    make_files(STORY + language_reference()[:6_000])
     run_all(SHORTER_REAL, monkeypatch, capsys)
 
 

@@ -43,13 +43,13 @@ def test_every_line_is_answered_and_kept(run, memory, monkeypatch):
     assert run(*shlex.split(command)[1:]).code == 0 and len(Bank.load(memory).documents) == 1
 
 
-def test_commands(run, memory, monkeypatch):
+def test_commands(run, bank, sidenet, monkeypatch):
     says = "/why\n/what\nWho is Ishmael?\n/why\n/forget\n/why\n"
-    told = chat(run, monkeypatch, memory, *E, says=says)
+    told = chat(run, monkeypatch, bank, "--sidenet", sidenet, "--max-tokens", 3, says=says)
     assert told.code == 0 and told.err.count("nothing was answered yet") == 2
     assert "/what is no command; there are: /why, /forget, /quit" in told.err
     assert "moby.txt [" in told.err and "forgotten" in told.err and "remembered as" not in told.err
-    assert [info.name for info in Bank.load(memory).documents] == ["moby.txt"]  # nothing was left to keep
+    assert [info.name for info in Bank.load(bank).documents] == ["moby.txt"]  # nothing was left to keep
 
 
 def test_nothing_is_kept_where_nobody_wants_it(run, memory, book, monkeypatch):
