@@ -93,12 +93,23 @@ def test_a_copy_whose_forward_is_the_original_s_is_refused():
 def test_a_compiled_method_gives_the_same():
     method, found = build("em_llm", load_backbone("tiny-llama")), []
     compiled = torch.compile(method, backend="eager")
-    for run, read in ((method, method.read), (compiled, torch.compile(method.read, backend="eager"))):
+    for run in (method, compiled):
+        method.reset()
+        with torch.no_grad():
+            run.read(tokens(37, 7))
+            found += [run(tokens(15, 1)).logits, run.generate(tokens(5, 1), max_new_tokens=3, pad_token_id=0)]
+    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[3])
+
+
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="torch 2.6 compiles a bound method without its self")
+def test_a_compiled_verb_gives_the_same():
+    method, found = build("em_llm", load_backbone("tiny-llama")), []
+    for read in (method.read, torch.compile(method.read, backend="eager")):
         method.reset()
         with torch.no_grad():
             read(tokens(37, 7))
-            found += [run(tokens(15, 1)).logits, run.generate(tokens(5, 1), max_new_tokens=3, pad_token_id=0)]
-    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[3])
+            found.append(method(tokens(15, 1)).logits)
+    assert torch.equal(*found)
 
 
 def test_compiled_code_is_used_again_when_nothing_is_attached():

@@ -14,8 +14,8 @@ from resigned import read_values
 
 from ltm.bank import Bank, BankConfig, journal, plain_reader, saved, saving
 from ltm.bank.manifest import FORMAT, checksum
-from ltm.bank.typed import typed
 from ltm.errors import BankCorruptError
+from ltm.typed import typed
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from ltm.bank.journal import Journal, replay
 from ltm.bank.names import MANIFEST
 from ltm.bank.plain_files import read_plain
 from ltm.bank.sound import MOST_JOURNAL_BYTES, head_problems, manifest_problems
-from ltm.bank.typed import field_types, typed
 from ltm.errors import BankCorruptError, BankError, ConfigError, LtmError
+from ltm.typed import field_types, typed
 
 if TYPE_CHECKING:
     from ltm.backbone.fingerprint import Fingerprint

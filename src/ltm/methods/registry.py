@@ -8,9 +8,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ltm.bank.typed import typed
 from ltm.errors import ConfigError, LtmError, short_repr, unknown_name
 from ltm.methods.checks import range_problems
+from ltm.typed import typed
 
 if TYPE_CHECKING:
     from ltm.backbone import Backbone
