@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ltm.pipes import is_stream, read_stream, stream_name
+
 from .errors import LtmError
 from .html_text import html_text
-from .streams import is_stream, read_stream, stream_name
 
 _PAGES = (".html", ".htm")
 SUFFIXES = (".txt", ".md", *_PAGES, ".jsonl", ".jsonl.gz")

@@ -84,9 +84,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes long by design is made short."""
     import ltm.cli.demo
-    import ltm.streams
+    import ltm.pipes
 
-    monkeypatch.setattr(ltm.streams, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(ltm.pipes, "WAIT_SECONDS", 0.05)
     monkeypatch.setattr(ltm.cli.demo, "LEAST_TOKENS", 300)
     monkeypatch.setattr(ltm.cli.demo, "HELD_OUT_TOKENS", 60)
     monkeypatch.setattr(ltm.cli.demo, "NEW_TOKENS", 2)

@@ -12,8 +12,8 @@ from ltm.documents import iter_documents, read_text
 from ltm.errors import LtmError
 from ltm.outputs import check_output, write_output
 from ltm.passages import Passage
+from ltm.pipes import STDIN, is_stream, stream_name
 from ltm.session import Answer, Session
-from ltm.streams import STDIN, is_stream, stream_name
 from ltm.trace_page import KIND, is_trace_page, trace_page
 
 

@@ -17,8 +17,8 @@ from ltm.console import ask_patience, make_progress, notice, print_json
 from ltm.errors import LtmError
 from ltm.methods.registry import method_class
 from ltm.outputs import check_output, write_output
+from ltm.pipes import is_stream
 from ltm.session import DEFAULT_METHOD, Session
-from ltm.streams import is_stream
 
 _KEPT = ("memory_size", *STORAGE_OPTIONS)
 KIND = "texts of a memory, as `ltm bank export` writes them"

@@ -12,8 +12,8 @@ from typing import Any
 from ltm.cli.ask import finish, open_session, print_passages
 from ltm.console import notice, notices, shell_line, write
 from ltm.errors import LtmError
+from ltm.pipes import is_stream, stream_name
 from ltm.session import Answer, Session
-from ltm.streams import is_stream, stream_name
 
 COMMANDS = {
     "/why": "the passages that the last answer used",

@@ -15,8 +15,8 @@ from ltm.console import next_step, notice, print_json
 from ltm.errors import LtmError
 from ltm.methods import create_method, load_method, method_class
 from ltm.methods.registry import config_from_options
+from ltm.pipes import is_stream
 from ltm.session import DEFAULT_BACKBONE, DEFAULT_METHOD
-from ltm.streams import is_stream
 from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, TrainResult, Validation, exercises
 from ltm.training.record import check_out
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ltm import streams
+from ltm import pipes
 from ltm.documents import DocumentError, documents_of, find_sources, iter_documents
 from ltm.errors import LtmError
 from ltm.html_text import html_text, looks_like_html
@@ -55,7 +55,7 @@ def test_what_is_no_text_is_refused(monkeypatch, data, says):
 
 
 def test_a_pipe_without_an_end_is_refused(monkeypatch):
-    monkeypatch.setattr(streams, "MOST_BYTES", 5)
+    monkeypatch.setattr(pipes, "MOST_BYTES", 5)
     piped(monkeypatch, b"more than five")
     with pytest.raises(LtmError, match="gave more than 5 bytes"):
         list(iter_documents("-"))
@@ -74,7 +74,7 @@ def test_pipes_of_a_shell_and_with_names(tmp_path, monkeypatch):
     sources = find_sources([f"/dev/fd/{inner}", fifo])
     writer.join(10)
     assert [(d.name, d.text) for d in documents_of(sources)] == [("pipe", "first"), ("pipe-2", "second")]
-    monkeypatch.setattr(streams, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(pipes, "WAIT_SECONDS", 0.1)
     with pytest.raises(LtmError, match="nobody writes to"):
         find_sources(fifo)
     (tmp_path / "a.txt").write_text("a file")
