@@ -57,7 +57,7 @@ def test_reading_in_blocks_is_reading_at_once(backbone, session, monkeypatch):
     query = torch.randn(1, 4, 3, 16, generator=torch.Generator().manual_seed(0))
     one, two = (s.method.bank.retrieve(query, 3) for s in (session, other))
     assert torch.equal(one.hits.slots, two.hits.slots)
-    torch.testing.assert_close(one.keys, two.keys, atol=1e-6, rtol=1e-5)  # another batch size, other kernels
+    torch.testing.assert_close(one.keys, two.keys, atol=3e-6, rtol=1e-5)  # another batch size, other kernels
 
 
 def test_an_answer_names_the_passages_it_used(session):

@@ -37,6 +37,7 @@ __all__ = [
     "causal_output",
     "cpu_has_fast_bf16",
     "get_attention_name",
+    "heed_softcap",
     "gguf_architectures",
     "take_cache",
     "tell_gguf_version",
@@ -117,6 +118,16 @@ def set_attention_name(model: nn.Module, name: str) -> None:
             continue
         seen.add(id(config))
         config._attn_implementation = name
+
+
+def heed_softcap(model: nn.Module) -> None:
+    """Give a model whose attention caps its logits (Gemma 2) an implementation that does.
+
+    transformers 5.4 runs it with SDPA, which leaves the cap out without a word; later ones refuse that themselves.
+    """
+    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    if getattr(config, "attn_logit_softcapping", None) and get_attention_name(model) == "sdpa":
+        set_attention_name(model, "eager")
 
 
 def tell_gguf_version() -> None:

@@ -28,7 +28,7 @@ from ltm.backbone.sound import MOST_LAYERS, check_config, check_scores, not_fini
 from ltm.backbone.tiny import TINY_ARCHITECTURES, build_tiny
 from ltm.backbone.turns import model_lock
 from ltm.backbone.view import KNOWN_FAMILIES, BackboneView
-from ltm.compat import cpu_has_fast_bf16
+from ltm.compat import cpu_has_fast_bf16, heed_softcap
 from ltm.console import notice
 from ltm.errors import LtmError, error_line
 
@@ -51,6 +51,7 @@ class Backbone:
     _identity: tuple[tuple[Any, ...], Fingerprint] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        heed_softcap(self.model)
         self.view = BackboneView(self.model)
         self.model.requires_grad_(False)
         self.model.eval()
