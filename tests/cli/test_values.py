@@ -146,3 +146,10 @@ def test_ranges_of_an_import(run, tmp_path, ranges):
     assert "texts.jsonl:1" in one_line(run("bank", "import", tmp_path / "texts.jsonl", "-o", tmp_path / "new", *E))
     (tmp_path / "texts.jsonl").write_bytes(b'{"id": "caf\xe9"')
     assert "not UTF-8" in one_line(run("bank", "import", tmp_path / "texts.jsonl", "-o", tmp_path / "new", *E))
+
+
+def test_a_nul_character_is_in_no_argument():
+    """From Python alone; typer and click tell it in other words from release to release, or not at all."""
+    from ltm.cli import main
+
+    assert main(["bank", "list", "a\0b"]) == 2

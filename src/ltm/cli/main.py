@@ -47,6 +47,8 @@ def _run(arguments: Sequence[str]) -> int:
     keep_freed_memory()
     if not all(map(_says_something, arguments)):  # an unset variable of a script, which as a path would be this folder
         return _tell("an argument is empty; give it a value, or leave it out", MISTAKE)
+    if any("\0" in argument for argument in arguments):  # only from Python: no shell hands one over
+        return _tell("an argument holds a NUL character, which no name of a file can have; leave it out", MISTAKE)
     try:
         code = app(args=list(arguments), prog_name="ltm", standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C, when it does not raise Abort
