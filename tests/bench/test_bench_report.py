@@ -15,6 +15,7 @@ from ltm.bench.grids import Line, make_lines, number, sections
 from ltm.bench.journal import Entry, Journal
 from ltm.bench.page import CellText, Heading, Paragraph, Table, to_html, to_markdown
 from ltm.bench.pairing import measured, paired_difference
+from ltm.bench.plots import styles
 from ltm.bench.results import records_path, rows_to_json, write_result
 from ltm.errors import LtmError
 from ltm.tasks.base import Row
@@ -237,3 +238,9 @@ def test_a_report_replaces_reports_and_nothing_else(tmp_path, monkeypatch):
     for nothing in ("", ".", " "):
         with pytest.raises(LtmError, match="names no file"):
             write_report(tmp_path / "results", nothing)
+
+
+def test_no_two_methods_look_alike_without_a_line():
+    """Where cost is drawn there are markers alone."""
+    looks = styles([f"method {number}" for number in range(40)])
+    assert len({(look.colour, look.marker) for look in looks.values()}) == 40

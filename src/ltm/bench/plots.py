@@ -50,12 +50,12 @@ class Panel:
 
 
 def styles(labels: Sequence[str]) -> dict[str, Style]:
-    """One look for each method; after seven the line changes too."""
+    """One look for each method; after seven colours, markers and lines are others for the same colour."""
     lines = ("-", "--", ":", "-.")
     return {
         label: Style(
             _COLOURS[index % len(_COLOURS)],
-            _MARKERS[index % len(_MARKERS)],
+            _MARKERS[(index + index // len(_COLOURS)) % len(_MARKERS)],
             lines[index // len(_COLOURS) % len(lines)],
         )
         for index, label in enumerate(labels)
