@@ -42,7 +42,8 @@ ATTENTION_ONLY = "longmem:pointer=False as attention only"
 """The paper's mechanism without our pointer."""
 NGRAM = "ngram:inner=src/ltm/weights/smollm2-135m/longmem as n-gram cache"
 """What token ids alone give the SideNet that is shipped, its memory off."""
-BESIDE = ["window", MEMORY_OFF, ATTENTION_ONLY, NGRAM, "longmem"]
+COMPARED_WITH = [MEMORY_OFF, ATTENTION_ONLY, NGRAM]
+"""What stands beside LongMem in its tables of perplexity; all with the window and stride of the experiment."""
 POLICIES = [
     "longmem as everything",
     *(f"longmem:memory_size=2048,evict={policy} as {policy}" for policy in EVICTIONS),
@@ -61,12 +62,12 @@ def experiments() -> dict[str, Experiment]:
     fewer = ["long_text.documents=2", "long_text.max_tokens=8192"]
     longer = ["long_text", "long_text.kinds=books", "long_text.documents=1", "long_text.max_tokens=32768"]
     return {
-        "long_text": ("bench", [*BESIDE, "full"], ["long_text", ALL_KINDS, *eight]),
+        "long_text": ("bench", ["window", *COMPARED_WITH, "longmem", "full"], ["long_text", ALL_KINDS, *eight]),
         "earlier": ("earlier", ["window", "sinks", "longmem", *others, "full"], [*long_text, *eight]),
         **{
             f"window-{size}": (
                 f"window-{size}",
-                ["window", "longmem@{runs}/no_memory as no memory", "longmem"],
+                ["window", "longmem@{runs}/no_memory as no memory", *COMPARED_WITH, "longmem"],
                 [*long_text, *fewer, f"window={size}"],
             )
             for size in WINDOWS
@@ -78,12 +79,12 @@ def experiments() -> dict[str, Experiment]:
         ),
         "wikitext": (
             "wikitext",
-            ["window", RUN_ON_OTHER_WEIGHTS["no memory"], "longmem", "full"],
+            ["window", RUN_ON_OTHER_WEIGHTS["no memory"], *COMPARED_WITH, "longmem", "full"],
             ["long_text", "long_text.kinds=wikitext2", "long_text.documents=8", "long_text.max_tokens=8192"],
         ),
         "half-window": (
             "half-window",
-            ["window", RUN_ON_OTHER_WEIGHTS["no memory"], "longmem"],
+            ["window", RUN_ON_OTHER_WEIGHTS["no memory"], *COMPARED_WITH, "longmem"],
             [*long_text, *fewer, "stride=512"],
         ),
         "untrained": (
@@ -101,6 +102,7 @@ def experiments() -> dict[str, Experiment]:
             [
                 "window",
                 RUN_ON_OTHER_WEIGHTS["no memory"],
+                *COMPARED_WITH,
                 "longmem",
                 *(f"longmem:memory_size={size} as memory of {size}" for size in (2048, 8192)),
             ],
@@ -108,7 +110,7 @@ def experiments() -> dict[str, Experiment]:
         ),
         "beyond-kinds": (
             "beyond-kinds",
-            ["window", MEMORY_OFF, "longmem"],
+            ["window", *COMPARED_WITH, "longmem"],
             ["long_text", "long_text.kinds=techdocs,latex_math", "long_text.documents=4", "long_text.max_tokens=32768"],
         ),
         "suffix": (
