@@ -135,7 +135,7 @@ def experiments() -> dict[str, Experiment]:
         ),
         "eviction": (
             "eviction",
-            POLICIES,
+            [*COMPARED_WITH, *POLICIES],
             [*long_text, "long_text.documents=2", "long_text.max_tokens=16384"],
         ),
         "eviction-recall": (

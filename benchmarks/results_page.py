@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -17,6 +17,7 @@ from common import grid
 from longmem_seeds import as_interval
 from recall_maps import recall_table
 
+from ltm.bank import EVICTIONS
 from ltm.bench.results import Result, read_results, uneven_windows
 from ltm.tasks.base import Row
 from ltm.tasks.intervals import t_interval, wilson_interval
@@ -35,15 +36,18 @@ OTHERS = (
     *("whole-context", "chunks", "beyond", "beyond-kinds", "half-window", "eviction", "wikitext"),
     *("suffix-lengths", "recall-pairs", "recall-facts", "earlier"),
 )
-LABELS = ("window", "memory off", "attention only", "n-gram cache", "longmem", "full")
+BESIDE = ("memory off", "attention only", "n-gram cache")
 """What is measured beside LongMem: the same SideNet with memory off, without its pointer, and with counts instead."""
-EARLIER_LABELS = ("window", "no memory", "longmem", "full")
+LABELS = ("window", *BESIDE, "longmem", "full")
+EARLIER_LABELS = ("window", "no memory", *BESIDE, "longmem", "full")
 """The same where LongMem stands beside a SideNet that was trained as long without memory."""
+EVICTED = ("everything", *EVICTIONS)
 RESAMPLES = 2000
 COMPARED_WITH = ("window", "memory off", "n-gram cache", "full")
+SHARES = "of memory's gain: attention only, n-gram cache"
 COMPARED = (
-    *("window", "SideNet without memory", "LongMem", "full"),
-    *("LongMem against window", "memory's own share", "the bound", "share of the bound"),
+    *(*EARLIER_LABELS, "LongMem against window", "against n-gram cache"),
+    *("memory's own share", "the bound", "share of the bound", SHARES),
 )
 """The columns of `_comparison`: the earlier labels' perplexities, then what they show."""
 
@@ -52,16 +56,17 @@ def main() -> None:
     results = read_results(RESULTS / "bench")
     folders = [RESULTS / name for name in (*(f"window-{size}" for size in WINDOWS), *OTHERS)]
     apart = {folder.name: read_results(folder) for folder in folders if folder.is_dir()}
+    at_1024 = [*apart["earlier"], *results]  # the earlier runs, and of the main ones what those lack
     tables: dict[str, Callable[[], str]] = {
         "perplexity": lambda: perplexity(results, KINDS),
         "overlap": overlap,
         "wikitext": lambda: earlier_perplexity(apart["wikitext"], ("wikitext2",)),
         "positions": lambda: positions(results),
-        "baselines": lambda: baselines(apart["earlier"]),
-        "windows": lambda: windows(apart["earlier"], apart),
-        "adapted bound": lambda: adapted_bound(apart["earlier"], apart["whole-context"]),
-        "half window": lambda: half_window(apart["earlier"], apart["half-window"]),
-        "chunks": lambda: chunks(apart["earlier"], apart["chunks"]),
+        "baselines": lambda: baselines(at_1024),
+        "windows": lambda: windows(at_1024, apart),
+        "adapted bound": lambda: adapted_bound(at_1024, apart["whole-context"]),
+        "half window": lambda: half_window(at_1024, apart["half-window"]),
+        "chunks": lambda: chunks(at_1024, apart["chunks"]),
         "eviction": lambda: eviction(apart["eviction"]),
         "beyond": lambda: beyond(apart["beyond"]),
         "beyond kinds": lambda: beyond_kinds(apart["beyond-kinds"]),
@@ -126,6 +131,19 @@ def nats(own: dict[str, dict], kind: str) -> float:
     return sum(r["nats"] for r in chosen) / sum(r["tokens"] for r in chosen)
 
 
+def losses(results: list[Result], labels: Iterable[str], documents: dict[str, dict], kind: str) -> dict[str, float]:
+    """Nats a token over these documents of a kind, of the labels that scored all of them."""
+    own = {label: records(results, label) for label in labels}
+    own = {label: _only(found, documents) for label, found in own.items() if documents.keys() <= found.keys()}
+    _check_tokens({"": documents, **own})
+    return {label: nats(found, kind) for label, found in own.items()}
+
+
+def _shown(loss: Mapping[str, float], labels: Iterable[str], digits: int = 2) -> list[str]:
+    """The perplexity of each label, "–" where it was not measured."""
+    return [f"{math.exp(loss[label]):.{digits}f}" if label in loss else "–" for label in labels]
+
+
 def perplexity(results: list[Result], kinds: Iterable[str]) -> str:
     """LongMem beside what it has to be compared with, over the same tokens; intervals over documents."""
     own = {label: records(results, label) for label in LABELS}
@@ -137,7 +155,7 @@ def perplexity(results: list[Result], kinds: Iterable[str]) -> str:
         changes = (_change(own["longmem"], own[label], kind) for label in COMPARED_WITH)
         gain = loss["memory off"] - loss["longmem"]
         shares = (f"{(loss['memory off'] - loss[label]) / gain:.0%}" for label in ("attention only", "n-gram cache"))
-        rows.append([kind, f"{tokens:,}", *(f"{math.exp(loss[label]):.2f}" for label in LABELS), *changes, *shares])
+        rows.append([kind, f"{tokens:,}", *_shown(loss, LABELS), *changes, *shares])
     against = [f"LongMem against {label}" for label in COMPARED_WITH]
     names = [*LABELS, *against, "attention only, of memory's gain", "n-gram cache, of memory's gain"]
     return f"{grid(['kind', 'tokens', *names], rows)}\n\n{command(results, 'long_text', LABELS)}"
@@ -158,12 +176,10 @@ def _change(own: dict[str, dict], base: dict[str, dict], kind: str) -> str:
 
 def earlier_perplexity(results: list[Result], kinds: Iterable[str]) -> str:
     """The three comparisons with a SideNet trained without memory, over the same tokens."""
-    own = {label: records(results, label) for label in EARLIER_LABELS}
-    _check_tokens(own)
-    rows = []
+    own, rows = records(results, "window"), []
     for kind in kinds:
-        tokens = sum(r["tokens"] for r in own["window"].values() if r["kind"] == kind)
-        rows.append([kind, f"{tokens:,}", *_comparison({label: nats(own[label], kind) for label in EARLIER_LABELS})])
+        tokens = sum(r["tokens"] for r in own.values() if r["kind"] == kind)
+        rows.append([kind, f"{tokens:,}", *_comparison(losses(results, EARLIER_LABELS, own, kind))])
     table = grid(["kind", "tokens", *COMPARED], rows)
     return f"{table}\n\n{command(results, 'long_text', EARLIER_LABELS)}"
 
@@ -182,27 +198,47 @@ def _comparison(loss: dict[str, float]) -> list[str]:
     """From nats a token by label: perplexities, then what LongMem, its memory and full context gain."""
     bound, share = loss["window"] - loss["full"], loss["no memory"] - loss["longmem"]
     return [
-        *(f"{math.exp(loss[label]):.2f}" for label in EARLIER_LABELS),
-        f"{math.expm1(loss['longmem'] - loss['window']):+.1%}",
-        f"{math.expm1(-share):+.1%}",
+        *_shown(loss, EARLIER_LABELS),
+        *(_against(loss, label) for label in ("window", "n-gram cache", "no memory")),
         f"{math.expm1(-bound):+.1%}",
         f"{share / bound:.0%}",
+        _shares(loss),
     ]
+
+
+def _shares(loss: Mapping[str, float]) -> str:
+    """What attention only and the n-gram cache gain of what LongMem gains over memory off, in nats."""
+    if not loss.keys() >= set(BESIDE):
+        return "–"
+    off = loss["memory off"]
+    return ", ".join(f"{(off - loss[label]) / (off - loss['longmem']):.0%}" for label in BESIDE[1:])
+
+
+def _against(loss: Mapping[str, float], label: str) -> str:
+    """Change of LongMem's perplexity against a label's."""
+    return f"{math.expm1(loss['longmem'] - loss[label]):+.1%}" if label in loss else "–"
 
 
 def positions(results: list[Result]) -> str:
     """Perplexity by place in the document, all documents of a kind."""
-    places = _places(results, KINDS, LABELS)
-    rows = [[name, *(f"{math.exp(value):.2f}" for value in values)] for name, values in places]
+    rows = [[name, *_shown(loss, LABELS)] for name, loss in _places(results, KINDS, LABELS)]
     return grid(["place in the document", *LABELS], rows)
 
 
-def _places(results: list[Result], kinds: Iterable[str], labels: Sequence[str]) -> Iterator[tuple[str, list[float]]]:
-    """Kind and place in the document with each label's nats there."""
+def _places(
+    results: list[Result], kinds: Iterable[str], labels: Sequence[str]
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Kind and place in the document with the nats there, of the labels that scored all documents of the first."""
+    own = {label: records(results, label) for label in labels}
+    documents = own[labels[0]].keys()
     for kind in kinds:
-        by_label = [_by_position(records(results, label), kind) for label in labels]
-        for place in by_label[0]:
-            yield f"{kind} {place[0]:,}–{place[1]:,}", [values[place] for values in by_label]
+        by_label = {
+            label: _by_position(_only(found, documents), kind)
+            for label, found in own.items()
+            if documents <= found.keys()
+        }
+        for place in by_label[labels[0]]:
+            yield f"{kind} {place[0]:,}–{place[1]:,}", {label: values[place] for label, values in by_label.items()}
 
 
 def _by_position(own: dict[str, dict], kind: str) -> dict[tuple[int, int], float]:
@@ -217,99 +253,96 @@ def _by_position(own: dict[str, dict], kind: str) -> dict[tuple[int, int], float
 
 def baselines(results: list[Result]) -> str:
     """Perplexity of every method by kind, over the same tokens."""
-    own = {r.label: records(results, r.label) for r in results if r.task == "long_text" and not r.failed}
-    kinds = kinds_of(own["window"])
-    rows = [[kind, *(f"{math.exp(nats(o, kind)):.2f}" for o in own.values())] for kind in kinds]
-    return f"{grid(['kind', *own], rows)}\n\n{command(results, 'long_text', own)}"
+    documents = records(results, "window")
+    labels = ("window", "sinks", "memorizing", "no memory", *BESIDE, "longmem", "coupled", "full")
+    rows = [[kind, *_shown(losses(results, labels, documents, kind), labels)] for kind in kinds_of(documents)]
+    return f"{grid(['kind', *labels], rows)}\n\n{command(results, 'long_text', labels)}"
 
 
 def windows(results: list[Result], apart: dict[str, list[Result]]) -> str:
     """The three comparisons by local window, over the documents that were run at all windows."""
     at = {size: apart[f"window-{size}"] for size in WINDOWS} | {1024: results}
-    documents = records(at[WINDOWS[0]], "window").keys()
-    full, rows = _only(records(results, "full"), documents), []
-    for kind in kinds_of(full):
+    documents, rows = records(at[WINDOWS[0]], "window"), []
+    for kind in kinds_of(documents):
+        full = losses(results, ["full"], documents, kind)
         for size, found in sorted(at.items()):
-            loss = {label: nats(_only(records(found, label), documents), kind) for label in EARLIER_LABELS[:3]}
-            rows.append([f"{kind}, {size:,}", *_comparison({**loss, "full": nats(full, kind)})])
+            loss = losses(found, EARLIER_LABELS, documents, kind)
+            rows.append([f"{kind}, {size:,}", *_comparison({**loss, **full})])
     table = grid(["kind, window", *COMPARED], rows)
-    commands = [command(at[size], "long_text", EARLIER_LABELS[:3]) for size in WINDOWS]
+    commands = [command(at[size], "long_text", EARLIER_LABELS) for size in WINDOWS]
     return "\n\n".join([table, "\n".join(commands)])
 
 
 def adapted_bound(results: list[Result], apart: list[Result]) -> str:
     """What memory gains beside what the same SideNet without memory gains from all its true context."""
-    own = {label: records(results, label) for label in EARLIER_LABELS}
-    whole, rows = records(apart, "no memory"), []
-    for kind in kinds_of(whole):
-        loss = {label: nats(_only(found, whole), kind) for label, found in own.items()}
-        whole_loss = nats(whole, kind)
-        share, bound = loss["no memory"] - loss["longmem"], loss["no memory"] - whole_loss
+    documents, rows = records(apart, "no memory"), []
+    for kind in kinds_of(documents):
+        loss = losses(results, EARLIER_LABELS, documents, kind)
+        whole = nats(documents, kind)
+        share, bound = loss["no memory"] - loss["longmem"], loss["no memory"] - whole
         rows.append(
             [
                 kind,
-                *(f"{math.exp(loss[label]):.2f}" for label in ("no memory", "longmem")),
-                f"{math.exp(whole_loss):.2f}",
+                *_shown({**loss, "whole": whole}, ("no memory", *BESIDE, "longmem", "whole")),
                 f"{math.expm1(-share):+.1%}",
                 f"{math.expm1(-bound):+.1%}",
                 f"{share / bound:.0%}",
                 f"{share / (loss['window'] - loss['full']):.0%}",
             ]
         )
-    header = ["kind", "SideNet without memory", "LongMem", "SideNet without memory, 8k in its window"]
+    header = ["kind", "no memory", *BESIDE, "longmem", "no memory, 8k in its window"]
     header += ["memory's own share", "the adapted bound", "share of it", "share of the backbone's bound"]
     return f"{grid(header, rows)}\n\n{command(apart, 'long_text', ['no memory'])}"
 
 
 def half_window(results: list[Result], apart: list[Result]) -> str:
     """The same comparisons where half of a full window is kept."""
-    documents = records(apart, "window").keys()
-    full, rows = _only(records(results, "full"), documents), []
-    for kind in kinds_of(full):
-        loss = {label: nats(records(apart, label), kind) for label in EARLIER_LABELS[:3]}
-        rows.append([kind, *_comparison({**loss, "full": nats(full, kind)})])
+    documents, rows = records(apart, "window"), []
+    for kind in kinds_of(documents):
+        loss = losses(apart, EARLIER_LABELS, documents, kind)
+        rows.append([kind, *_comparison({**loss, **losses(results, ["full"], documents, kind)})])
     table = grid(["kind", *COMPARED], rows)
-    return f"{table}\n\n{command(apart, 'long_text', EARLIER_LABELS[:3])}"
+    return f"{table}\n\n{command(apart, 'long_text', EARLIER_LABELS)}"
 
 
 def eviction(apart: list[Result]) -> str:
     """Perplexity by what leaves a full memory first, and what it still finds."""
-    own = {r.label: records(apart, r.label) for r in apart if r.task == "long_text" and not r.failed}
-    kinds = kinds_of(own["everything"])
-    rows = [[kind, *(f"{math.exp(nats(o, kind)):.3f}" for o in own.values())] for kind in kinds]
-    text = grid(["perplexity", *own], rows)
-    text += f"\n\n{command(apart, 'long_text', own)}"
+    documents = records(apart, "everything")
+    labels = [*BESIDE, *EVICTED]
+    rows = [[kind, *_shown(losses(apart, labels, documents, kind), labels, digits=3)] for kind in kinds_of(documents)]
+    text = f"{grid(['perplexity', *labels], rows)}\n\n{command(apart, 'long_text', labels)}"
     recall = plain(apart, "recall", ("choice_accuracy",), ("variant", "length"))
     return f"{text}\n\nThe right key the likeliest of ten:\n\n{recall}"
 
 
 def chunks(results: list[Result], apart: list[Result]) -> str:
     """LongMem's perplexity by chunk size; chunks of 2 are what it was trained with."""
-    own = {"chunks of 1": records(apart, "chunks of 1"), "chunks of 2": records(results, "longmem")}
-    own |= {f"chunks of {size}": records(apart, f"chunks of {size}") for size in (4, 8, 16)}
-    documents = own["chunks of 1"].keys()
-    kinds = kinds_of(own["chunks of 1"])
-    rows = [[kind, *(f"{math.exp(nats(_only(o, documents), kind)):.2f}" for o in own.values())] for kind in kinds]
-    return f"{grid(['kind', *own], rows)}\n\n{command(apart, 'long_text', [r.label for r in apart])}"
+    documents, rows = records(apart, "chunks of 1"), []
+    labels = [f"chunks of {size}" for size in (1, 2, 4, 8, 16)]
+    for kind in kinds_of(documents):
+        beside = losses(results, (*BESIDE, "longmem"), documents, kind)
+        loss = {**losses(apart, labels, documents, kind), **beside, "chunks of 2": beside["longmem"]}
+        rows.append([kind, *_shown(loss, (*BESIDE, *labels))])
+    return f"{grid(['kind', *BESIDE, *labels], rows)}\n\n{command(apart, 'long_text', [r.label for r in apart])}"
 
 
 def beyond(apart: list[Result]) -> str:
     """Perplexity by place in documents past 8k, and by the size of the memory."""
-    by_label = {result.label: _by_position(records(apart, result.label), "books") for result in apart}
-    rows = [
-        [f"{place[0]:,}–{place[1]:,}", *(f"{math.exp(values[place]):.2f}" for values in by_label.values())]
-        for place in next(iter(by_label.values()))
-    ]
-    return f"{grid(['place in the book', *by_label], rows)}\n\n{command(apart, 'long_text', by_label)}"
+    sizes = [result.label for result in apart if result.label.startswith("memory of ")]
+    labels = ["window", "no memory", *BESIDE, "longmem", *sizes]
+    places = _places(apart, ["books"], labels)
+    rows = [[name.removeprefix("books "), *_shown(loss, labels)] for name, loss in places]
+    return f"{grid(['place in the book', *labels], rows)}\n\n{command(apart, 'long_text', labels)}"
 
 
 def beyond_kinds(apart: list[Result]) -> str:
-    """The same of technical documents and LaTeX, against the same SideNet with its memory off."""
-    labels, rows = ("window", "memory off", "longmem"), []
-    for name, (window, off, on) in _places(apart, ("techdocs", "latex_math"), labels):
-        cells = [f"{math.exp(value):.2f}" for value in (window, off, on)]
-        rows.append([name, *cells, *(f"{math.expm1(on - before):+.1%}" for before in (window, off))])
-    names = ["place in the document", *labels, "LongMem against window", "against memory off"]
+    """The same of technical documents and LaTeX, against the same SideNet with its memory off and with counts."""
+    labels, against = ("window", *BESIDE, "longmem"), ("window", "memory off", "n-gram cache")
+    rows = [
+        [name, *_shown(loss, labels), *(_against(loss, label) for label in against)]
+        for name, loss in _places(apart, ("techdocs", "latex_math"), labels)
+    ]
+    names = ["place in the document", *labels, "LongMem against window", *(f"against {label}" for label in against[1:])]
     return f"{grid(names, rows)}\n\n{command(apart, 'long_text', labels)}"
 
 
