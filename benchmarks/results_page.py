@@ -44,6 +44,7 @@ EARLIER_LABELS = ("window", "no memory", *BESIDE, "longmem", "full")
 EVICTED = ("everything", *EVICTIONS)
 RESAMPLES = 2000
 COMPARED_WITH = ("window", "memory off", "n-gram cache", "full")
+CHANGES = ("LongMem against window", "against memory off", "against n-gram cache")
 SHARES = "of memory's gain: attention only, n-gram cache"
 COMPARED = (
     *(*EARLIER_LABELS, "LongMem against window", "against n-gram cache"),
@@ -131,12 +132,17 @@ def nats(own: dict[str, dict], kind: str) -> float:
     return sum(r["nats"] for r in chosen) / sum(r["tokens"] for r in chosen)
 
 
-def losses(results: list[Result], labels: Iterable[str], documents: dict[str, dict], kind: str) -> dict[str, float]:
-    """Nats a token over these documents of a kind, of the labels that scored all of them."""
+def over(results: list[Result], labels: Iterable[str], documents: dict[str, dict]) -> dict[str, dict[str, dict]]:
+    """By label the records of these documents, of the labels that scored all of them, and the same tokens of each."""
     own = {label: records(results, label) for label in labels}
     own = {label: _only(found, documents) for label, found in own.items() if documents.keys() <= found.keys()}
     _check_tokens({"": documents, **own})
-    return {label: nats(found, kind) for label, found in own.items()}
+    return own
+
+
+def losses(results: list[Result], labels: Iterable[str], documents: dict[str, dict], kind: str) -> dict[str, float]:
+    """Nats a token over the documents of a kind, of the labels that scored all of them."""
+    return {label: nats(own, kind) for label, own in over(results, labels, documents).items()}
 
 
 def _shown(loss: Mapping[str, float], labels: Iterable[str], digits: int = 2) -> list[str]:
@@ -214,6 +220,11 @@ def _shares(loss: Mapping[str, float]) -> str:
     return ", ".join(f"{(off - loss[label]) / (off - loss['longmem']):.0%}" for label in BESIDE[1:])
 
 
+def _changes(loss: Mapping[str, float]) -> list[str]:
+    """The columns of CHANGES."""
+    return [_against(loss, label) for label in ("window", "memory off", "n-gram cache")]
+
+
 def _against(loss: Mapping[str, float], label: str) -> str:
     """Change of LongMem's perplexity against a label's."""
     return f"{math.expm1(loss['longmem'] - loss[label]):+.1%}" if label in loss else "–"
@@ -229,14 +240,9 @@ def _places(
     results: list[Result], kinds: Iterable[str], labels: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Kind and place in the document with the nats there, of the labels that scored all documents of the first."""
-    own = {label: records(results, label) for label in labels}
-    documents = own[labels[0]].keys()
+    own = over(results, labels, records(results, labels[0]))
     for kind in kinds:
-        by_label = {
-            label: _by_position(_only(found, documents), kind)
-            for label, found in own.items()
-            if documents <= found.keys()
-        }
+        by_label = {label: _by_position(found, kind) for label, found in own.items()}
         for place in by_label[labels[0]]:
             yield f"{kind} {place[0]:,}–{place[1]:,}", {label: values[place] for label, values in by_label.items()}
 
@@ -327,23 +333,22 @@ def chunks(results: list[Result], apart: list[Result]) -> str:
 
 
 def beyond(apart: list[Result]) -> str:
-    """Perplexity by place in documents past 8k, and by the size of the memory."""
+    """Perplexity by place in a book past 8k, and by the size of the memory."""
     sizes = [result.label for result in apart if result.label.startswith("memory of ")]
     labels = ["window", "no memory", *BESIDE, "longmem", *sizes]
-    places = _places(apart, ["books"], labels)
-    rows = [[name.removeprefix("books "), *_shown(loss, labels)] for name, loss in places]
-    return f"{grid(['place in the book', *labels], rows)}\n\n{command(apart, 'long_text', labels)}"
+    rows = [
+        [name.removeprefix("books "), *_shown(loss, labels), *_changes(loss)]
+        for name, loss in _places(apart, ["books"], labels)
+    ]
+    return f"{grid(['place in the book', *labels, *CHANGES], rows)}\n\n{command(apart, 'long_text', labels)}"
 
 
 def beyond_kinds(apart: list[Result]) -> str:
     """The same of technical documents and LaTeX, against the same SideNet with its memory off and with counts."""
-    labels, against = ("window", *BESIDE, "longmem"), ("window", "memory off", "n-gram cache")
-    rows = [
-        [name, *_shown(loss, labels), *(_against(loss, label) for label in against)]
-        for name, loss in _places(apart, ("techdocs", "latex_math"), labels)
-    ]
-    names = ["place in the document", *labels, "LongMem against window", *(f"against {label}" for label in against[1:])]
-    return f"{grid(names, rows)}\n\n{command(apart, 'long_text', labels)}"
+    labels = ("window", *BESIDE, "longmem")
+    places = _places(apart, ("techdocs", "latex_math"), labels)
+    rows = [[name, *_shown(loss, labels), *_changes(loss)] for name, loss in places]
+    return f"{grid(['place in the document', *labels, *CHANGES], rows)}\n\n{command(apart, 'long_text', labels)}"
 
 
 def recall_facts(apart: list[Result]) -> str:
