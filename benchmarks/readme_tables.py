@@ -100,7 +100,12 @@ def speed(*results: dict) -> str:
     ]
     for label, figure in lines:
         rows.append(f"| {label} | " + " | ".join(figure(r["results"]) for r in results) + " |")
-    return "**Cost** on the same machine. `python benchmarks/longmem_speed.py [--dtype float32]`\n\n" + "\n".join(rows)
+    processors = sorted({f"{r['machine']['processor']}, {r['machine']['cores']} cores" for r in results})
+    head = (
+        f"**Cost** on one machine ({'; '.join(processors)}). Shares of the forward are larger where a processor "
+        "multiplies bfloat16 faster than it searches. `python benchmarks/longmem_speed.py [--dtype float32]`"
+    )
+    return head + "\n\n" + "\n".join(rows)
 
 
 if __name__ == "__main__":
