@@ -352,14 +352,17 @@ def test_smollm2_names_the_passage_of_its_answer_though_it_stands_early():
 
 
 @pytest.mark.slow
-def test_smollm2_finds_a_pass_key_beyond_its_window():
-    """A window of 512, some 2,000 tokens read."""
+def test_smollm2_says_a_number_beyond_its_window():
+    """A window of 512, some 2,000 tokens read; asked by the sentence's beginning, which a small model can go on with."""
     backbone = load_backbone("smollm2-135m")
-    method = create_method("em_llm", backbone, local_window=512)
-    filler = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. " * 40
-    text = filler + "\n\nThe pass key is 71432. Remember it. 71432 is the pass key.\n\n" + filler
-    ids = backbone.tokenizer(text, return_tensors="pt")["input_ids"]
-    method.read(ids)
-    prompt = backbone.tokenizer("\n\nWhat is the pass key? The pass key is", return_tensors="pt")["input_ids"]
-    out = method.generate(prompt, max_new_tokens=7, do_sample=False)
-    assert "71432" in backbone.tokenizer.decode(out[0, prompt.shape[1] :])
+    said = {}
+    for name in ("em_llm", "window"):
+        method = create_method(name, backbone, local_window=512)
+        filler = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. " * 40
+        if name == "em_llm":
+            text = f"{filler}\n\nThe harbour master's number is 71432.\n\n{filler}"
+            method.read(backbone.tokenizer(text, return_tensors="pt")["input_ids"])
+        prompt = backbone.tokenizer("\n\nThe harbour master's number is", return_tensors="pt")["input_ids"]
+        out = method.generate(prompt, max_new_tokens=9, do_sample=False)
+        said[name] = backbone.tokenizer.decode(out[0, prompt.shape[1] :])
+    assert "71432" in said["em_llm"] and "71432" not in said["window"]
