@@ -353,7 +353,7 @@ def test_smollm2_names_the_passage_of_its_answer_though_it_stands_early():
 
 @pytest.mark.slow
 def test_smollm2_says_a_number_beyond_its_window():
-    """A window of 512, some 2,000 tokens read; asked by the sentence's beginning, which a small model can go on with."""
+    """A window of 512, some 2,000 tokens read; asked by the sentence's beginning, which it can go on with."""
     backbone = load_backbone("smollm2-135m")
     said = {}
     for name in ("em_llm", "window"):
