@@ -6,16 +6,14 @@ import io
 import os
 import random
 import shutil
-import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_lines import Line, add_links, draw, make_folder
+from time_limit import TookTooLong, time_limit
 
 from ltm.backbone import load_backbone
 from ltm.cli import main
@@ -35,10 +33,6 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 ELSEWHERE: list[str] = []
 """Files that were opened for writing outside the folder of a command line; filled by `_watch`."""
 _inside: Path | None = None
-
-
-class TookTooLong(BaseException):
-    """Of no kind that a command would catch."""
 
 
 class BrokenOutput(io.TextIOWrapper):
@@ -92,20 +86,6 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ltm.cli.demo, "NEW_TOKENS", 2)
 
 
-@contextmanager
-def _time_limit(seconds: int) -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        raise TookTooLong
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def _run(line: Line, folder: Path) -> tuple[int | str, str, str]:
     """Exit code, or what went wrong; stdout and stderr."""
     global _inside
@@ -117,7 +97,7 @@ def _run(line: Line, folder: Path) -> tuple[int | str, str, str]:
     (sys.stdin, sys.stdout, sys.stderr), _inside = (stdin, out, err), folder  # type: ignore[assignment]
     os.chdir(folder)
     try:
-        with _time_limit(SECONDS):
+        with time_limit(SECONDS):
             code: int | str = main(line.arguments)
     except TookTooLong:
         code = "took too long: " + " <- ".join(traceback.format_exc().splitlines()[-7:-1])

@@ -7,9 +7,7 @@ import json
 import random
 import resource
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from time_limit import TookTooLong, time_limit
 
 from ltm.backbone import load_backbone
 from ltm.backbone.tiny import build_tiny
@@ -119,11 +118,11 @@ def try_case(number: int, models: list[Base], methods: list[Base], path: Path) -
     what = spoil(path, base, hand)
     use = use_model if base.original else use_method
     try:
-        with within(SECONDS):
+        with time_limit(SECONDS):
             outcome = use(path, base)
     except LtmError as error:
         outcome = "refused" if "\n" not in str(error) and len(str(error)) < 1500 else f"no short line: {error}"
-    except Hang:
+    except TookTooLong:
         outcome = f"more than {SECONDS} seconds"
     except Exception as error:
         outcome = f"{type(error).__name__}: {str(error)[:200]}"
@@ -269,21 +268,3 @@ def pickled(path: Path, base: Base, hand: random.Random) -> str:
 
 
 FILE_CHANGES = (cut, scribble, no_object, no_number, other_shape, other_names, pickled)
-
-
-class Hang(Exception):
-    """It takes too long."""
-
-
-@contextmanager
-def within(seconds: int) -> Iterator[None]:
-    def stop(number: int, frame: Any) -> None:
-        raise Hang
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import io
 import random
 import shutil
-import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ sys.path.append(str(Path(__file__).parent.parent / "bank"))
 
 from model_bank import tokens_of
 from mutations import mutate
+from time_limit import TookTooLong, time_limit
 
 import ltm.cli
 from ltm.backbone.fingerprint import Fingerprint
@@ -37,24 +37,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs links, pi
 FINGERPRINT = Fingerprint("Llama", "ab" * 32, None, 4, 4, 2, 8, 32, 1000, "float32", "null")
 SECONDS = 30
 """After which a bank counts as one that hangs; the slowest take 1."""
-
-
-class Hangs(BaseException):
-    """Nothing may catch it."""
-
-
-@contextmanager
-def limited(seconds: int) -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise Hangs
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def sources(folder: Path) -> list[Path]:
@@ -165,7 +147,7 @@ def try_one(seed: int, folders: list[Path], expected: dict[Path, str], scratch: 
     arguments = chance.choice(COMMANDS)
     for number, operation in enumerate([*OPERATIONS, lambda path: command(path, arguments)]):
         try:
-            with limited(SECONDS):
+            with time_limit(SECONDS):
                 told = operation(path)
             if number == 0:
                 outcomes["opened, changed" if told != expected[source] else "opened, the same"] += 1
@@ -176,7 +158,7 @@ def try_one(seed: int, folders: list[Path], expected: dict[Path, str], scratch: 
                 outcomes[" ".join(str(error).partition(": ")[2].split()[:3])] += 1
             if "\n" in str(error) or not 0 < len(str(error)) < 1000:
                 wrong.append(f"{number}: more than a line: {str(error)[:200]}")
-        except Hangs:
+        except TookTooLong:
             wrong.append(f"{number}: hangs")
         except Exception as error:
             wrong.append(f"{number}: {type(error).__name__}: {str(error)[:200]}")

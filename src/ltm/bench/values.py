@@ -6,10 +6,11 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import fields
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from ltm.errors import ConfigError
 from ltm.methods.checks import range_problems
+from ltm.typed import field_types
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -20,7 +21,7 @@ def typed_options(config_class: type, texts: Mapping[str, str], owner: str) -> d
     >>> typed_options(WindowConfig, {"local_window": "64", "stride": "none"}, "window")  # doctest: +SKIP
     {'local_window': 64, 'stride': None}
     """
-    hints = get_type_hints(config_class)
+    hints = field_types(config_class)
     known, problems, values = [field.name for field in fields(config_class)], [], {}
     for name, text in texts.items():
         if name not in known:

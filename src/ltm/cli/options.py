@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from ltm.errors import LtmError
+from ltm.typed import field_types
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def config_options(config_class: type) -> list[ConfigOption]:
 
     The help sentence is the field's metadata "help", or the string literal below the field in the class's source.
     """
-    hints, sentences = get_type_hints(config_class), _sentences(config_class)
+    hints, sentences = field_types(config_class), _sentences(config_class)
     options = []
     for field in fields(config_class):
         kind, optional = _plain_type(hints[field.name])

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import fields
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from ltm.errors import ConfigError, LtmError, short_repr, unknown_name
 from ltm.methods.checks import range_problems
-from ltm.typed import typed
+from ltm.typed import field_types, typed
 
 if TYPE_CHECKING:
     from ltm.backbone import Backbone
@@ -78,7 +78,7 @@ def config_from_options(config_class: type, options: dict[str, Any], name: str) 
     unknown = [str(option)[:60] for option in options if option not in known]
     if unknown:
         raise ConfigError(f"method {name} has no option {', '.join(unknown[:9])}; it has: {', '.join(known) or 'none'}")
-    hints, values, problems = get_type_hints(config_class), {}, list[str]()
+    hints, values, problems = field_types(config_class), {}, list[str]()
     for option, value in options.items():
         try:
             value = value.item() if hasattr(value, "item") else value
