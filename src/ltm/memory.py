@@ -8,10 +8,10 @@ memories, with rows that never see each other.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, Union
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Self = TypeVar("Self", bound="Memory")
 
-Rows = Sequence[int] | "Tensor"
+Rows = Union[Sequence[int], "Tensor"]  # noqa: UP007  (a string is no part of X | Y)
 """Numbers of a memory's rows: int64 [rows] or a list."""
 
 
@@ -66,10 +66,8 @@ class Memory(ABC):
         """What `save` wrote; an LtmError where that is damaged or another kind of memory."""
 
     @abstractmethod
-    @contextmanager
-    def undone_on_failure(self) -> Iterator[None]:
+    def undone_on_failure(self) -> AbstractContextManager[None]:
         """A block that leaves the memory as it was if it ends by an exception."""
-        yield
 
 
 class LeftOut:
