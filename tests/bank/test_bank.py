@@ -367,7 +367,7 @@ def test_config_tells_every_problem_together():
         BankConfig(chunk_size=None)
     with pytest.raises(ConfigError, match="unknown bank options colour"):
         BankConfig.from_dict({"colour": 1})
-    with pytest.raises(ConfigError, match="num_rows=0; use 1 or more; head_dim=0"):
-        Bank(num_rows=0, num_kv_heads=1, head_dim=0)
+    with pytest.raises(ConfigError, match="num_rows=-1; use 0 or more; head_dim=0"):
+        Bank(num_rows=-1, num_kv_heads=1, head_dim=0)
     config = BankConfig(chunk_size=2, memory_size=None, memory_bytes=1000)
     assert BankConfig.from_dict(config.to_dict()) == config

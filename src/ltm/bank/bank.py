@@ -21,6 +21,7 @@ from ltm.bank.documents import Document, Documents
 from ltm.bank.entries import MethodEntry
 from ltm.bank.events import EventTable, RowEvents
 from ltm.bank.field import Chunks
+from ltm.bank.held import tick
 from ltm.bank.hits import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
 from ltm.bank.loading import load_bank
 from ltm.bank.manifest import Manifest, has_bank, read_manifest
@@ -41,23 +42,21 @@ from ltm.bank.saving import save_bank
 from ltm.bank.undo import undone_on_failure
 from ltm.errors import BankError, ConfigError
 from ltm.lasting import lasting_tensors
+from ltm.memory import Memory, Rows
 
 if TYPE_CHECKING:
     from ltm.backbone.fingerprint import Fingerprint
 
-Rows = Sequence[int] | Tensor
-"""The memory row of each batch row: int64 [batch] or a list."""
 
-
-class Bank:
+class Bank(Memory):
     """Memory for `num_rows` pasts that never see each other, each within the config's budget.
 
-    num_kv_heads, head_dim: of the backbone; layers: backbone layers whose keys and values are kept, () where token ids
-    are all; dtype, device: of keys and values (token ids and spans stay on the host). fingerprint: the backbone's
-    identity (or its plain values), stored and checked by `load`; backbone: the name it was loaded by. `extra` is a dict
-    of plain JSON values that is saved as well. key_center: about the mean of the backbone's keys, float32 [layers,
-    kv_heads, head_dim]; keys that are stored in codes are nearer to the truth with it, and it must not depend on what
-    is remembered.
+    num_rows: 0 where the first read decides, by `begin`. num_kv_heads, head_dim: of the backbone; layers: backbone
+    layers whose keys and values are kept, () where token ids are all; dtype, device: of keys and values (token ids and
+    spans stay on the host). fingerprint: the backbone's identity (or its plain values), stored and checked by `load`;
+    backbone: the name it was loaded by. `extra` is a dict of plain JSON values that is saved as well. key_center: about
+    the mean of the backbone's keys, float32 [layers, kv_heads, head_dim]; keys that are stored in codes are nearer to
+    the truth with it, and it must not depend on what is remembered.
     Raises ConfigError where the byte budget holds no chunk, a size is less than 1, or a storage does not fit.
 
     >>> bank = Bank(BankConfig(), num_rows=1, num_kv_heads=3, head_dim=64, layers=(23,))  # doctest: +SKIP
@@ -79,8 +78,8 @@ class Bank:
         backbone: str | None = None,
         key_center: Tensor | None = None,
     ):
-        sizes = {"num_rows": num_rows, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
-        problems = [f"{name}={size}; use 1 or more" for name, size in sizes.items() if size < 1]
+        sizes = {"num_rows": (num_rows, 0), "num_kv_heads": (num_kv_heads, 1), "head_dim": (head_dim, 1)}
+        problems = [f"{name}={size}; use {least} or more" for name, (size, least) in sizes.items() if size < least]
         if problems:
             raise ConfigError(problems)
         self.config = config if config is not None else BankConfig()
@@ -105,10 +104,28 @@ class Bank:
             self.config.offload,
         )
         check_layout(self.layout)
-        budget = budget_of(self.config, self.layout)
-        self.rows = [Row(self.layout, budget, self.config.index, self.config.evict) for _ in range(num_rows)]
+        self.budget = budget_of(self.config, self.layout)
         self.document_registry = Documents()
         self.saved: dict[Path, Saved] = {}  # what this bank last wrote or read, by directory
+        self.rows: list[Row] = []
+        self.version = 0
+        """Another number after every write, deletion, reset and merge: what was worked out from the bank's content is
+        good as long as it stays. No two banks of a process that hold different things have the same."""
+        self.begin(num_rows)
+
+    @property
+    def bank(self) -> Bank:
+        """Itself: the bank of this memory."""
+        return self
+
+    def begin(self, rows: int) -> None:
+        """Make the empty rows of a bank that was made with none; one that has rows stays as it is."""
+        if self.rows:
+            return
+        self.rows = [Row(self.layout, self.budget, self.config.index, self.config.evict) for _ in range(rows)]
+        self.version = tick()
+        for saved in self.saved.values():
+            saved.begin(rows)
 
     def empty_like(self, **settings: Any) -> Bank:
         """An empty bank of the same backbone and shapes; settings: fields of the config that are to be others."""
@@ -223,6 +240,7 @@ class Bank:
         The slots of other chunks stay as they are.
         """
         self.document_registry[document]
+        self.version = tick()
         for number, row in enumerate(self.rows):
             if document in row.held.counts:
                 self._writable(number).delete_document(document)
@@ -301,6 +319,7 @@ class Bank:
         left = {document for row in self._unique_rows() for document in row.held.counts}
         gone = [d.id for d in self.document_registry if d.row in numbers and d.id not in left]
         self.document_registry.remove(gone)
+        self.version = tick()
 
     def select(self, rows: Rows) -> Bank:
         """A bank whose row i is a copy of this one's row rows[i]: what beams need when they are reordered.
@@ -309,7 +328,7 @@ class Bank:
         """
         numbers = row_numbers(rows, len(rows), self.num_rows)
         other = copy.copy(self)
-        other.uuid, other.extra, other.saved = uuid4().hex, copy.deepcopy(self.extra), {}
+        other.uuid, other.extra, other.saved, other.version = uuid4().hex, copy.deepcopy(self.extra), {}, tick()
         other.rows = [self.rows[number] for number in numbers]
         for row in other.rows:
             row.sharers += 1
@@ -548,6 +567,7 @@ class Bank:
 
     def _writable(self, number: int) -> Row:
         """A row to be changed: a copy of its own where others share it."""
+        self.version = tick()
         row = self.rows[number]
         if row.sharers > 1:
             row.sharers -= 1

@@ -15,6 +15,8 @@ from ltm.errors import BankError, ConfigError
 
 def row_numbers(rows: Sequence[int] | Tensor | None, batch: int, num_rows: int) -> list[int]:
     """The memory row of each batch row as a list; None: 0, 1, ... Raises BankError where they do not fit."""
+    if not num_rows and batch:
+        raise BankError("this bank has no rows yet; say how many with begin(rows), or read with a method")
     if rows is None:
         if batch > num_rows:
             raise BankError(f"{batch} batch rows came, but the bank has {num_rows}; say with rows= which row each uses")

@@ -32,6 +32,10 @@ class Saved:
     journal: Journal | None
     stamps: dict[str, int] | None = None
 
+    def begin(self, rows: int) -> None:
+        """The bank had no rows when it was saved, and has these now: nothing of them is there."""
+        self.shards, self.next_slots = [[] for _ in range(rows)], [0] * rows
+
 
 def opened(manifest: Manifest) -> Saved:
     """Of a bank that was just loaded."""

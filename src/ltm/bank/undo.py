@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ltm.bank.held import tick
 from ltm.bank.index import create_index
 from ltm.bank.rows import Row
 
@@ -60,6 +61,8 @@ def undone_on_failure(bank: Bank) -> Iterator[None]:
                 bank.delete_document(document)
             raise
         registry.restore(before)
+        bank.version = tick()
+        del bank.rows[len(marks) :]  # those that were begun in the block
         for number, mark in enumerate(marks):
             mark.restore()
             if bank.rows[number] is not mark.row:
