@@ -26,7 +26,7 @@ from real_keys import load_real_keys
 from torch import Tensor
 
 from ltm.bank import exact_search
-from ltm.bank.clusters import Clusters
+from ltm.bank.search.clusters import Clusters
 
 TOP_K, ASKING = 16, 200
 Search = Callable[[Tensor], tuple[object, Tensor]]

@@ -20,8 +20,9 @@ import torch
 from common import machine, notice, print_table, write_result
 from torch import Tensor
 
-from ltm.bank import exact_search, search
-from ltm.bank.search import FEW_QUERIES
+from ltm.bank import exact_search
+from ltm.bank.search import exact as search
+from ltm.bank.search.exact import FEW_QUERIES
 
 KV_HEADS, HEAD_DIM, TOP_K = 3, 64, 16
 MOST_PRODUCTS = 2**30

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ltm.bank.texts import kept_texts
+from ltm.bank.disk.texts import kept_texts
 from ltm.errors import LtmError
 from ltm.tasks.perplexity import score_stream
 from ltm.tokens import token_ids

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank, DocumentInfo
-from ltm.bank.lock import WriteLock
-from ltm.bank.manifest import Head, read_head
+from ltm.bank.disk.lock import WriteLock
+from ltm.bank.disk.manifest import Head, read_head
 from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.documents import check_text
 from ltm.errors import LtmError

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from ltm.bank import Bank, BankConfig, files
+from ltm.bank import Bank, BankConfig
+from ltm.bank.disk import files
 
 WRITE = 12
 """Tokens between two saves."""

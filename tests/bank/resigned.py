@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ltm.bank.manifest import checksum
+from ltm.bank.disk.manifest import checksum
 
 
 def read_values(path: Path) -> dict[str, Any]:

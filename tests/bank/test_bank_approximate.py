@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ltm.bank import Bank, BankConfig, exact_search
-from ltm.bank import approximate as approximate_module
-from ltm.bank.approximate import PATIENCE
-from ltm.bank.clusters import Clusters, num_clusters
+from ltm.bank.search import approximate as approximate_module
+from ltm.bank.search.approximate import PATIENCE
+from ltm.bank.search.clusters import Clusters, num_clusters
 
 HEADS, DIM = 2, 16
 
@@ -59,7 +59,7 @@ def joint_recall(exact: Bank, approximate: Bank) -> float:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr("ltm.bank.clusters.PROBES", 12)
+    monkeypatch.setattr("ltm.bank.search.clusters.PROBES", 12)
     monkeypatch.setattr(approximate_module, "TAIL", 50)
 
 

@@ -13,8 +13,9 @@ import torch
 from model_bank import tokens_of
 
 from ltm.backbone.fingerprint import Fingerprint
-from ltm.bank import Bank, BankConfig, files, saving
-from ltm.bank.ahead import HEADER_BYTES, read_ahead
+from ltm.bank import Bank, BankConfig
+from ltm.bank.disk import files, saving
+from ltm.bank.disk.prefetch import HEADER_BYTES, read_ahead
 from ltm.errors import BankCorruptError, BankError, BankMismatchError
 
 FINGERPRINT = Fingerprint("Llama", "ab" * 32, None, 4, 4, 2, 8, 32, 1000, "float32", "null")
@@ -270,7 +271,7 @@ def test_large_banks_are_checked_by_size_unless_asked(bank, tmp_path, monkeypatc
     with pytest.raises(BankCorruptError, match="its content is not what was written"):
         Bank.load(path)
     shard.write_bytes(shard.read_bytes()[:-4] + b"\x01\0\0\0")  # another token
-    monkeypatch.setattr("ltm.bank.loading.VERIFY_BYTES", 100)
+    monkeypatch.setattr("ltm.bank.disk.loading.VERIFY_BYTES", 100)
     assert Bank.load(path).num_tokens() == 60
     with pytest.raises(BankCorruptError, match="its content is not what was written"):
         Bank.load(path, verify=True)
@@ -362,7 +363,7 @@ def test_too_little_memory_is_told_as_such(bank, tmp_path, monkeypatch):
         raise RuntimeError("unable to mmap: Cannot allocate memory")
 
     bank.save(tmp_path / "a.bank")
-    monkeypatch.setattr("ltm.bank.loading.safe_open", refuse)
+    monkeypatch.setattr("ltm.bank.disk.loading.safe_open", refuse)
     with pytest.raises(BankError, match="cannot be mapped into memory: .*; give the process more") as error:
         Bank.load(tmp_path / "a.bank")
     assert not isinstance(error.value, BankCorruptError)

@@ -8,7 +8,8 @@ from model_bank import tokens_of
 from resigned import read_values, shard_entries, sign_shard, write_values
 from safetensors.torch import load_file, save
 
-from ltm.bank import Bank, BankConfig, EventCut, merging, plain_reader
+from ltm.bank import Bank, BankConfig, EventCut
+from ltm.bank.disk import merging, plain_reader
 from ltm.errors import BankCorruptError, BankError, BankMismatchError, ConfigError
 
 HEADS, LAYERS, HEAD_DIM = 4, 3, 8

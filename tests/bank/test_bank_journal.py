@@ -12,8 +12,9 @@ import torch
 from model_bank import tokens_of
 from resigned import read_values
 
-from ltm.bank import Bank, BankConfig, journal, plain_reader, saved, saving
-from ltm.bank.manifest import FORMAT, checksum
+from ltm.bank import Bank, BankConfig
+from ltm.bank.disk import journal, plain_reader, saved, saving
+from ltm.bank.disk.manifest import FORMAT, checksum
 from ltm.errors import BankCorruptError
 from ltm.typed import typed
 
@@ -21,7 +22,7 @@ from ltm.typed import typed
 @pytest.fixture(autouse=True)
 def do_not_wait_for_the_disk(monkeypatch):
     """Hundreds of saves; that a save waits is tested elsewhere."""
-    monkeypatch.setattr("ltm.bank.files.os.fsync", lambda handle: None)
+    monkeypatch.setattr("ltm.bank.disk.files.os.fsync", lambda handle: None)
 
 
 def new_bank(size: int | None = None, **options) -> Bank:
@@ -181,7 +182,7 @@ def test_a_reader_that_comes_between_two_manifests_reads_again(tmp_path, monkeyp
             raise ValueError("gone")
         return step(*given)
 
-    monkeypatch.setattr("ltm.bank.manifest.replay", late)
+    monkeypatch.setattr("ltm.bank.disk.manifest.replay", late)
     assert Bank.read_manifest(path).documents == [] and len(calls) == 2
 
 

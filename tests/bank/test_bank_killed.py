@@ -11,7 +11,7 @@ import torch
 from killed_saver import WRITE, tokens_from
 
 from ltm.bank import Bank
-from ltm.bank.files import remove_orphans
+from ltm.bank.disk.files import remove_orphans
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltm.bank import Bank, loading
-from ltm.bank.lock import WriteLock
+from ltm.bank import Bank
+from ltm.bank.disk import loading
+from ltm.bank.disk.lock import WriteLock
 from ltm.errors import BankError
 
 HOLD = """
 import sys
 from pathlib import Path
-from ltm.bank.lock import WriteLock
+from ltm.bank.disk.lock import WriteLock
 with WriteLock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()

@@ -14,7 +14,7 @@ from model_bank import tokens_of
 from ltm.backbone.fingerprint import Fingerprint
 from ltm.backbone.tiny import byte_tokenizer
 from ltm.bank import Bank, BankConfig
-from ltm.bank.texts import KeptText, kept_texts, read_kept_texts
+from ltm.bank.disk.texts import KeptText, kept_texts, read_kept_texts
 from ltm.errors import BankError, BankMismatchError
 
 FINGERPRINT = Fingerprint("Llama", "ab" * 32, None, 4, 4, 2, 8, 32, 1000, "float32", "null")
@@ -226,7 +226,7 @@ def test_what_cannot_be_looked_into_may_hold_it(tmp_path, monkeypatch):
     assert line.startswith("perhaps") and "it is a link and was not looked into; remove it" in line
     (path / "link").unlink()
     (path / "large").write_bytes(bytes(200))
-    monkeypatch.setattr("ltm.bank.absence.MOST_BYTES", 150)
+    monkeypatch.setattr("ltm.bank.disk.absence.MOST_BYTES", 150)
     assert any("large: it is too large" in line for line in Bank.find_text(path, TEXT))
 
 

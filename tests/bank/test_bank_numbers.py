@@ -12,7 +12,8 @@ from safetensors.torch import load, save
 
 from ltm.backbone import load_backbone
 from ltm.backbone.fingerprint import Fingerprint
-from ltm.bank import Bank, BankConfig, EventCut, loading
+from ltm.bank import Bank, BankConfig, EventCut
+from ltm.bank.disk import loading
 from ltm.errors import BankCorruptError, BankError, BankMismatchError, ConfigError
 from ltm.methods import create_method
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from model_bank import tokens_of
 
-from ltm.bank import Bank, BankConfig, plain_reader
-from ltm.bank.lock import WriteLock, describe_holder
+from ltm.bank import Bank, BankConfig
+from ltm.bank.disk import plain_reader
+from ltm.bank.disk.lock import WriteLock, describe_holder
 from ltm.errors import BankError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs links and pipes")

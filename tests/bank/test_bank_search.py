@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltm.bank import exact_search, naive_search
-from ltm.bank import search as search_module
-from ltm.bank.search import DIRECT, GROUP, column_top_k, grouped_top_k
+from ltm.bank.search import exact as search_module
+from ltm.bank.search.exact import DIRECT, GROUP, column_top_k, grouped_top_k
 
 
 @pytest.mark.parametrize("chunks", [1, 63, 100])

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_bank import tokens_of
 
-from ltm.bank import Bank, BankConfig, naive_search, plain_reader
+from ltm.bank import Bank, BankConfig, naive_search
+from ltm.bank.disk import plain_reader
 from ltm.bank.storage import BITS, STORAGES, Codec, hadamard
 from ltm.errors import BankError, ConfigError
 
@@ -167,7 +168,7 @@ def test_what_is_fetched_is_within_the_bound_of_what_was_written(storage):
 def test_search_over_any_storage_is_exact_over_what_is_stored(
     key_storage, search_storage, center, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("ltm.bank.blocks.BLOCK_CHUNKS", 4)  # several blocks
+    monkeypatch.setattr("ltm.bank.search.blockwise.BLOCK_CHUNKS", 4)  # several blocks
     bank = filled(new_bank(key_storage, None, search_storage, center=center))
     bank.save(tmp_path / "a.bank")
     stored = plain_reader.read_bank(tmp_path / "a.bank").rows
@@ -205,7 +206,7 @@ def test_derived_search_keys_of_floats_are_those_that_would_be_stored():
 def test_the_same_in_memory_on_disk_and_for_the_plain_reader(storage, search_storage, tmp_path, monkeypatch):
     bank = filled(new_bank(storage, storage, search_storage))
     bank.save(tmp_path / "a.bank")
-    monkeypatch.setattr("ltm.bank.loading.SEARCH_BYTES", 0)  # search keys stay in their files too
+    monkeypatch.setattr("ltm.bank.disk.loading.SEARCH_BYTES", 0)  # search keys stay in their files too
     mapped, read = (Bank.load(tmp_path / "a.bank", mmap=mmap) for mmap in (True, False))
     plain = plain_reader.read_bank(tmp_path / "a.bank")
     assert plain.texts == {number: f"words {number}" for number in range(5)}

@@ -10,7 +10,7 @@ from conftest import OPTIONS, one_line
 
 from ltm.backbone import load_backbone
 from ltm.bank import Bank
-from ltm.bank.lock import WriteLock
+from ltm.bank.disk.lock import WriteLock
 from ltm.methods import METHODS, create_method
 
 SECRET = "Zanzibar 7741 opens the vault under the oak"
@@ -135,6 +135,6 @@ def test_storage_is_chosen_when_a_memory_is_made(run, book, sidenet, tmp_path):
 def test_a_second_reader_of_documents_is_told_who_writes(run, bank, book, sidenet, monkeypatch):
     with WriteLock(bank):
         (bank / ".writer.json").write_text(json.dumps({"pid": 1, "host": "h", "command": "ltm read", "since": "noon"}))
-        monkeypatch.setattr("ltm.bank.lock._held", {})  # as another process sees it
+        monkeypatch.setattr("ltm.bank.disk.lock._held", {})  # as another process sees it
         message = one_line(run("read", book, "-o", bank, "--sidenet", sidenet))
     assert "is being written to by process 1 on h (ltm read, since noon)" in message

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from conftest import one_line
 
-from ltm.bank import Bank, plain_reader
+from ltm.bank import Bank
+from ltm.bank.disk import plain_reader
 
 EM_LLM = ("--method", "em_llm", "--backbone", "tiny-llama")
 TALE = "Call me Ishmael. Some years ago I went to sea. The whale is white.\n" * 12

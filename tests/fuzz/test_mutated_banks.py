@@ -29,8 +29,8 @@ from time_limit import TookTooLong, time_limit
 import ltm.cli
 from ltm.backbone.fingerprint import Fingerprint
 from ltm.bank import Bank, BankConfig, EventCut
-from ltm.bank.entries import MethodEntry
-from ltm.bank.texts import kept_texts
+from ltm.bank.disk.manifest_entries import MethodEntry
+from ltm.bank.disk.texts import kept_texts
 from ltm.errors import LtmError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs links, pipes and SIGALRM")
@@ -180,7 +180,7 @@ def run(count: int, folder: Path, first: int = 0) -> tuple[dict[int, list[str]],
 
 @pytest.fixture(autouse=True)
 def do_not_wait_for_the_disk(monkeypatch):
-    monkeypatch.setattr("ltm.bank.files.os.fsync", lambda handle: None)
+    monkeypatch.setattr("ltm.bank.disk.files.os.fsync", lambda handle: None)
 
 
 def test_mutated_banks(tmp_path):
@@ -196,7 +196,7 @@ def test_10_000_mutated_banks(tmp_path):
 
 
 def main() -> None:
-    ltm.bank.files.os.fsync = lambda handle: None
+    ltm.bank.disk.files.os.fsync = lambda handle: None
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         wrong, outcomes = run(int(sys.argv[1]), Path(folder), int(sys.argv[2]) if len(sys.argv) > 2 else 0)

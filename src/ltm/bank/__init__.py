@@ -3,14 +3,14 @@
 from ltm.bank.bank import Bank
 from ltm.bank.chunks import ChunkLayout, EventCut
 from ltm.bank.config import BankConfig
+from ltm.bank.disk.manifest import Manifest
 from ltm.bank.events import EventTable
 from ltm.bank.eviction import EVICTIONS, Usage
-from ltm.bank.hits import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
-from ltm.bank.index import INDEXES
-from ltm.bank.manifest import Manifest
-from ltm.bank.search import exact_search, joint_search, naive_search
+from ltm.bank.query_delay import WaitingQueries
+from ltm.bank.results import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
+from ltm.bank.search.exact import exact_search, joint_search, naive_search
+from ltm.bank.search.index import INDEXES
 from ltm.bank.sharded import ShardedBank
-from ltm.bank.waiting import WaitingQueries
 
 __all__ = [
     "EVICTIONS",

@@ -13,19 +13,20 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from ltm.bank.absence import find_text
 from ltm.bank.checks import check_layer, check_layout, check_numbers, check_search, check_write, row_numbers
 from ltm.bank.chunks import ChunkLayout, EventCut
 from ltm.bank.config import BankConfig
+from ltm.bank.disk.absence import find_text
+from ltm.bank.disk.loading import load_bank
+from ltm.bank.disk.manifest import Manifest, has_bank, read_manifest
+from ltm.bank.disk.manifest_entries import MethodEntry
+from ltm.bank.disk.merging import merge_banks
+from ltm.bank.disk.saved import Saved
+from ltm.bank.disk.saving import save_bank
 from ltm.bank.documents import Document, Documents
-from ltm.bank.entries import MethodEntry
 from ltm.bank.events import EventTable, RowEvents
-from ltm.bank.field import Chunks
 from ltm.bank.held import tick
-from ltm.bank.hits import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
-from ltm.bank.loading import load_bank
-from ltm.bank.manifest import Manifest, has_bank, read_manifest
-from ltm.bank.merging import merge_banks
+from ltm.bank.results import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
 from ltm.bank.retrieval import (
     Group,
     find_slots,
@@ -37,8 +38,7 @@ from ltm.bank.retrieval import (
     search_jointly,
 )
 from ltm.bank.rows import Row, budget_of
-from ltm.bank.saved import Saved
-from ltm.bank.saving import save_bank
+from ltm.bank.stored_tensor import Chunks
 from ltm.bank.undo import undone_on_failure
 from ltm.errors import BankError, ConfigError
 from ltm.lasting import lasting_tensors
@@ -554,7 +554,7 @@ class Bank(Memory):
     @classmethod
     def find_text(cls, path: str | Path, text: str, tokenizer: Any = None) -> list[str]:
         """Every place of a saved bank where a text is found, in what it holds and in the bytes of all files; none: it
-        is not there. tokenizer: looks at remembered tokens too. See `ltm.bank.absence`."""
+        is not there. tokenizer: looks at remembered tokens too. See `ltm.bank.disk.absence`."""
         return find_text(cls, path, text, tokenizer)
 
     # helpers

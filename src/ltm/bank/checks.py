@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ltm.bank.chunks import ChunkLayout
-from ltm.bank.field import Chunks
-from ltm.bank.sound import number_problems, token_problems
+from ltm.bank.disk.integrity import number_problems, token_problems
+from ltm.bank.stored_tensor import Chunks
 from ltm.errors import BankError, ConfigError
 
 

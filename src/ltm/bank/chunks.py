@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ltm.bank.field import Chunks, Field
 from ltm.bank.storage import BITS, DERIVED, Codec
+from ltm.bank.stored_tensor import Chunks, Field
 from ltm.errors import BankError
 
 NO_DOCUMENT = -1

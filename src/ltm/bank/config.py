@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ltm.bank.eviction import eviction_problems
-from ltm.bank.index import INDEXES
+from ltm.bank.search.index import INDEXES
 from ltm.bank.storage import storage_problems
 from ltm.errors import ConfigError
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ltm.bank.chunks import ChunkLayout
-from ltm.bank.field import Chunks
 from ltm.bank.ring import Ring
-from ltm.bank.search import row_product
+from ltm.bank.search.exact import row_product
+from ltm.bank.stored_tensor import Chunks
 
 FIRST_EVENTS = 16
 """Room that the first write makes; from there it grows by a quarter at a time."""

@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ltm.bank.field import Chunks
+from ltm.bank.stored_tensor import Chunks
 
 
 class MappedEntries:

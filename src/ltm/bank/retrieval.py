@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ltm.bank.chunks import ChunkLayout
-from ltm.bank.hits import Hits
+from ltm.bank.results import Hits
 from ltm.bank.rows import Row
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ltm.bank.field import Chunks, Field
+from ltm.bank.stored_tensor import Chunks, Field
 
 
 class RingMark:

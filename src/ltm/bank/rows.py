@@ -12,13 +12,13 @@ from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
 from ltm.bank.config import BankConfig
 from ltm.bank.events import RowEvents
 from ltm.bank.eviction import EVICTIONS, Usage, leaving_order
-from ltm.bank.field import Chunks
 from ltm.bank.held import Changes, Held
-from ltm.bank.hits import ChunkSource
-from ltm.bank.index import create_index
 from ltm.bank.mapped import MappedEntries
+from ltm.bank.results import ChunkSource
 from ltm.bank.ring import Ring
+from ltm.bank.search.index import create_index
 from ltm.bank.storage import FLOATS, SCALE
+from ltm.bank.stored_tensor import Chunks
 from ltm.errors import ConfigError
 
 FIRST_CHUNKS = 16

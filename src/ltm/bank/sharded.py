@@ -9,7 +9,7 @@ from torch import Tensor, distributed
 
 from ltm.bank.bank import Bank, Rows
 from ltm.bank.checks import row_numbers
-from ltm.bank.hits import Hits, Retrieved
+from ltm.bank.results import Hits, Retrieved
 
 
 class ShardedBank:

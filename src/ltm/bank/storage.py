@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltm.bank.field import Chunks, Field
+from ltm.bank.stored_tensor import Chunks, Field
 from ltm.errors import BankError, short_repr
 
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

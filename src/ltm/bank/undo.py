@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ltm.bank.held import tick
-from ltm.bank.index import create_index
 from ltm.bank.rows import Row
+from ltm.bank.search.index import create_index
 
 if TYPE_CHECKING:
     from ltm.bank.bank import Bank

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ltm.bank import Bank, Manifest
-from ltm.bank.lock import WriteLock
+from ltm.bank.disk.lock import WriteLock
 from ltm.console import ask_patience, format_bytes, notice, print_json, print_table, shown
 from ltm.documents import check_text
 from ltm.errors import LtmError

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ltm.bank import Bank
-from ltm.bank.lock import WriteLock
+from ltm.bank.disk.lock import WriteLock
+from ltm.bank.disk.texts import KeptText, is_export, kept_texts, read_kept_texts
 from ltm.bank.storage import STORAGE_OPTIONS
-from ltm.bank.texts import KeptText, is_export, kept_texts, read_kept_texts
 from ltm.cli.read import check_kept
 from ltm.console import ask_patience, make_progress, notice, print_json
 from ltm.errors import LtmError

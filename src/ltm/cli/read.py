@@ -40,7 +40,7 @@ def run_read(
     sources = find_sources(files, piped_name)
     total_chars = _survey(sources)
     from ltm.bank import Bank
-    from ltm.bank.lock import WriteLock  # only now: what cannot be read is told at once
+    from ltm.bank.disk.lock import WriteLock  # only now: what cannot be read is told at once
     from ltm.methods.registry import has_memory_size
     from ltm.session import Session, method_of
 

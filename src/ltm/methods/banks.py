@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ltm.backbone import Backbone
 from ltm.bank import Bank, BankConfig
-from ltm.bank.entries import MethodEntry
+from ltm.bank.disk.manifest_entries import MethodEntry
 from ltm.errors import BankMismatchError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ltm.attention import Plugin
-from ltm.bank.hits import Neighbours
+from ltm.bank.results import Neighbours
 from ltm.compat import Cache
 from ltm.methods.longmem.config import LongMemConfig
 from ltm.methods.longmem.pointer import LONGEST_RUN, Candidates, Pointer

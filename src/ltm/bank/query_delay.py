@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ltm.bank.bank import Bank, Rows
-from ltm.bank.hits import Retrieved
+from ltm.bank.results import Retrieved
 
 
 class WaitingQueries:

@@ -7,7 +7,7 @@ import re
 MANIFEST = "manifest.json"
 SHARDS, TEXTS = "shards", "documents"
 LOCK, HOLDER = ".lock", ".writer.json"
-"""Files of whoever writes; see `ltm.bank.lock`."""
+"""Files of whoever writes; see `ltm.bank.disk.lock`."""
 SHARD_NAME = re.compile(rf"{SHARDS}/\d+-\d+-\d+-[0-9a-f]{{8}}\.safetensors")
 TEXT_NAME = re.compile(rf"{TEXTS}/\d+-[0-9a-f]{{8}}\.txt")
 JOURNAL_NAME = re.compile(r"journal-[0-9a-f]{8}\.jsonl")

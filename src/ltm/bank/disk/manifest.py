@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm.bank.config import BankConfig
-from ltm.bank.entries import DocumentEntry, FileEntry, MethodEntry, RowEntry, ShardEntry
-from ltm.bank.hits import DocumentInfo
-from ltm.bank.journal import Journal, replay
-from ltm.bank.names import MANIFEST
-from ltm.bank.plain_files import read_plain
-from ltm.bank.sound import MOST_JOURNAL_BYTES, head_problems, manifest_problems
+from ltm.bank.disk.file_names import MANIFEST
+from ltm.bank.disk.integrity import MOST_JOURNAL_BYTES, head_problems, manifest_problems
+from ltm.bank.disk.journal import Journal, replay
+from ltm.bank.disk.manifest_entries import DocumentEntry, FileEntry, MethodEntry, RowEntry, ShardEntry
+from ltm.bank.disk.plain_files import read_plain
+from ltm.bank.results import DocumentInfo
 from ltm.errors import BankCorruptError, BankError, ConfigError, LtmError
 from ltm.typed import field_types, typed
 

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from ltm.bank.entries import FileEntry
-from ltm.bank.journal import Journal
-from ltm.bank.names import HOLDER, LOCK, MANIFEST, SHARDS, TEXTS, is_bank_file
-from ltm.bank.plain_files import check_folders, open_plain, remove_plain
+from ltm.bank.disk.file_names import HOLDER, LOCK, MANIFEST, SHARDS, TEXTS, is_bank_file
+from ltm.bank.disk.journal import Journal
+from ltm.bank.disk.manifest_entries import FileEntry
+from ltm.bank.disk.plain_files import check_folders, open_plain, remove_plain
 
 
 class Transaction:

@@ -9,7 +9,7 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from ltm.bank.blocks import search_keys_of, search_row
+from ltm.bank.search.blockwise import search_keys_of, search_row
 from ltm.errors import LtmError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ltm.bank.search import exact_search, joint_search
+from ltm.bank.search.exact import exact_search, joint_search
 from ltm.bank.storage import SCALE, rotate
 
 if TYPE_CHECKING:

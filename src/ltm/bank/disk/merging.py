@@ -11,9 +11,9 @@ from torch import Tensor
 from ltm.bank.checks import check_numbers
 from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
 from ltm.bank.documents import Document
-from ltm.bank.field import Chunks
 from ltm.bank.rows import Row
 from ltm.bank.storage import SCALE
+from ltm.bank.stored_tensor import Chunks
 from ltm.errors import BankError, BankMismatchError
 
 if TYPE_CHECKING:

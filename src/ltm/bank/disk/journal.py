@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ltm.bank.entries import DocumentEntry, FileEntry, ShardEntry
+from ltm.bank.disk.manifest_entries import DocumentEntry, FileEntry, ShardEntry
 from ltm.typed import typed
 
 SPARE_ENTRIES = 1024

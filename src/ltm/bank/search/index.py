@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from ltm.bank.approximate import ApproximateIndex, AutoIndex
-from ltm.bank.blocks import search_keys_of, search_row
-from ltm.bank.qdrant import QdrantIndex
+from ltm.bank.search.approximate import ApproximateIndex, AutoIndex
+from ltm.bank.search.blockwise import search_keys_of, search_row
+from ltm.bank.search.qdrant import QdrantIndex
 from ltm.errors import LtmError
 
 if TYPE_CHECKING:

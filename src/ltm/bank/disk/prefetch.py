@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from ltm.bank.plain_files import open_plain
+from ltm.bank.disk.plain_files import open_plain
 
 HEADER_BYTES = 64 * 2**10
 """Asked for at the beginning of a shard before its header is read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ltm.bank.hits import DocumentInfo
+from ltm.bank.results import DocumentInfo
 
 
 @dataclass(frozen=True)

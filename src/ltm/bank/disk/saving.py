@@ -15,16 +15,16 @@ from uuid import uuid4
 from safetensors.torch import save
 
 from ltm.bank.chunks import NO_DOCUMENT
-from ltm.bank.entries import DocumentEntry, FileEntry, RowEntry, ShardEntry
-from ltm.bank.files import Transaction, folder_stamps, remove_files, remove_orphans, unique
+from ltm.bank.disk.file_names import SHARDS, TEXTS
+from ltm.bank.disk.files import Transaction, folder_stamps, remove_files, remove_orphans, unique
+from ltm.bank.disk.journal import Journal, Record
+from ltm.bank.disk.lock import WriteLock, check_place
+from ltm.bank.disk.manifest import Head, has_bank, read_head
+from ltm.bank.disk.manifest_entries import DocumentEntry, FileEntry, RowEntry, ShardEntry
+from ltm.bank.disk.plain_files import plain_stat
+from ltm.bank.disk.saved import Run, Saved, joined
 from ltm.bank.held import tick
-from ltm.bank.journal import Journal, Record
-from ltm.bank.lock import WriteLock, check_place
-from ltm.bank.manifest import Head, has_bank, read_head
-from ltm.bank.names import SHARDS, TEXTS
-from ltm.bank.plain_files import plain_stat
 from ltm.bank.rows import Row
-from ltm.bank.saved import Run, Saved, joined
 from ltm.errors import BankError
 
 if TYPE_CHECKING:

@@ -14,17 +14,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ltm.bank.ahead import read_ahead
 from ltm.bank.chunks import ChunkLayout
+from ltm.bank.disk.file_names import MANIFEST
+from ltm.bank.disk.integrity import shard_problems
+from ltm.bank.disk.manifest import Manifest, damaged, read_manifest
+from ltm.bank.disk.manifest_entries import FileEntry, RowEntry, ShardEntry
+from ltm.bank.disk.plain_files import NotPlainError, open_plain, plain_stat, read_plain
+from ltm.bank.disk.prefetch import read_ahead
+from ltm.bank.disk.saved import opened
 from ltm.bank.documents import Document
-from ltm.bank.entries import FileEntry, RowEntry, ShardEntry
-from ltm.bank.field import Chunks, Field
-from ltm.bank.manifest import Manifest, damaged, read_manifest
-from ltm.bank.names import MANIFEST
-from ltm.bank.plain_files import NotPlainError, open_plain, plain_stat, read_plain
 from ltm.bank.rows import Row
-from ltm.bank.saved import opened
-from ltm.bank.sound import shard_problems
+from ltm.bank.stored_tensor import Chunks, Field
 from ltm.errors import BankCorruptError, BankError, BankMismatchError
 
 if TYPE_CHECKING:

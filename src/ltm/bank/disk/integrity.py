@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
-from ltm.bank.field import Chunks
-from ltm.bank.names import JOURNAL_NAME, SHARD_NAME, TEXT_NAME
+from ltm.bank.disk.file_names import JOURNAL_NAME, SHARD_NAME, TEXT_NAME
 from ltm.bank.storage import FLOATS
+from ltm.bank.stored_tensor import Chunks
 
 if TYPE_CHECKING:
-    from ltm.bank.entries import ShardEntry
-    from ltm.bank.manifest import Head, Manifest
+    from ltm.bank.disk.manifest import Head, Manifest
+    from ltm.bank.disk.manifest_entries import ShardEntry
 
 
 MOST = {

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ltm.bank.blocks import search_keys_of, search_row
-from ltm.bank.clusters import Clusters, num_clusters
-from ltm.bank.search import FEW_QUERIES, exact_search, row_top_k
+from ltm.bank.search.blockwise import search_keys_of, search_row
+from ltm.bank.search.clusters import Clusters, num_clusters
+from ltm.bank.search.exact import FEW_QUERIES, exact_search, row_top_k
 
 if TYPE_CHECKING:
     from ltm.bank.rows import Row

@@ -14,10 +14,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ltm.bank.files import is_ours
-from ltm.bank.manifest import has_bank
-from ltm.bank.names import HOLDER, LOCK
-from ltm.bank.plain_files import open_plain, plain_stat, read_plain, remove_plain
+from ltm.bank.disk.file_names import HOLDER, LOCK
+from ltm.bank.disk.files import is_ours
+from ltm.bank.disk.manifest import has_bank
+from ltm.bank.disk.plain_files import open_plain, plain_stat, read_plain, remove_plain
 from ltm.errors import BankError
 
 _held: dict[tuple[int, Path], WriteLock] = {}  # of this process (by its id: a fork holds none), by directory

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltm.bank.loading import load_bank
-from ltm.bank.manifest import read_manifest
-from ltm.bank.names import MANIFEST
-from ltm.bank.plain_files import all_files, open_plain, read_plain
+from ltm.bank.disk.file_names import MANIFEST
+from ltm.bank.disk.loading import load_bank
+from ltm.bank.disk.manifest import read_manifest
+from ltm.bank.disk.plain_files import all_files, open_plain, read_plain
 from ltm.errors import BankError
 from ltm.tokens import literal_ids
 

@@ -1,0 +1,1 @@
+"""Which chunks a query finds: exactly, in clusters, by faiss or by Qdrant, over any search keys."""
