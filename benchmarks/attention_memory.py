@@ -29,7 +29,7 @@ from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank, EventCut
 from ltm.bench import parse_methods
 from ltm.compat import DynamicCache, cache_argument
-from ltm.host import keep_freed_memory
+from ltm.malloc import keep_freed_memory
 from ltm.methods import Method, create_method
 from ltm.tasks.data import DataSource
 

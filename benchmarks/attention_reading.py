@@ -29,7 +29,7 @@ from common import RESULTS, line_plot, machine, notice, print_table, write_resul
 from ltm.backbone import Backbone, load_backbone
 from ltm.bench import parse_methods
 from ltm.compat import DynamicCache, cache_argument
-from ltm.host import keep_freed_memory
+from ltm.malloc import keep_freed_memory
 from ltm.methods import create_method
 
 WINDOW = 1024

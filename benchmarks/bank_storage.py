@@ -28,7 +28,7 @@ from common import KINDS, RESULTS, machine, notice, print_table, write_result
 from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank
 from ltm.bench.journal import Entry, Journal
-from ltm.host import keep_freed_memory
+from ltm.malloc import keep_freed_memory
 from ltm.methods import Method
 from ltm.session import open_method
 from ltm.tasks.data import DataSource

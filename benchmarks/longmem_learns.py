@@ -24,7 +24,7 @@ from common import KINDS, machine, notice, print_table, write_result
 
 from ltm.backbone import Backbone, load_backbone
 from ltm.documents import iter_documents
-from ltm.host import keep_freed_memory
+from ltm.malloc import keep_freed_memory
 from ltm.methods import Method, create_method, load_method
 from ltm.tasks.perplexity import PerplexityResult, perplexity
 from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, exercises, read_log

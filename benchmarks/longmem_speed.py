@@ -20,7 +20,7 @@ import torch
 from common import machine, print_table, write_result
 
 from ltm.backbone import load_backbone
-from ltm.host import keep_freed_memory
+from ltm.malloc import keep_freed_memory
 from ltm.methods.longmem import LongMem, LongMemConfig
 from ltm.methods.longmem.reader import recent_ids
 

@@ -29,7 +29,7 @@ from ltm.attention import LocalView, Plugin, attach
 from ltm.backbone import Backbone, load_backbone
 from ltm.cache.pages import Columns, PagedCache
 from ltm.compat import DynamicCache, cache_argument
-from ltm.host import keep_freed_memory
+from ltm.malloc import keep_freed_memory
 from ltm.methods.quest import Quest, QuestConfig
 from ltm.methods.quest.reader import PageReader
 from ltm.tasks.data import DataSource

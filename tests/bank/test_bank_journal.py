@@ -15,8 +15,8 @@ from resigned import read_values
 from ltm.bank import Bank, BankConfig
 from ltm.bank.disk import journal, plain_reader, saved, saving
 from ltm.bank.disk.manifest import FORMAT, checksum
+from ltm.decode_json import typed
 from ltm.errors import BankCorruptError
-from ltm.typed import typed
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ltm.backbone.settings import setting_differences, settings_of
 from ltm.backbone.view import BackboneView
+from ltm.decode_json import typed
 from ltm.errors import LtmError
-from ltm.typed import typed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -20,11 +20,11 @@ from transformers import (
 )
 
 from ltm.backbone.builtin import BUILTIN_MODELS, builtin_directory
+from ltm.backbone.contiguous_head import lay_out_input
 from ltm.backbone.conversion import converted_directory, load_whole
 from ltm.backbone.fingerprint import Fingerprint, fingerprint_of, signature_of
-from ltm.backbone.head import lay_out_input
+from ltm.backbone.integrity import MOST_LAYERS, check_config, check_scores, not_finite
 from ltm.backbone.notices import quiet
-from ltm.backbone.sound import MOST_LAYERS, check_config, check_scores, not_finite
 from ltm.backbone.tiny import TINY_ARCHITECTURES, build_tiny
 from ltm.backbone.turns import model_lock
 from ltm.backbone.view import KNOWN_FAMILIES, BackboneView

@@ -13,7 +13,7 @@ import typer
 from ltm.cli.streams import forget_output, safe_streams
 from ltm.console import Interrupted, shown
 from ltm.errors import LtmError
-from ltm.host import keep_freed_memory
+from ltm.malloc import keep_freed_memory
 
 MISTAKE, INTERRUPTED = 2, 130
 

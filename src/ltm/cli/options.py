@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from ltm.decode_json import field_types
 from ltm.errors import LtmError
-from ltm.typed import field_types
 
 
 @dataclass(frozen=True)

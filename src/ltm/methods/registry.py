@@ -8,9 +8,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
+from ltm.decode_json import field_types, typed
 from ltm.errors import ConfigError, LtmError, short_repr, unknown_name
 from ltm.methods.checks import range_problems
-from ltm.typed import field_types, typed
 
 if TYPE_CHECKING:
     from ltm.backbone import Backbone

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ltm.decode_json import typed
 from ltm.errors import LtmError, error_line
-from ltm.typed import typed
 
 CONFIG_FILE = "ltm_method.json"
 WEIGHTS_FILE = "ltm_method.safetensors"

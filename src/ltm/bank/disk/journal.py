@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ltm.bank.disk.manifest_entries import DocumentEntry, FileEntry, ShardEntry
-from ltm.typed import typed
+from ltm.decode_json import typed
 
 SPARE_ENTRIES = 1024
 """Outdated entries that a journal may have beside as many as there are valid ones."""

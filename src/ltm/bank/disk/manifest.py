@@ -17,8 +17,8 @@ from ltm.bank.disk.journal import Journal, replay
 from ltm.bank.disk.manifest_entries import DocumentEntry, FileEntry, MethodEntry, RowEntry, ShardEntry
 from ltm.bank.disk.plain_files import read_plain
 from ltm.bank.results import DocumentInfo
+from ltm.decode_json import field_types, typed
 from ltm.errors import BankCorruptError, BankError, ConfigError, LtmError
-from ltm.typed import field_types, typed
 
 if TYPE_CHECKING:
     from ltm.backbone.fingerprint import Fingerprint

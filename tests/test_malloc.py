@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = """
 import resource, torch
-from ltm.host import keep_freed_memory
+from ltm.malloc import keep_freed_memory
 {call}
 for _ in range(10):  # an aligned block fits into a freed one only with room to spare, so it takes a few rounds
     torch.ones(20_000_000).sum()
