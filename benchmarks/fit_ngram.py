@@ -22,8 +22,8 @@ import ltm
 from ltm.methods import Method
 from ltm.methods.ngram.counts import count_bucket, counts_by_length, suffix_matches
 from ltm.session import open_method
+from ltm.streams.scoring import score_stream
 from ltm.tasks.data import DataSource
-from ltm.tasks.perplexity import score_stream
 from ltm.tokens import token_blocks
 
 WEIGHTS = Path(ltm.__file__).parent / "methods" / "ngram" / "weights.py"

@@ -21,10 +21,10 @@ from torch.nn.functional import pad
 from ltm.attention import LocalView, Plugin, attach
 from ltm.attention.views import attend
 from ltm.backbone import load_backbone
-from ltm.cache.pages import Columns, PagedCache
 from ltm.compat import cache_argument
 from ltm.methods.quest import Quest, QuestConfig
 from ltm.methods.quest.pages import choose_pages, score_pages
+from ltm.streams.pages import Columns, PagedCache
 
 BUDGETS = (256, 512, 1024)
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ltm.bank.disk.texts import kept_texts
 from ltm.errors import LtmError
-from ltm.tasks.perplexity import score_stream
+from ltm.streams.scoring import score_stream
 from ltm.tokens import token_ids
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Likelihood:
 
     @property
     def gain_per_token(self) -> float:
-        """Nats a token by which the memory foretells the text better than one that never held it; 0 or less: no
+        """Nats a token by which the memory predicts the text better than one that never held it; 0 or less: no
         trace."""
         return (self.never_held - self.with_memory) / self.tokens
 
@@ -50,16 +51,13 @@ def likelihood_of(session: Session, text: str) -> Likelihood:
     method, ids = session.method, token_ids(session.tokenizer, text)
     if len(ids) < 2:
         raise LtmError(f"the text has {len(ids)} tokens; give one of two or more")
-    bank = session._bank()
-    texts = list(kept_texts(bank))
-    with_memory = float(score_stream(method, ids).double().sum())
-    try:
-        method.bank = session._keeper().new_bank(1)
-        without = float(score_stream(method, ids).double().sum())
-        aside = type(session)(method, session.tokenizer)
-        for kept in texts:
-            aside.read(kept.text, kept.name, ranges=kept.ranges)
-        never = float(score_stream(method, ids).double().sum())
-    finally:
-        method.bank = bank
-    return Likelihood(len(ids), with_memory, without, never)
+    texts = list(kept_texts(session.bank))
+    aside = type(session)(method, session.tokenizer, memory=method.memory_in(method.new_bank(1)))
+    without = _nats(aside, ids)
+    for kept in texts:
+        aside.read(kept.text, kept.name, ranges=kept.ranges)
+    return Likelihood(len(ids), _nats(session, ids), without, _nats(aside, ids))
+
+
+def _nats(session: Session, ids: Tensor) -> float:
+    return float(score_stream(session.method, ids, memory=session.memory).double().sum())

@@ -14,10 +14,11 @@ from transformers import TextStreamer
 
 from ltm.control import ControlTokens, part_control_tokens
 from ltm.errors import ConfigError, LtmError
+from ltm.memory import LEFT_OUT, LeftOut, Memory
 from ltm.tokens import literal_ids
 
 if TYPE_CHECKING:
-    from ltm.methods import Method
+    from ltm.methods import Reader
     from ltm.methods.trace import UsedChunk
 
 OnText = Callable[[str], None]
@@ -160,16 +161,18 @@ def plain_ids(tokenizer: Any, text: str) -> Tensor:
 
 
 def generate(
-    method: Method,
+    method: Reader,
     tokenizer: Any,
     input_ids: Tensor,
     sampling: Sampling,
     *,
+    memory: Memory | LeftOut | None = LEFT_OUT,
     trace: bool = False,
     on_text: OnText | None = None,
 ) -> Generated:
-    """Generate after a prompt, int64 [1, tokens]; on_text gets the text as it comes; trace notes what memory gave."""
-    arguments, started = sampling.arguments(), time.perf_counter()
+    """Generate after a prompt, int64 [1, tokens], with a memory (left out: the method's own); on_text gets the text as
+    it comes; trace notes what memory gave."""
+    arguments, started = {**sampling.arguments(), "memory": memory}, time.perf_counter()
     ends = _end_tokens(method, tokenizer)
     arguments.update(eos_token_id=ends or None, pad_token_id=_pad_token(tokenizer, ends))
     if on_text is not None:
@@ -186,7 +189,7 @@ def generate(
 
 
 def _run(
-    method: Method, ids: Tensor, arguments: dict[str, Any], trace: bool
+    method: Reader, ids: Tensor, arguments: dict[str, Any], trace: bool
 ) -> tuple[Tensor, list[UsedChunk], list[list[UsedChunk]]]:
     mask = torch.ones_like(ids)
     if not trace:
@@ -194,14 +197,16 @@ def _run(
     with method.trace() as traced:
         output = method.generate(input_ids=ids, attention_mask=mask, **arguments)
     scored = output.shape[1] - ids.shape[1]  # each new token was chosen by one scored token before it
-    if method.bank is None:
+    given = arguments["memory"]
+    bank = method.bank if isinstance(given, LeftOut) else None if given is None else given.bank
+    if bank is None:
         return output, [], []
-    used = traced.total(0, last=scored, bank=method.bank)
+    used = traced.total(0, last=scored, bank=bank)
     mean = [type(chunk)(chunk.row, chunk.slot, chunk.weight / max(scored, 1)) for chunk in used]
-    return output, mean, traced.tokens(0, method.bank)[-scored:]
+    return output, mean, traced.tokens(0, bank)[-scored:]
 
 
-def _end_tokens(method: Method, tokenizer: Any) -> list[int]:
+def _end_tokens(method: Reader, tokenizer: Any) -> list[int]:
     """Every token that ends an answer, of the model's generation config and of the tokenizer."""
     known = method.generation_config.eos_token_id
     ends = known if isinstance(known, list) else [known]

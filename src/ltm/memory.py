@@ -11,12 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Union
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
+    from ltm.backbone.fingerprint import Fingerprint
     from ltm.bank import Bank
 
 Self = TypeVar("Self", bound="Memory")
@@ -34,6 +34,9 @@ class Memory(ABC):
     >>> method.read(input_ids, memory=memory); memory.save("two-users")  # doctest: +SKIP
     """
 
+    device: Any = None
+    """Where it lies, if it does not go where its method goes."""
+
     @property
     @abstractmethod
     def num_rows(self) -> int: ...
@@ -41,6 +44,16 @@ class Memory(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def is_empty(self) -> bool:
+        """Whether nothing was read, or nothing is left of it."""
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """The identity of the backbone whose keys, values or states it holds; None: of no backbone."""
+        return None
 
     @property
     def bank(self) -> Bank | None:
@@ -62,8 +75,9 @@ class Memory(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls: type[Self], path: str | Path, *, device: torch.device | str = "cpu") -> Self:
-        """What `save` wrote; an LtmError where that is damaged or another kind of memory."""
+    def load(cls: type[Self], path: str | Path, *, device: Any = "cpu", mmap: bool = True) -> Self:
+        """What `save` wrote; an LtmError where that is damaged or another kind of memory. mmap: what is large may stay
+        in its files, which then have to stay, too."""
 
     @abstractmethod
     def undone_on_failure(self) -> AbstractContextManager[None]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank, DocumentInfo
@@ -16,11 +16,13 @@ from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.documents import check_text
 from ltm.errors import LtmError
 from ltm.generation import OnText, Sampling, generate, plain_ids, question_ids
-from ltm.methods import Method, create_method, load_method, method_class
+from ltm.memory import LEFT_OUT, LeftOut, Memory
+from ltm.methods import Reader, create_method, load_method, method_class
 from ltm.methods.banks import method_entry
 from ltm.methods.registry import config_from_options
 from ltm.passages import AnswerTrace, Passage, SourceText, UsedSpan, find_passages, trace_tokens
-from ltm.tasks.perplexity import DocumentScore, PerplexityResult, score_stream
+from ltm.streams.scoring import score_stream
+from ltm.tasks.perplexity import DocumentScore, PerplexityResult
 from ltm.tokens import TokenBlock, token_blocks, token_ids
 
 if TYPE_CHECKING:
@@ -33,16 +35,6 @@ BLOCK_TOKENS = 4096
 SAVE_TOKENS = 8192
 """Tokens read between two saves: at most so many are lost when a read is killed."""
 NUM_PASSAGES = 5
-
-
-@runtime_checkable
-class KeepsBank(Protocol):
-    """What reading into a bank needs of a method."""
-
-    bank: Bank | None
-
-    def new_bank(self, num_rows: int) -> Bank: ...
-    def use_bank(self, bank: Bank) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -90,6 +82,7 @@ class Session:
 
     method: any of `ltm.methods`; reading, deleting and saving need one with a bank. tokenizer: None takes the
     backbone's. path: the directory of the bank, where `read` and `save` write; None keeps the memory in this process.
+    memory: what this session reads into and answers with, so that one method serves many; left out, the method's own.
     Raises LtmError where there is no tokenizer.
 
     >>> session = Session.open(backbone="smollm2-135m")  # doctest: +SKIP
@@ -97,8 +90,14 @@ class Session:
     >>> session.ask("Who is Queequeg?", trace=True).passages[0]  # doctest: +SKIP
     """
 
-    def __init__(self, method: Method, tokenizer: Any = None, path: str | Path | None = None):
-        self.method = method
+    def __init__(
+        self,
+        method: Reader,
+        tokenizer: Any = None,
+        path: str | Path | None = None,
+        memory: Memory | LeftOut = LEFT_OUT,
+    ):
+        self.method, self._given = method, memory
         self.tokenizer: Any = method.backbone.tokenizer if tokenizer is None else tokenizer
         self.path = None if path is None else Path(path)
         if self.tokenizer is None:
@@ -128,7 +127,7 @@ class Session:
         """
         path = None if bank_path is None else Path(bank_path)
         method = method_of(path, method)
-        if path is not None and not hasattr(method_class(method), "use_bank"):
+        if path is not None and not method_class(method).keeps_bank:
             raise LtmError(_no_bank(method))
         if path is None or not Bank.exists(path):
             loaded = load_backbone(backbone or DEFAULT_BACKBONE, device=device)
@@ -140,17 +139,38 @@ class Session:
         loaded = load_backbone(backbone or saved.backbone or DEFAULT_BACKBONE, dtype=dtype, device=device)
         bank = Bank.load(path, fingerprint=loaded.fingerprint, device=loaded.device)
         session = cls(open_method(method, loaded, sidenet, **options), path=path)
-        session._keeper().use_bank(bank)
+        session.method.use_bank(bank)
         bank.method = bank.method or method_entry(session.method)  # a bank of version 2 does not name it
         return session
 
     # the memory
 
     @property
+    def memory(self) -> Any:
+        """What this session reads into and answers with."""
+        return self.method.memory if isinstance(self._given, LeftOut) else self._given
+
+    @property
+    def bank(self) -> Bank:
+        """The bank in which the memory lies, made at first use. Raises LtmError where the method keeps none."""
+        method, bank = self.method, self.memory.bank
+        if not method.keeps_bank:
+            raise LtmError(_no_bank(method.name))
+        if bank is None:
+            method.use_bank(method.new_bank(1))
+            return method.memory.bank
+        bank.begin(1)
+        return bank
+
+    @property
     def documents(self) -> list[DocumentInfo]:
         """What is in the memory, in the order it was read."""
-        with self.method.alone():
-            return [] if self.method.bank is None else self.method.bank.documents
+        with self._alone():
+            bank = self.memory.bank
+            return [] if bank is None else bank.documents
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return self.method.alone(self._given)
 
     def read(
         self,
@@ -173,13 +193,13 @@ class Session:
         check_text(name, "the name")
         check_text(text, name)
         directory = self.path if path is None else Path(path)
-        with self.method.alone(), self.method.undone_on_failure():
-            bank = self._bank()
+        with self._alone():
+            bank = self.bank
             known = self._known(name, text)
             if known is not None:
                 return known
             self._check_room(text, name)
-            with nullcontext() if directory is None else WriteLock(directory):
+            with self.memory.undone_on_failure(), nullcontext() if directory is None else WriteLock(directory):
                 return self._read(bank, text, name, directory, progress, ranges)
 
     def _read(
@@ -198,7 +218,8 @@ class Session:
             if document is None:
                 document = bank.add_document(name, text=text)
             spans = None if block.spans is None else block.spans[None].to(self.method.device)
-            self.method.read(block.ids[None].to(self.method.device), documents=[document], spans=spans)
+            ids = block.ids[None].to(self.method.device)
+            self.method.read(ids, documents=[document], spans=spans, memory=self._given)
             tokens, unsaved = tokens + len(block.ids), unsaved + len(block.ids)
             if directory is not None and unsaved >= SAVE_TOKENS:
                 bank.save(directory)
@@ -214,7 +235,7 @@ class Session:
 
     def delete(self, document: str | int) -> DocumentInfo:
         """Remove a document, by name or id, from the memory; `save` removes it from the disk. Returns what it was."""
-        with self.method.alone():
+        with self._alone():
             matching = [info for info in self.documents if document in (info.name, info.id)]
             if not matching:
                 names = ", ".join(sorted({info.name for info in self.documents})) or "nothing"
@@ -222,7 +243,7 @@ class Session:
             if len(matching) > 1:
                 ids = ", ".join(str(info.id) for info in matching)
                 raise LtmError(f"{len(matching)} documents are called {document!r}; give the id of one: {ids}")
-            self._bank().delete_document(matching[0].id)
+            self.bank.delete_document(matching[0].id)
             return matching[0]
 
     def save(self, path: str | Path | None = None) -> Path:
@@ -230,8 +251,8 @@ class Session:
         directory = self.path if path is None else Path(path)
         if directory is None:
             raise LtmError("this session was opened without a bank; give save() a path")
-        with self.method.alone():
-            self._bank().save(directory)
+        with self._alone():
+            self.bank.save(directory)
         self.path = directory
         return directory
 
@@ -264,17 +285,17 @@ class Session:
         return self._answer(plain_ids(self.tokenizer, text), trace, on_text, sampling)
 
     def perplexity(self, text: str) -> PerplexityResult:
-        """How well the text is foretold, token by token, given what is remembered; the memory stays as it is."""
+        """How well the text is predicted, token by token, given what is remembered; the memory stays as it is."""
         ids = token_ids(self.tokenizer, text)
         if len(ids) < 2:
             raise LtmError(f"the text has {len(ids)} tokens; perplexity needs two or more")
-        with self.method.alone():
-            return PerplexityResult([DocumentScore("text", score_stream(self.method, ids))], 0.0)
+        with self._alone():
+            return PerplexityResult([DocumentScore("text", score_stream(self.method, ids, memory=self._given))], 0.0)
 
     def _answer(self, ids: Any, trace: bool, on_text: OnText | None, sampling: dict[str, Any]) -> Answer:
         options = config_from_options(Sampling, sampling, "sampling")
-        with self.method.alone():  # what the trace names is looked up before anybody deletes it
-            made = generate(self.method, self.tokenizer, ids, options, trace=trace, on_text=on_text)
+        with self._alone():  # what the trace names is looked up before anybody deletes it
+            made = generate(self.method, self.tokenizer, ids, options, memory=self._given, trace=trace, on_text=on_text)
             spans, texts = self._spans(made.used) if trace else ({}, {})
         passages = find_passages(list(spans.values()), texts, NUM_PASSAGES)
         words = _words(self.tokenizer, made.token_ids) if trace else []
@@ -285,7 +306,7 @@ class Session:
 
     def _spans(self, used: Sequence[UsedChunk]) -> tuple[dict[int, UsedSpan], dict[int, SourceText]]:
         """The chunks used, by slot, most used first, and the documents they lie in."""
-        bank = self.method.bank
+        bank = self.memory.bank
         if bank is None or not used:
             return {}, {}
         sources = bank.sources([chunk.slot for chunk in used], 0)
@@ -300,23 +321,9 @@ class Session:
 
     # helpers
 
-    def _bank(self) -> Bank:
-        """The method's bank, made at first use."""
-        method = self._keeper()
-        if method.bank is None:
-            method.use_bank(method.new_bank(1))
-        assert method.bank is not None
-        return method.bank
-
-    def _keeper(self) -> KeepsBank:
-        """The method, if it has a bank."""
-        if not isinstance(self.method, KeepsBank):
-            raise LtmError(_no_bank(self.method.name))
-        return self.method
-
     def _known(self, name: str, text: str) -> DocumentInfo | None:
         """A whole document of this name and text; one that was cut off is removed."""
-        bank = self._bank()
+        bank = self.bank
         for info in bank.documents_named(name):
             if not info.complete:
                 bank.delete_document(info.id)
@@ -333,7 +340,7 @@ class Session:
         limit = self.method.max_stream_tokens
         if limit is None:
             return
-        held, new = self._bank().num_tokens(0), len(token_ids(self.tokenizer, text))
+        held, new = self.bank.num_tokens(0), len(token_ids(self.tokenizer, text))
         if held + new > limit:
             before = f" after {held:,} that were read" if held else ""
             raise LtmError(
@@ -400,7 +407,7 @@ def _weights_of(saved: Head, path: Path) -> Path | None:
     return weights
 
 
-def open_method(name: str, backbone: Backbone, sidenet: str | Path | None = None, **options: Any) -> Method:
+def open_method(name: str, backbone: Backbone, sidenet: str | Path | None = None, **options: Any) -> Reader:
     """A method ready to use: one that needs training with trained weights, any other as it is.
 
     sidenet: the directory that training wrote; None: what is shipped for this backbone. options: fields of the

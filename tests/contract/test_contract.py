@@ -117,7 +117,7 @@ def test_reading_padded_rows_equals_reading_each_alone(method):
     method.read(ids, mask)
     batch = logits(method, tokens(length=7))
     method.reset()
-    method.bank = None
+    method.memory = method.new_memory()
     method.read(ids[1:, 13:])
     torch.testing.assert_close(logits(method, tokens(length=7)[1:]), batch[1:], **TOLERANCE)
 
@@ -164,7 +164,7 @@ def test_rows_do_not_see_each_other(method):
     method.read(past())
     before = logits(method, ids)
     method.reset()
-    method.bank = None
+    method.memory = method.new_memory()
     other = past()
     other[1] = (other[1] + 3) % VOCAB + 5
     method.read(other)
@@ -268,7 +268,7 @@ def test_the_budget_holds_in_bytes(method):
     held = 0 if method.bank is None else method.bank.nbytes
     method.read(tokens(2, 160, seed=4))
     if method.bank is None:
-        assert max(len(row) for row in method._past.tokens) <= method.method_config.local_window
+        assert max(len(row) for row in method.memory.past.tokens) <= method.method_config.local_window
     else:
         assert max(method.bank.num_tokens(row) for row in range(2)) <= method.method_config.memory_size
         assert method.bank.nbytes <= held

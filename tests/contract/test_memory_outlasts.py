@@ -12,7 +12,7 @@ import torch
 from ltm.backbone import load_backbone
 from ltm.errors import BankMismatchError
 from ltm.methods import METHODS
-from ltm.methods.baselines import StreamBaseline
+from ltm.methods.baselines import StreamReader
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 
@@ -62,7 +62,7 @@ def failing_at(method, call):
 def test_a_read_that_fails_leaves_the_memory_as_it_was(build, monkeypatch, with_bank, seen):
     method, same = build(), build()
     if with_bank:
-        if not (hasattr(method, "new_bank") and isinstance(method, StreamBaseline)):
+        if not (hasattr(method, "new_bank") and isinstance(method, StreamReader)):
             pytest.skip("keeps no bank, or one in any case")
         for each in (method, same):
             each.use_bank(each.new_bank(2))
@@ -157,7 +157,7 @@ def test_a_model_that_moved_away_from_its_memory_says_so(build):
     method.read(tokens(2, 25, 7))
     method.to("meta")
     if method.bank is None:
-        assert all(row.device.type == "meta" for row in method._past.tokens)
+        assert all(row.device.type == "meta" for row in method.memory.past.tokens)
         return
     with pytest.raises(BankMismatchError, match="this memory lies on cpu, its model on meta"):
         method(tokens(2, 5, 1).to("meta"))

@@ -112,11 +112,11 @@ def test_a_block_may_end_in_another_context_than_it_began_in(session):
 
     def streamed():
         with session.method.trace() as trace, session.method.memory_off():
-            yield session.method._memory_on, session.method._trace is trace
+            yield not session.method.is_off, session.method.tracing is trace
 
     steps = streamed()
     assert contextvars.copy_context().run(next, steps) == (False, True)
-    assert list(steps) == [] and session.method._memory_on and session.method._trace is None
+    assert list(steps) == [] and not session.method.is_off and session.method.tracing is None
 
 
 def test_the_plain_model_sees_nothing_of_what_another_thread_attached(build, tiny_backbone):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ltm.methods import create_method
+from ltm.streams import Past
 
 
 @pytest.mark.parametrize("name", ["window", "sinks"])
@@ -18,9 +19,10 @@ def test_reading_passes_over_what_leaves_the_window(tiny_backbone, name, length,
     mask = torch.ones_like(ids)
     mask[1, : length // 3] = 0  # rows move at different times
     for token in range(length):
-        slow.score_and_read(ids[:, token : token + 1], mask[:, token : token + 1].bool(), torch.arange(2))
+        column = slice(token, token + 1)
+        slow.score_and_read(Past(ids[:, column], mask[:, column].bool(), torch.arange(2)), slow.memory)
     encoded, encode = [], method.encode
-    monkeypatch.setattr(method, "encode", lambda i, *rest: encoded.append(i.shape[1]) or encode(i, *rest))
+    monkeypatch.setattr(method, "encode", lambda window: encoded.append(window.ids.shape[1]) or encode(window))
     method.read(ids, mask)
     assert sum(encoded) <= 24
     question = torch.randint(5, 90, (2, 5), generator=torch.Generator().manual_seed(1))

@@ -364,7 +364,7 @@ def test_windows_whose_logits_nobody_wants_run_to_the_memory_layer(tiny_backbone
     method = build(tiny_backbone, stride=4)
     scored = []
     score = method.score
-    monkeypatch.setattr(method, "score", lambda *given: (scored.append(given[0].shape[1]), score(*given))[1])
+    monkeypatch.setattr(method, "score", lambda window: (scored.append(window.ids.shape[1]), score(window))[1])
     caches = [method.new_cache() for _ in range(2)]
     ids = tokens(2, 45)
     with torch.no_grad():
@@ -372,7 +372,7 @@ def test_windows_whose_logits_nobody_wants_run_to_the_memory_layer(tiny_backbone
         assert scored == [8, 5]  # windows end at 8, 12, ... 44 and 45: two of eleven hold the last three
         every = method(ids, cache=caches[1], use_cache=True).logits
     torch.testing.assert_close(last, every[:, -3:])
-    banks = [cache.spilled for cache in caches]
+    banks = [cache.carried["spilled"] for cache in caches]
     for row in range(2):
         queries = torch.randn(2, 4, 1, method.backbone.view.head_dim, dtype=torch.float64)
         hits = [bank.search(queries, 3, rows=torch.tensor([row, row])) for bank in banks]
@@ -432,7 +432,7 @@ def test_memory_off_in_mid_stream_leaves_out_what_the_stream_remembers(tiny_back
     cache = method.new_cache()
     with torch.no_grad():
         method(ids[:, :24], past_key_values=cache, use_cache=True)
-        assert cache.spilled is not None and cache.spilled.num_tokens(0)
+        assert cache.carried["spilled"].num_tokens(0)
         with method.memory_off():
             off = method(ids[:, 24:], past_key_values=cache, use_cache=True).logits
             expected = method(ids[:, 24:]).logits  # in a window of its own, as this one was emptied

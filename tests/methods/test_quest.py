@@ -7,13 +7,14 @@ import torch
 
 from ltm.attention import LocalView
 from ltm.bank import Bank
-from ltm.cache.pages import Columns, PageBounds, PagedCache, PagedLayer
 from ltm.errors import BankMismatchError, ConfigError, LtmError
 from ltm.methods import create_method
 from ltm.methods.quest import QuestConfig
 from ltm.methods.quest.pages import attend_pages, choose_pages, page_mask, score_pages
 from ltm.methods.quest.reader import PageReader
 from ltm.methods.quest.reference import NaiveQuest, naive_page_score, naive_pages, naive_seen
+from ltm.streams import Past
+from ltm.streams.pages import Columns, PageBounds, PagedCache, PagedLayer
 
 EXACT = {"atol": 1e-12, "rtol": 1e-9}
 ROUNDED = {"atol": 1e-5, "rtol": 1e-4}
@@ -163,7 +164,8 @@ def test_reading_on_with_padding_equals_reading_each_row_alone(tiny_backbone, na
         for each, rows, start in ((method, slice(0, 2), 0), (alone, slice(1, 2), 9)):
             each.read(first[rows])
             number = len(first[rows])
-            each.score_and_read(scored[rows], torch.ones(number, 11, dtype=torch.bool), torch.arange(number))
+            every = Past(scored[rows], torch.ones(number, 11, dtype=torch.bool), torch.arange(number))
+            each.score_and_read(every, each.memory)
             each.read(second[rows, start:], mask[rows, start:])
         batch, single = method(ids).logits, alone(ids[1:]).logits
     torch.testing.assert_close(batch[1:], single, **ROUNDED)
@@ -240,13 +242,13 @@ def test_bytes_of_a_token_are_those_of_the_tensors(tiny_backbone):
     method = create_method("quest", tiny_backbone("tiny-llama"), page_size=4, token_budget=12, dense_layers=2)
     method.read(tokens(1, 40))
     method(tokens(1, 1))
-    past = method._past_cache()
+    past = method.memory.past
     layers = [past.layer(index) for index in range(6)]
     kept = sum(states.numel() * states.element_size() for layer in layers for states in layer.held)
     bounds = [layer.pages.bounds[:, :, :10] for layer in layers if layer.pages.bounds is not None]
     kept += sum(bound.numel() * bound.element_size() for bound in bounds)
     assert len(bounds) == 4 and kept == 40 * method.stream_bytes_per_token
-    assert kept < past.nbytes() < 12 * kept
+    assert kept < past.nbytes < 12 * kept
 
 
 # the past in a bank

@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 
 from ltm.attention import LocalView
-from ltm.cache.pages import Columns, PagedCache, PagedLayer
 from ltm.methods.quest import QuestConfig
 from ltm.methods.quest.reader import PageReader
+from ltm.streams.pages import Columns, PagedCache, PagedLayer
 
 FILE = Path(__file__).parent / "quest_official.safetensors"
 

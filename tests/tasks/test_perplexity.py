@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from ltm.errors import LtmError
+from ltm.streams.open_stream import OpenStream
+from ltm.streams.scoring import PIECE_TOKENS, score_stream
 from ltm.tasks.perplexity import (
-    PIECE_TOKENS,
     DocumentScore,
     PerplexityResult,
     compare,
     doubling_edges,
     perplexity,
-    score_stream,
     window_options,
 )
 
@@ -36,11 +36,11 @@ class TableModel:
     def reset(self) -> None:
         self.resets += 1
 
-    def new_cache(self) -> SimpleNamespace:
+    def stream(self, memory: object) -> OpenStream:
         self.caches += 1
-        return SimpleNamespace(window=self.window)
+        return OpenStream(self, SimpleNamespace(window=self.window), memory, [0])  # type: ignore[arg-type]
 
-    def __call__(self, ids: torch.Tensor, cache: SimpleNamespace, use_cache: bool) -> SimpleNamespace:
+    def __call__(self, ids: torch.Tensor, cache: SimpleNamespace, use_cache: bool, **others: object) -> SimpleNamespace:
         assert use_cache and cache.window == self.window
         self.pieces.append(ids[0].tolist())
         return SimpleNamespace(logits=self.table[ids])

@@ -51,6 +51,10 @@ class MeanBank:
             self.means.pop(row, None)
             self.counts.pop(row, None)
 
+    @property
+    def is_empty(self) -> bool:
+        return not self.means
+
     def save(self, path: Path) -> None:
         path.mkdir()
         save_file({str(row): mean.contiguous() for row, mean in self.means.items()}, path / "means.safetensors")
@@ -86,7 +90,7 @@ class FakeMethod(nn.Module):
         self.norm = nn.LayerNorm(HIDDEN)
         self.gate = nn.Parameter(torch.zeros(1, 2, 1, 1))
         self.dropout = nn.Dropout(dropout)
-        self.bank: MeanBank | None = MeanBank()
+        self.memory = MeanBank()
         self.use_memory = True
         self.calls: list[dict[str, Any]] = []
         self.resets: list[list[int] | None] = []
@@ -103,19 +107,23 @@ class FakeMethod(nn.Module):
         targets = labels[:, 1:].reshape(-1)
         loss = functional.cross_entropy(logits[:, :-1].reshape(-1, VOCAB).float(), targets)
         if remember:
-            self.bank = self.bank or MeanBank()
             for row, state, mask in zip(rows, states.detach().float(), attention_mask.bool(), strict=True):
-                self.bank.add(row, state[mask])
+                self.memory.add(row, state[mask])
         return SimpleNamespace(loss=loss, logits=logits)
 
     def _past(self, row: int, states: Tensor) -> Tensor:
-        held = None if self.bank is None or not self.use_memory else self.bank.means.get(row)
+        held = self.memory.means.get(row) if self.use_memory else None
         return torch.zeros(HIDDEN) if held is None else held
 
     def reset(self, rows: Any = None) -> None:
         self.resets.append(None if rows is None else [int(row) for row in rows])
-        if self.bank is not None:
-            self.bank.forget(list(self.bank.means) if rows is None else [int(row) for row in rows])
+        self.memory.forget(list(self.memory.means) if rows is None else [int(row) for row in rows])
+
+    def new_memory(self) -> MeanBank:
+        return MeanBank()
+
+    def load_memory(self, path: Path, *, mmap: bool) -> MeanBank:
+        return MeanBank.load(path)
 
     @contextmanager
     def memory_off(self) -> Iterator[None]:

@@ -124,7 +124,7 @@ def test_memory_is_part_of_a_checkpoint(bench):
         def forward(self, *args, **kwargs):
             output = super().forward(*args, **kwargs)
             if len(self.calls) == 3:
-                self.bank.forget([0, 1])
+                self.memory.forget([0, 1])
             return output
 
     bench.trainer("parts", Forgetful(), max_steps=3, schedule="constant").train()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ltm.attention.function import ATTENTION_NAME, LocalView, Site, open_site
 from ltm.attention.views import View
-from ltm.backbone.turns import Turn, model_lock, uncompiled
+from ltm.backbone.turns import Turn, lock_of, uncompiled
 from ltm.compat import get_attention_name, set_attention_name
 from ltm.errors import LtmError
 
@@ -89,7 +89,7 @@ def attach(view: BackboneView, *plugins: Plugin) -> Iterator[None]:
     ...     backbone.model(input_ids)
     """
     with ExitStack() as stack:
-        stack.enter_context(model_lock(view.model))
+        stack.enter_context(lock_of(view.model))
         stack.enter_context(uncompiled())
         sites = _sites(view.num_layers, plugins)
         if sites:

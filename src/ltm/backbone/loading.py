@@ -26,7 +26,7 @@ from ltm.backbone.fingerprint import Fingerprint, fingerprint_of, signature_of
 from ltm.backbone.integrity import MOST_LAYERS, check_config, check_scores, not_finite
 from ltm.backbone.notices import quiet
 from ltm.backbone.tiny import TINY_ARCHITECTURES, build_tiny
-from ltm.backbone.turns import model_lock
+from ltm.backbone.turns import lock_of
 from ltm.backbone.view import KNOWN_FAMILIES, BackboneView
 from ltm.compat import cpu_has_fast_bf16, heed_softcap
 from ltm.console import notice
@@ -63,7 +63,7 @@ class Backbone:
     @property
     def fingerprint(self) -> Fingerprint:
         """The identity that banks are checked against, as the model is now: taken anew where anything has changed."""
-        with model_lock(self.model):  # what another thread has attached for a moment is no part of it
+        with lock_of(self.model):  # what another thread has attached for a moment is no part of it
             signature = signature_of(self.view, self.tokenizer)
             if self._identity is None or self._identity[0] != signature:
                 self._identity = (signature, fingerprint_of(self.view, self.tokenizer))

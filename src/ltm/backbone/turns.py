@@ -1,4 +1,4 @@
-"""Running a loaded model oneself: one thread at a time, and as it is written."""
+"""Running a loaded model, or using a memory, oneself: one thread at a time, and as it is written."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
 
-_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_LOCKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 _MAKING = Lock()
 
 
-def model_lock(model: nn.Module) -> Any:
-    """The re-entrant lock of a loaded model, the same one for all that works on it.
+def lock_of(shared: Any) -> Any:
+    """The re-entrant lock of a loaded model or a memory, the same one for all that work on it.
 
     Plugins are attached to the model itself, so two threads must not run it with plugins at once. The lock lies beside
-    the model: one that is copied or pickled has a lock of its own.
+    its owner: one that is copied or pickled has a lock of its own. Who takes both takes the model's first.
     """
-    plain = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    plain = getattr(shared, "_orig_mod", shared)  # what torch.compile wraps
     with _MAKING:
         return _LOCKS.setdefault(plain, RLock())
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ltm.backbone.turns import model_lock, uncompiled
+from ltm.backbone.turns import lock_of, uncompiled
 from ltm.compat import DynamicCache, cache_argument
 from ltm.errors import LtmError
 
@@ -179,7 +179,7 @@ class BackboneView:
         cache = DynamicCache()
         positions = torch.tensor(_ROTATION_PROBE, device=weight.device)[:, None]
         token = torch.linspace(-1, 1, weight.shape[1], device=weight.device, dtype=weight.dtype).expand(2, 1, -1)
-        with model_lock(self.model), uncompiled():
+        with lock_of(self.model), uncompiled():
             self.decoder(inputs_embeds=token, position_ids=positions, **cache_argument(cache), use_cache=True)
         for index, layer in enumerate(cache.layers):
             keys: Any = getattr(layer, "keys", None)

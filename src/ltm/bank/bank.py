@@ -118,6 +118,10 @@ class Bank(Memory):
         """Itself: the bank of this memory."""
         return self
 
+    @property
+    def is_empty(self) -> bool:
+        return not len(self.document_registry) and not any(row.num_tokens for row in self.rows)
+
     def begin(self, rows: int) -> None:
         """Make the empty rows of a bank that was made with none; one that has rows stays as it is."""
         if self.rows:

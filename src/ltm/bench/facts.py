@@ -18,7 +18,7 @@ import torch
 import ltm
 
 if TYPE_CHECKING:
-    from ltm.methods import Method
+    from ltm.methods import Reader
 
 PROBE_TOKENS = 64
 """Tokens that a method reads to show whether it has a bank."""
@@ -91,7 +91,7 @@ def reset_gpu_peak() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def bytes_per_token(method: Method) -> float | None:
+def bytes_per_token(method: Reader) -> float | None:
     """Bytes that each remembered token takes: a bank's entries, or what a stream without an end keeps.
 
     None for a method that keeps nothing beyond its window, or in a form that this cannot see. Forgets what was read.
@@ -109,7 +109,7 @@ def bytes_per_token(method: Method) -> float | None:
     return method.stream_bytes_per_token
 
 
-def trained_hash(method: Method) -> str | None:
+def trained_hash(method: Reader) -> str | None:
     """sha256 of a method's trained weights; None where it has none."""
     state = method.trained_state()
     if not state:

@@ -20,7 +20,7 @@ from ltm.bench.journal import Entry, Journal
 from ltm.bench.plan import HASH_DIGITS, Cell, Plan
 from ltm.bench.results import Result, is_records, is_result, read_result, rows_to_json, write_result
 from ltm.errors import LtmError
-from ltm.methods import Method
+from ltm.methods import Reader
 from ltm.session import open_method
 from ltm.tasks.base import Record, Task, Unit
 
@@ -153,7 +153,7 @@ def _make_work(
     return Work(cell, task, units, about, per_token, journal)
 
 
-def open_cell_method(cell: Cell) -> Method:
+def open_cell_method(cell: Cell) -> Reader:
     """The method of a cell, ready to be measured."""
     return open_method(cell.method.name, cell.plan.backbone, cell.method.sidenet, **cell.options)
 

@@ -29,10 +29,11 @@ from ltm.console import (
 )
 from ltm.documents import Document
 from ltm.errors import LtmError
-from ltm.methods import Method, create_method
+from ltm.methods import Reader, create_method
 from ltm.passages import Passage
 from ltm.session import Session
-from ltm.tasks.perplexity import DocumentScore, PerplexityResult, score_stream
+from ltm.streams.scoring import score_stream
+from ltm.tasks.perplexity import DocumentScore, PerplexityResult
 from ltm.tokens import token_blocks, token_ids
 
 NAME = "python language reference"
@@ -144,7 +145,7 @@ class Demo:
             self._score("full", full, label, self.past_ids[-room:])
             full.reset()
 
-    def _score(self, name: str, method: Method, sees: str, past: Tensor | None = None) -> None:
+    def _score(self, name: str, method: Reader, sees: str, past: Tensor | None = None) -> None:
         started = time.perf_counter()
         with make_progress() as progress:
             total = len(self.held_out) + (0 if past is None else len(past))

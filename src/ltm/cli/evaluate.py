@@ -13,7 +13,7 @@ from ltm.backbone import load_backbone
 from ltm.console import ask_patience, make_progress, notice, print_json, print_table
 from ltm.documents import iter_documents
 from ltm.errors import ConfigError, LtmError
-from ltm.methods import Method, method_class
+from ltm.methods import Reader, method_class
 from ltm.methods.checks import range_problems, stride_problems
 from ltm.session import open_method
 from ltm.tasks.perplexity import PerplexityResult, compare, perplexity, window_options
@@ -85,7 +85,7 @@ def _check_limits(limits: dict[str, int | None]) -> None:
             raise LtmError(f"{name}={value}; use {least.get(name, 1)} or more")
 
 
-def _measure(methods: dict[str, Method], documents: Sequence[tuple[str, Tensor]]) -> dict[str, PerplexityResult]:
+def _measure(methods: dict[str, Reader], documents: Sequence[tuple[str, Tensor]]) -> dict[str, PerplexityResult]:
     results, total = {}, sum(len(ids) for _, ids in documents)
     with make_progress() as progress:
         for name, method in methods.items():

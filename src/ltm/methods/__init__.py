@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from ltm.backbone import Backbone
-from ltm.methods.base import Card, Method
+from ltm.methods.method import Card, Method
+from ltm.methods.reader import Reader
 from ltm.methods.registry import METHODS, create_method, method_class, register, scan
 
-__all__ = ["METHODS", "Card", "Method", "create_method", "load_method", "method_class", "register"]
+__all__ = ["METHODS", "Card", "Method", "Reader", "create_method", "load_method", "method_class", "register"]
 
 scan()
 
 
-def load_method(backbone: Backbone, path: str | Path, **overrides: Any) -> Method:
-    """Whatever method a directory holds, on its backbone; see `Method.from_pretrained`.
+def load_method(backbone: Backbone, path: str | Path, **overrides: Any) -> Reader:
+    """Whatever method a directory holds, on its backbone; see `Reader.from_pretrained`.
 
     >>> load_method(load_backbone("smollm2-135m"), "sidenet/", memory_size=16384)  # doctest: +SKIP
     """
-    return Method.from_pretrained(backbone, path, **overrides)
+    return Reader.from_pretrained(backbone, path, **overrides)

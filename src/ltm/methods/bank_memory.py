@@ -19,13 +19,14 @@ from ltm.attention import Plugin, StopForward, attach
 from ltm.backbone import Backbone
 from ltm.bank import Bank, BankConfig
 from ltm.bank.storage import BITS, STORAGE_OPTIONS
-from ltm.cache import MemoryCache
 from ltm.errors import LtmError
 from ltm.methods.banks import bank_for, check_bank
-from ltm.methods.base import Method, window_positions
 from ltm.methods.checks import stride_of
 from ltm.methods.memory_reader import KeyValueTap, Source
+from ltm.methods.reader import Reader
 from ltm.methods.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
+from ltm.streams import Past, Stream, Window
+from ltm.streams.masks import window_positions
 
 CENTER_TOKENS = 256
 """Their mean key leaves 1.5% of the keys' variance as error of 4 bits; 1,024 tokens no less; no centre 4.3%."""
@@ -50,8 +51,8 @@ class Scored(NamedTuple):
     values: Tensor
 
 
-class BankMethod(Method):
-    """Base of methods with a bank.
+class BankReader(Reader):
+    """Base of methods that remember in a bank.
 
     config: has `memory_size`, `memory_bytes`, `index`, `evict`, `key_storage`, `value_storage`, `search_storage`,
     `segment_size`, `local_window`, `stride` and `recent_tokens`. memory_layer: the zero-based backbone layer whose keys
@@ -60,7 +61,9 @@ class BankMethod(Method):
     `local_share`.
     """
 
-    num_caches: ClassVar[int] = 1
+    memory_class = Bank
+    keeps_bank = True
+    num_networks: ClassVar[int] = 1
     """Networks that keep keys and values of the window: the backbone, and what runs beside it."""
 
     def __init__(
@@ -78,8 +81,8 @@ class BankMethod(Method):
 
     # what a method supplies
 
-    def score(self, ids: Tensor, mask: Tensor, cache: MemoryCache | None, rows: Tensor, keep: int) -> Scored:
-        """One window with what `sources` remember, by `run`; arguments as of `encode`, cache None in training."""
+    def score(self, window: Window) -> Scored:
+        """One window with what `sources` remember, by `run`; window.stream is None in training."""
         raise NotImplementedError
 
     @property
@@ -130,33 +133,26 @@ class BankMethod(Method):
             self._center = keys.float().mean(dim=2)
         return self._center
 
-    def use_bank(self, bank: Bank) -> None:
-        """Remember with this bank, saved or shared; BankMismatchError where its layer, its chunks or the network that
-        wrote it are others."""
-        differences = []
-        if bank.config.chunk_size != self.chunk_size:
-            differences.append(f"chunk_size: bank {bank.config.chunk_size}, model {self.chunk_size}")
-        if bank.encoder != self.encoder:
-            wrote, reads = map(_encoder_named, (bank.encoder, self.encoder))
-            differences.append(f"keys and values: bank {wrote}, model {reads}")
-        check_bank(bank, self.backbone, (self.memory_layer,), differences)
-        with self.alone():
-            self.bank = bank
+    def new_memory(self, rows: int = 0) -> Bank:
+        return self.new_bank(1 if self.shared_memory else rows)
 
-    def take_in(
-        self,
-        ids: Tensor,
-        mask: Tensor,
-        rows: Tensor,
-        documents: Sequence[int] | None,
-        spans: Tensor | None,
-    ) -> None:
-        if not self._memory_on:
-            return
-        bank, rows = self._bank_for(len(ids)), self._bank_rows(rows)
-        segments = cut_into_segments(ids, mask, rows, self.method_config.segment_size, documents, spans)
-        for batch in batches_of(segments, READ_BATCH_TOKENS):
-            self._read_segments(batch, bank)
+    def memory_in(self, bank: Bank) -> Bank:
+        return bank
+
+    def check_memory(self, memory: Bank) -> None:
+        differences = []
+        if memory.config.chunk_size != self.chunk_size:
+            differences.append(f"chunk_size: bank {memory.config.chunk_size}, model {self.chunk_size}")
+        if memory.encoder != self.encoder:
+            wrote, reads = map(_encoder_named, (memory.encoder, self.encoder))
+            differences.append(f"keys and values: bank {wrote}, model {reads}")
+        check_bank(memory, self.backbone, (self.memory_layer,), differences)
+
+    def take_in(self, past: Past, memory: Bank) -> None:
+        memory.begin(len(past.ids))
+        past = past._replace(rows=self._bank_rows(past.rows))
+        for batch in batches_of(cut_into_segments(past, self.method_config.segment_size), READ_BATCH_TOKENS):
+            self._read_segments(batch, memory)
 
     def _read_segments(self, segments: Sequence[Segment], bank: Bank) -> None:
         """Encode segments in one pass up to the memory layer, write them in order."""
@@ -194,106 +190,99 @@ class BankMethod(Method):
 
     # one window
 
-    def start_stream(self, cache: MemoryCache | None, rows: Tensor) -> MemoryCache:
+    def start_stream(self, stream: Stream | None, rows: Tensor, memory: Bank | None) -> Stream:
         """A stream that starts has what was read last before it, `recent_tokens` of it, in its window.
 
         What leaves the window is remembered by the stream, these tokens too, though the bank has them already.
         """
-        cache, recent = super().start_stream(cache, rows), self.method_config.recent_tokens
-        if recent and self._memory_on and self.bank is not None and cache.tokens is None:
-            cache.begin(len(rows), rows.device)
+        stream, recent = super().start_stream(stream, rows, memory), self.method_config.recent_tokens
+        if recent and memory is not None and memory.num_rows and stream.tokens is None:
+            stream.begin(len(rows), rows.device)
             numbers = self._bank_rows(rows).tolist()
-            cache.tokens = [self.bank.latest_tokens(number, recent).to(rows.device) for number in numbers]
-            cache.stale = cache.holds_tokens
-        return cache
+            stream.tokens = [memory.latest_tokens(number, recent).to(rows.device) for number in numbers]
+            stream.stale = stream.holds_tokens
+        return stream
 
-    def new_cache(self) -> MemoryCache:
+    def new_stream(self) -> Stream:
         config = self.method_config
         stride = stride_of(config.local_window, config.stride)
-        return MemoryCache(config.local_window, stride, num_caches=self.num_caches)
+        return Stream(config.local_window, stride, num_networks=self.num_networks)
 
-    def encode(self, ids: Tensor, mask: Tensor, cache: MemoryCache | None, rows: Tensor, keep: int) -> Tensor:
-        scored = self.score(ids, mask, cache, rows, keep)
-        if cache is not None and self._memory_on:
-            cache.keep_memory_columns(scored.keys, scored.values)
+    def encode(self, window: Window) -> Tensor:
+        scored = self.score(window)
+        if window.stream is not None and window.memory is not None:
+            self._note_columns(window.stream, scored.keys, scored.values)
         return scored.logits
 
-    def run(
-        self,
-        plugins: Sequence[Plugin],
-        ids: Tensor,
-        mask: Tensor,
-        cache: MemoryCache | None,
-        rows: Tensor,
-        keep: int,
-    ) -> Scored:
+    @staticmethod
+    def _note_columns(stream: Stream, keys: Tensor, values: Tensor) -> None:
+        """What `spill` will write of the window's new columns, [batch, kv_heads, new columns, head_dim]."""
+        stream.note_columns("memory_keys", keys)
+        stream.note_columns("memory_values", values)
+
+    def run(self, plugins: Sequence[Plugin], window: Window) -> Scored:
         """The backbone over one window with plugins attached."""
         tap = KeyValueTap(self.memory_layer)
         with attach(self.backbone.view, tap, *plugins):
-            logits = super().encode(ids, mask, cache, rows, keep)
+            logits = super().encode(window)
         assert tap.keys is not None and tap.values is not None
         return Scored(logits, tap.keys, tap.values)
 
-    def sources(self, cache: MemoryCache | None, rows: Tensor) -> list[Source]:
+    def sources(self, window: Window) -> list[Source]:
         """The bank, and what this stream has spilled, where they hold something for these rows."""
-        if not self._memory_on:
+        if window.memory is None:
             return []
         sources = []
-        if self.bank is not None:
-            sources.append(Source(self.bank, self._bank_rows(rows)))
-        if cache is not None and cache.spilled is not None:
-            sources.append(Source(cache.spilled, torch.arange(len(rows), device=rows.device)))
+        if window.memory.num_rows:
+            sources.append(Source(window.memory, self._bank_rows(window.rows)))
+        spilled = None if window.stream is None else window.stream.carried.get("spilled")
+        if spilled is not None:
+            sources.append(Source(spilled, torch.arange(len(window.rows), device=window.rows.device)))
         return [source for source in sources if any(map(source.bank.num_chunks, source.rows.unique().tolist()))]
 
     @torch.no_grad()
-    def encode_leaving(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor) -> None:
+    def encode_leaving(self, window: Window) -> None:
         """Up to the memory layer, without what is trained and without logits."""
-        if self._memory_on:
-            cache.keep_memory_columns(*self.encode_keys_values(ids, mask))
+        if window.stream is not None and window.memory is not None:
+            self._note_columns(window.stream, *self.encode_keys_values(window.ids, window.mask))
 
-    def spill(self, row: int, token_ids: Tensor, columns: Tensor, cache: MemoryCache) -> None:
+    def spill(self, row: int, token_ids: Tensor, columns: Tensor, stream: Stream) -> None:
         """What leaves the window goes to the stream's own bank: written as `read` would have written it."""
-        if not self._memory_on:
+        if stream.memory is None:
             return
-        assert cache.memory_keys is not None and cache.memory_values is not None and cache.tokens is not None
-        if cache.spilled is None:
-            cache.spilled = self.new_bank(len(cache.tokens))  # rows of their own even with shared_memory: beams part
-        cache.spilled.write(
-            cache.memory_keys[row : row + 1, :, columns],
-            cache.memory_values[row : row + 1, :, columns],
+        # rows of their own even with shared_memory: beams part
+        spilled = stream.carry("spilled", lambda: self.new_bank(len(stream.valid)))
+        spilled.write(
+            stream.carried["memory_keys"][row : row + 1, :, columns],
+            stream.carried["memory_values"][row : row + 1, :, columns],
             token_ids[None],
             rows=torch.tensor([row]),
         )
 
-    def score_and_read(self, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+    def score_and_read(self, past: Past, memory: Bank | None) -> Tensor:
         """Training's pass: each segment of columns is scored in a window of its own, then written."""
         size, pieces = self.method_config.segment_size, []
-        bank = self._bank_for(len(ids)) if self._memory_on else None
-        for start in range(0, ids.shape[1], size):
-            piece, piece_mask = ids[:, start : start + size], mask[:, start : start + size]
-            scored = self.score(piece, piece_mask, None, rows, 0)
+        if memory is not None:
+            memory.begin(len(past.ids))
+        for start in range(0, past.ids.shape[1], size):
+            ids, mask = past.ids[:, start : start + size], past.mask[:, start : start + size]
+            scored = self.score(Window(ids, mask, None, past.rows, 0, memory))
             pieces.append(scored.logits)
-            if bank is not None:
-                self.before_remembering(scored.keys, piece_mask)
-                bank.write(scored.keys, scored.values, piece, mask=piece_mask, rows=self._bank_rows(rows))
+            if memory is not None:
+                self.before_remembering(scored.keys, mask)
+                memory.write(scored.keys, scored.values, ids, mask=mask, rows=self._bank_rows(past.rows))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
     # rows, switches, storage
 
-    def _bank_for(self, batch: int) -> Bank:
-        if self.bank is None:
-            self.bank = self.new_bank(1 if self.shared_memory else batch)
-        return self.bank
-
     def _bank_rows(self, rows: Tensor) -> Tensor:
         return torch.zeros_like(rows) if self.shared_memory else rows
 
-    @property
-    def num_rows(self) -> int:
-        return 0 if self.shared_memory or not self._memory_on else super().num_rows
+    def rows_in(self, memory: Bank | None) -> int:
+        return 0 if self.shared_memory else super().rows_in(memory)
 
-    def forget(self, rows: list[int] | None) -> None:
-        super().forget([0] if self.shared_memory and rows is not None else rows)
+    def forget(self, memory: Bank, rows: list[int] | None) -> None:
+        memory.reset([0] if self.shared_memory and rows is not None else rows)
 
     def gate_summary(self) -> dict[str, float]:
         """The local side's weight over heads: mean, least and most."""

@@ -11,13 +11,14 @@ from ltm.backbone import Backbone
 from ltm.bank import Bank, BankConfig
 from ltm.bank.disk.manifest_entries import MethodEntry
 from ltm.errors import BankMismatchError
+from ltm.memory import Memory
 
 if TYPE_CHECKING:
-    from ltm.methods.base import Method
+    from ltm.methods.reader import Reader
 
 
 def bank_for(
-    method: Method, config: BankConfig, num_rows: int, layers: Sequence[int], key_center: Tensor | None = None
+    method: Reader, config: BankConfig, num_rows: int, layers: Sequence[int], key_center: Tensor | None = None
 ) -> Bank:
     """An empty bank for keys and values of some layers of a method's backbone, in its dtype and on its device."""
     backbone = method.backbone
@@ -37,7 +38,7 @@ def bank_for(
     return bank
 
 
-def method_entry(method: Method) -> MethodEntry:
+def method_entry(method: Reader) -> MethodEntry:
     """What a bank notes of the method that writes it, so that it is opened with the same one."""
     options = {name: getattr(method.method_config, name) for name in method.bank_options}
     return MethodEntry(method.name, options, method.weights_path)
@@ -60,17 +61,18 @@ def check_bank(bank: Bank, backbone: Backbone, layers: Sequence[int], others: It
         )
 
 
-def check_unchanged(bank: Bank | None, backbone: Backbone) -> None:
-    """Raise BankMismatchError where a backbone is not what it was when a memory was attached: adapters, weights or
-    settings changed since. Costs a look at the backbone (`Backbone.fingerprint`)."""
-    if bank is not None and bank.device.type != backbone.device.type:
+def check_unchanged(memory: Memory, backbone: Backbone) -> None:
+    """Raise BankMismatchError where a backbone is not what it was when a memory was made: adapters, weights or settings
+    changed since. Costs a look at the backbone (`Backbone.fingerprint`)."""
+    device = memory.device
+    if device is not None and device.type != backbone.device.type:
         raise BankMismatchError(
-            f"this memory lies on {bank.device}, its model on {backbone.device}; put it back, or save the memory and "
+            f"this memory lies on {device}, its model on {backbone.device}; put it back, or save the memory and "
             f"load it there (Bank.load(path, device={str(backbone.device)!r}))"
         )
-    if bank is None or bank.fingerprint is None:
+    if memory.fingerprint is None:
         return
-    if differences := bank.fingerprint.differences(backbone.fingerprint):
+    if differences := memory.fingerprint.differences(backbone.fingerprint):
         raise BankMismatchError(
             f"{backbone.name} has changed since this memory was made: {'; '.join(differences)}; put it back as it was, "
             "or read the texts again into a new memory"

@@ -1,7 +1,7 @@
 """The baselines that every method is measured against: the whole context, the local window, sinks and the window.
 
-All three are the backbone alone. What they read stays as tokens in a stream of windows (`MemoryCache`): `full` never
-lets go, `window` keeps the most recent tokens, `sinks` keeps the first few as well (Xiao et al., 2023, "Efficient
+All three are the backbone alone. What they read stays as tokens in a stream of windows (`ltm.streams.Stream`): `full`
+never lets go, `window` keeps the most recent tokens, `sinks` keeps the first few as well (Xiao et al., 2023, "Efficient
 Streaming Language Models with Attention Sinks", in the form of its sliding window with re-computation: when a window
 is full, what is kept is encoded anew at positions from 0, so that it also works with learned positions and no key was
 computed with a context that is gone; StreamingLLM proper keeps the old keys, which is cheaper and slightly worse).
@@ -9,21 +9,19 @@ computed with a context that is gone; StreamingLLM proper keeps the old keys, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ltm.cache import MemoryCache
-from ltm.errors import ConfigError, LtmError
-from ltm.methods.base import Card, Method
+from ltm.errors import BankMismatchError, ConfigError, LtmError
+from ltm.memory import Memory
 from ltm.methods.checks import stride_of
+from ltm.methods.method import Card
+from ltm.methods.reader import Reader
 from ltm.methods.registry import register
-
-Self = TypeVar("Self", bound="StreamBaseline")
+from ltm.streams import Past, Stream, StreamMemory, Window
 
 
 @dataclass(frozen=True)
@@ -84,84 +82,57 @@ def check_window(local_window: int, stride: int | None, num_sinks: int) -> None:
         raise ConfigError(problems)
 
 
-class StreamBaseline(Method):
-    """A baseline whose memory is the tokens of its own window."""
+class StreamReader(Reader):
+    """Base of readers whose memory is a stream: each stream that starts goes on from where it stands."""
 
-    def __init__(self, backbone: Any, config: Any):
-        super().__init__(backbone, config)
-        self._past: MemoryCache | None = None
-        self._past_rows = 0
+    memory_class: ClassVar[type[Memory]] = StreamMemory
 
-    def take_in(
-        self,
-        ids: Tensor,
-        mask: Tensor,
-        rows: Tensor,
-        documents: Sequence[int] | None,
-        spans: Tensor | None,
-    ) -> None:
-        if self._past is None:
-            self._past = self.new_cache()
-            self._past_rows = len(ids)
-        elif rows.tolist() != list(range(self._past_rows)):
-            raise LtmError(f"method {self.name} reads all its {self._past_rows} rows together, in order")
-        self._past.begin(len(ids), ids.device)
-        self._stream(ids, mask, self._past, rows, 1)
+    def new_memory(self, rows: int = 0) -> StreamMemory:
+        return StreamMemory(self.new_stream(), self.backbone.fingerprint, rows)
 
-    def score_and_read(self, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-        if self._past is None:
-            self._past, self._past_rows = self.new_cache(), len(ids)
-        return self._stream(ids, mask, self._past, rows, 0)
+    def check_memory(self, memory: Any) -> None:
+        self.check_unchanged(memory)
+        if memory.past.shape != (shape := self.new_stream().shape):
+            raise BankMismatchError(f"this memory has a window of {memory.past.shape}, the model one of {shape}")
 
-    def forget(self, rows: list[int] | None) -> None:
-        if rows is None or self._past is None or self._past.tokens is None:
-            self._past, self._past_rows = None, 0
-            return
-        for row in rows:
-            self._past.tokens[row] = self._past.tokens[row][:0]
-        self._past.stale = True
+    def check_unchanged(self, memory: Any) -> None:
+        """What was read follows the model to another dtype or device: it is encoded anew."""
+        if memory.placed != (self.device, self.dtype):
+            memory.move(self.device, self.dtype)
+        super().check_unchanged(memory)
 
-    @contextmanager
-    def undone_on_failure(self) -> Iterator[None]:
-        past, num_rows = None if self._past is None else self._past.as_it_stands(), self._past_rows
-        try:
-            with super().undone_on_failure():
-                yield
-        except BaseException:
-            self._past, self._past_rows = past, num_rows
-            raise
+    def take_in(self, past: Past, memory: Any) -> None:
+        if memory.num_rows and past.rows.tolist() != list(range(memory.num_rows)):
+            raise LtmError(f"method {self.name} reads all its {memory.num_rows} rows together, in order")
+        memory.begin(len(past.ids), past.ids.device)
+        memory.past.run(self, past.ids, past.mask, past.rows, 1)
 
-    @property
-    def num_rows(self) -> int:
-        return self._past_rows
+    def score_and_read(self, past: Past, memory: Any) -> Tensor:
+        if memory is None:
+            return super().score_and_read(past, None)
+        memory.begin(len(past.ids), past.ids.device)
+        return memory.past.run(self, past.ids, past.mask, past.rows)
 
-    def start_stream(self, cache: MemoryCache | None, rows: Tensor) -> MemoryCache:
+    def start_stream(self, stream: Stream | None, rows: Tensor, memory: Any) -> Stream:
         """A stream that starts goes on from what was read; the past itself is not touched."""
-        if self._past is None or (cache is not None and cache.get_seq_length()):
-            return super().start_stream(cache, rows)
-        if self._past.stale and self._past.holds_tokens:
-            self._encode_past(self._past)
-        return self._past.fork(rows, into=cache)
+        stream = super().start_stream(stream, rows, memory)
+        if memory is None or memory.past.tokens is None or stream.get_seq_length():
+            return stream
+        if memory.past.stale and memory.past.holds_tokens:
+            self._encode_past(memory.past)
+        return memory.past.fork(rows, into=stream)
 
     @torch.no_grad()
-    def _encode_past(self, past: MemoryCache) -> None:
+    def _encode_past(self, past: Stream) -> None:
         """Once here, not in every stream that starts from what was read."""
         ids, mask = past.context()
         past.clear_keys()
-        self.encode(ids, mask, past, torch.arange(len(ids), device=ids.device), 1)
+        self.encode(Window(ids, mask, past, torch.arange(len(ids), device=ids.device), 1))
         past.valid = mask
-
-    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What was read follows the model to its new dtype or device."""
-        before = self.dtype, self.device
-        super()._apply(fn, recurse)
-        if self._past is not None and before != (self.dtype, self.device):
-            self._past.move(self.device)
-        return self
 
 
 @register("full")
-class FullContext(StreamBaseline):
+class FullContext(StreamReader):
     """The backbone with everything in its context, as far as its positions reach."""
 
     config_class = FullConfig
@@ -171,30 +142,30 @@ class FullContext(StreamBaseline):
     def max_stream_tokens(self) -> int | None:
         return self.backbone.view.max_positions
 
-    def new_cache(self) -> MemoryCache:
-        return MemoryCache(window=None)
+    def new_stream(self) -> Stream:
+        return Stream(window=None)
 
-    def encode(self, ids: Tensor, mask: Tensor, cache: MemoryCache | None, rows: Tensor, keep: int) -> Tensor:
-        limit, length = self.max_stream_tokens, int(mask.sum(dim=1).max())
+    def encode(self, window: Window) -> Tensor:
+        limit, length = self.max_stream_tokens, int(window.mask.sum(dim=1).max())
         if limit is not None and length > limit:
             raise LtmError(f"{length} tokens do not fit the backbone's {limit} positions; use a method with a memory")
-        return super().encode(ids, mask, cache, rows, keep)
+        return super().encode(window)
 
 
 @register("window")
-class Window(StreamBaseline):
+class LocalWindow(StreamReader):
     """The backbone with the most recent tokens only."""
 
     config_class = WindowConfig
     card = Card("", "what the backbone does without a memory", "", needs_training=False)
 
-    def new_cache(self) -> MemoryCache:
+    def new_stream(self) -> Stream:
         config = self.method_config
-        return MemoryCache(config.local_window, stride_of(config.local_window, config.stride))
+        return Stream(config.local_window, stride_of(config.local_window, config.stride))
 
 
 @register("sinks")
-class Sinks(StreamBaseline):
+class Sinks(StreamReader):
     """The backbone with the first few tokens and the most recent ones."""
 
     config_class = SinksConfig
@@ -205,7 +176,7 @@ class Sinks(StreamBaseline):
         needs_training=False,
     )
 
-    def new_cache(self) -> MemoryCache:
+    def new_stream(self) -> Stream:
         config = self.method_config
         stride = stride_of(config.local_window - config.num_sinks, config.stride)
-        return MemoryCache(config.local_window, stride, config.num_sinks)
+        return Stream(config.local_window, stride, config.num_sinks)

@@ -14,12 +14,12 @@ from ltm.methods.checks import range_problems
 
 if TYPE_CHECKING:
     from ltm.backbone import Backbone
-    from ltm.methods.base import Method
+    from ltm.methods.reader import Reader
 
-METHODS: dict[str, type[Method]] = {}
+METHODS: dict[str, type[Reader]] = {}
 """Name -> class, filled when `ltm.methods` is imported."""
 
-AnyMethod = TypeVar("AnyMethod", bound="type[Method]")
+AnyMethod = TypeVar("AnyMethod", bound="type[Reader]")
 
 
 def register(name: str) -> Callable[[AnyMethod], AnyMethod]:
@@ -43,7 +43,7 @@ def scan() -> None:
         import_module(f"ltm.methods.{module.name}")
 
 
-def method_class(name: str) -> type[Method]:
+def method_class(name: str) -> type[Reader]:
     """The class of a method; LtmError with the known names for an unknown one."""
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)
@@ -55,7 +55,7 @@ def has_memory_size(name: str) -> bool:
     return "memory_size" in (field.name for field in fields(method_class(name).config_class))
 
 
-def create_method(name: str, backbone: Backbone, **options: Any) -> Method:
+def create_method(name: str, backbone: Backbone, **options: Any) -> Reader:
     """Build a method on a backbone from its config's fields.
 
     name first, then the backbone that `load_backbone` gave. Raises LtmError for an unknown method, ConfigError for an

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ltm.streams import Past
+
 READ_BATCH_TOKENS = 2048
 """Segments of different rows, or that do not see each other, are read together: so many tokens of them in one pass."""
 
@@ -23,30 +25,16 @@ class Segment:
     spans: Tensor | None
 
 
-def cut_into_segments(
-    ids: Tensor,
-    mask: Tensor,
-    rows: Tensor,
-    segment_size: int,
-    documents: Sequence[int] | None = None,
-    spans: Tensor | None = None,
-) -> Iterator[Segment]:
-    """Segments of at most `segment_size` valid tokens, row after row; padding is left out wherever it stands.
-
-    ids [batch, tokens], mask bool [batch, tokens], rows [batch], documents one id a row, spans [batch, tokens, 2].
-    """
-    for index, row in enumerate(rows.tolist()):
-        valid = mask[index]
-        tokens = ids[index][valid]
-        own_spans = None if spans is None else spans[index][valid]
+def cut_into_segments(past: Past, segment_size: int) -> Iterator[Segment]:
+    """Segments of at most `segment_size` valid tokens, row after row; padding is left out wherever it stands."""
+    for index, row in enumerate(past.rows.tolist()):
+        valid = past.mask[index]
+        tokens = past.ids[index][valid]
+        spans = None if past.spans is None else past.spans[index][valid]
+        document = None if past.documents is None else past.documents[index]
         for start in range(0, len(tokens), segment_size):
             part = slice(start, start + segment_size)
-            yield Segment(
-                tokens[part],
-                row,
-                None if documents is None else documents[index],
-                None if own_spans is None else own_spans[part],
-            )
+            yield Segment(tokens[part], row, document, None if spans is None else spans[part])
 
 
 def batches_of(segments: Iterator[Segment], most_tokens: int) -> Iterator[list[Segment]]:

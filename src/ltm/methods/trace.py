@@ -35,7 +35,7 @@ class _Step:
 
 @dataclass
 class Trace:
-    """What `Method.trace` yields. Batch rows stay apart; tokens come in the order they were scored.
+    """What `Reader.trace` yields. Batch rows stay apart; tokens come in the order they were scored.
 
     >>> with method.trace() as trace: method.generate(prompt)  # doctest: +SKIP
     >>> trace.tokens(0)[-1][:3]  # doctest: +SKIP

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from ltm.methods import Method
+    from ltm.methods import Reader
     from ltm.tasks.data import DataSource
 
 Record = dict[str, Any]
@@ -31,7 +31,7 @@ class Unit:
 
     key: str
     cost: int
-    run: Callable[[Method], list[Record]]
+    run: Callable[[Reader], list[Record]]
 
 
 @dataclass(frozen=True)

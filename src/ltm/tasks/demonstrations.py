@@ -10,11 +10,11 @@ import torch
 from ltm.tasks.scoring import start_tokens, text_tokens
 
 if TYPE_CHECKING:
-    from ltm.methods import Method
+    from ltm.methods import Reader
 
 
 def read_demonstrations(
-    method: Method, tokenizer: Any, demonstrations: Sequence[str], separator: str, reserved: int
+    method: Reader, tokenizer: Any, demonstrations: Sequence[str], separator: str, reserved: int
 ) -> int:
     """Let a method that was reset read demonstrations, joined by `separator`; returns how many it read.
 

@@ -34,7 +34,7 @@ from ltm.tasks.registry import register
 from ltm.tasks.scoring import BATCH_SIZE, Scored, score_continuations, start_tokens, text_tokens
 
 if TYPE_CHECKING:
-    from ltm.methods import Method
+    from ltm.methods import Reader
     from ltm.tasks.data import DataSource
 
 METRICS = ("argmax", "likelihood")
@@ -194,7 +194,7 @@ class InContext(Task):
             run=partial(self._run, name, remembered, seed),
         )
 
-    def _run(self, name: str, remembered: int, seed: int, method: Method) -> list[Record]:
+    def _run(self, name: str, remembered: int, seed: int, method: Reader) -> list[Record]:
         """Read what is remembered once, then score all test examples with each count of demonstrations before them."""
         drawn, form = self._sets[name], DATASETS[name]
         counts = numbers(self.config.local)

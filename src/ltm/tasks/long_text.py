@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from ltm.errors import ConfigError, LtmError
+from ltm.streams.scoring import score_stream
 from ltm.tasks.base import Record, Row, Task, Unit
-from ltm.tasks.perplexity import doubling_edges, score_stream
+from ltm.tasks.perplexity import doubling_edges
 from ltm.tasks.registry import register
 from ltm.tokens import token_blocks
 
 if TYPE_CHECKING:
-    from ltm.methods import Method
+    from ltm.methods import Reader
     from ltm.tasks.data import DataSource
 
 RESAMPLES = 2000
@@ -136,7 +137,7 @@ class LongText(Task):
         return _public_texts(self.data, kind, split)
 
 
-def score_document(method: Method, *, kind: str, name: str, ids: Tensor) -> list[Record]:
+def score_document(method: Reader, *, kind: str, name: str, ids: Tensor) -> list[Record]:
     """One document under a method: its record, losses summed over ranges of places.
 
     A range "from".."to" - 1 counts places from 0; the first token has no loss. length: tokens of the document; taken:

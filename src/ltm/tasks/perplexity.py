@@ -13,25 +13,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ltm.errors import LtmError
+from ltm.streams.scoring import Progress, score_stream
 
 if TYPE_CHECKING:
-    from ltm.methods import Method
-
-PIECE_TOKENS = 512
-"""Tokens given to one forward: float32 logits of 512 tokens over a vocabulary of 49,152 are 100 MB."""
-
-Progress = Callable[[int], None]
-"""Called with the number of tokens of each piece once it is scored."""
+    from ltm.methods import Reader
 
 
 @dataclass(frozen=True)
@@ -100,7 +93,7 @@ class PerplexityResult:
 
 
 def perplexity(
-    method: Method,
+    method: Reader,
     documents: Iterable[tuple[str, Tensor]],
     *,
     max_tokens: int | None = None,
@@ -125,26 +118,6 @@ def perplexity(
     if not result.tokens:
         raise LtmError(f"{len(scores)} documents held no text of two tokens or more; there is nothing to score")
     return result
-
-
-@torch.no_grad()
-def score_stream(method: Method, ids: Tensor, *, progress: Progress | None = None) -> Tensor:
-    """Nats of each token but the first, float32 [tokens - 1], given all before it and what the method has read.
-
-    ids: int64 [tokens]. The logits at the end of one piece score the first token of the next. On the CPU afterwards.
-    """
-    cache = method.new_cache()
-    size = _least(PIECE_TOKENS, cache.window)
-    losses, before = [torch.empty(0)], None
-    for piece in ids.to(method.device).split(size):  # [piece]
-        logits = method(piece[None], cache=cache, use_cache=True).logits[0].float()  # [piece, vocab]
-        predictions = logits if before is None else torch.cat((before, logits))
-        targets = piece[1:] if before is None else piece
-        losses.append(functional.cross_entropy(predictions[:-1], targets, reduction="none").cpu())
-        before = logits[-1:]
-        if progress is not None:
-            progress(len(piece))
-    return torch.cat(losses)
 
 
 def compare(results: dict[str, PerplexityResult]) -> dict[str, dict[str, Any]]:

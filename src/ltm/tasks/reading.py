@@ -35,7 +35,7 @@ from ltm.tasks.registry import register
 from ltm.tasks.scoring import greedy_tokens, start_tokens, text_tokens
 
 if TYPE_CHECKING:
-    from ltm.methods import Method
+    from ltm.methods import Reader
     from ltm.tasks.data import DataSource
 
 SEPARATOR = "\n\n"
@@ -128,7 +128,7 @@ class Reading(Task):
                     rows.append(_row(chosen, metric, {"shots": self.config.shots, "remembered": remembered}))
         return rows
 
-    def _run(self, remembered: int, seed: int, method: Method) -> list[Record]:
+    def _run(self, remembered: int, seed: int, method: Reader) -> list[Record]:
         """Read what is remembered, then let the method answer every question."""
         shown, kept = self._draw(remembered, seed)
         prompts = self._prompts(shown, follows=remembered > 0)

@@ -57,7 +57,7 @@ from ltm.tasks.registry import register
 from ltm.tasks.scoring import greedy_tokens, score_continuations, text_tokens
 
 if TYPE_CHECKING:
-    from ltm.methods import Method
+    from ltm.methods import Reader
 
 VARIANTS = ("passkey", "multi", "sentences", "facts", "reworded", "key_value", "uuid")
 SPARE_TOKENS = 4
@@ -144,7 +144,7 @@ class Recall(Task):
         shared = {"example": key, "variant": variant, "length": length, "trial": trial}
         return Unit(key, length, partial(self._run, shared, partial(self._reading, variant, size, depths, trial)))
 
-    def _run(self, shared: Record, make_reading: Callable[[], Reading], method: Method) -> list[Record]:
+    def _run(self, shared: Record, make_reading: Callable[[], Reading], method: Reader) -> list[Record]:
         """One reading, then all its questions; `example` is the reading, so that its questions count as one."""
         reading = make_reading()
         shared = {**shared, "tokens": len(reading.tokens)}
@@ -188,7 +188,7 @@ class Recall(Task):
         return Haystack(self.tokenizer, ["".join(row["text"] for row in rows)])
 
 
-def ask(method: Method, tokenizer: Any, reading: Reading) -> list[Record]:
+def ask(method: Reader, tokenizer: Any, reading: Reading) -> list[Record]:
     """Let a method read, then ask all questions; of each what was written, and how likely its answers are.
 
     log_likelihoods: nats of each of `question.answers`, summed over tokens, the right one first. rank: 1 where the
@@ -209,7 +209,7 @@ def ask(method: Method, tokenizer: Any, reading: Reading) -> list[Record]:
     ]
 
 
-def read_tokens(method: Method, tokens: Sequence[int]) -> None:
+def read_tokens(method: Reader, tokens: Sequence[int]) -> None:
     """Forget everything, then read tokens into memory row 0."""
     method.reset()
     method.read(torch.tensor([list(tokens)], device=method.device), memory_rows=torch.zeros(1, dtype=torch.long))

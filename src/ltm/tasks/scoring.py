@@ -8,7 +8,6 @@ a full window is encoded anew once and not once a row. All prompts use memory ro
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,8 +19,8 @@ from ltm.errors import LtmError
 from ltm.tokens import literal_ids
 
 if TYPE_CHECKING:
-    from ltm.cache import MemoryCache
-    from ltm.methods import Method
+    from ltm.methods import Reader
+    from ltm.streams.open_stream import OpenStream
 
 Tokens = Sequence[int]
 """Token ids of one text."""
@@ -47,16 +46,16 @@ class Scored:
 
 
 class _Batch(NamedTuple):
-    """rows: which texts; cache: their stream after them; logits: of each its last tokens, float32 [needed, vocab]."""
+    """rows: which texts; stream: after them; logits: of each its last tokens, float32 [needed, vocab]."""
 
     rows: list[int]
-    cache: MemoryCache
+    stream: OpenStream
     logits: list[Tensor]
 
 
 @torch.no_grad()
 def score_continuations(
-    method: Method,
+    method: Reader,
     prompts: Sequence[Tokens],
     continuations: Sequence[Sequence[Tokens]],
     *,
@@ -90,7 +89,7 @@ def score_continuations(
 
 @torch.no_grad()
 def greedy_tokens(
-    method: Method,
+    method: Reader,
     prompts: Sequence[Tokens],
     max_new_tokens: int,
     *,
@@ -104,7 +103,7 @@ def greedy_tokens(
     _check(prompts, [])
     answers: list[list[int]] = [[] for _ in prompts]
     for batch in _batches(method, prompts, [1] * len(prompts), batch_size):
-        written = _decode(method, batch, max_new_tokens, stop)
+        written = _decode(batch, max_new_tokens, stop)
         for row, tokens in zip(batch.rows, written, strict=True):
             answers[row] = tokens
     return answers
@@ -150,21 +149,22 @@ def _sum_of(log_probabilities: Tensor, candidate: Tokens) -> float:
     return float(chosen.double().sum())
 
 
-def _batches(method: Method, texts: Sequence[Tokens], needed: Sequence[int], batch_size: int) -> Iterator[_Batch]:
+def _batches(method: Reader, texts: Sequence[Tokens], needed: Sequence[int], batch_size: int) -> Iterator[_Batch]:
     """Run texts, each as a stream of its own; of text i the logits of its last needed[i] tokens are wanted."""
     if not texts:
         return
     shared = min(shared_length(texts), *(len(text) - wanted for text, wanted in zip(texts, needed, strict=True)))
-    prefix = _stream_of(method, texts[0][:shared])
+    prefix = method.stream()
+    if shared:
+        prefix.push(torch.tensor([list(texts[0][:shared])]), keep=1)
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    start, size = 0, _rows_that_fit(prefix.nbytes(), batch_size) if shared else 1
+    start, size = 0, _rows_that_fit(prefix.nbytes, batch_size) if shared else 1
     while start < len(order):
         rows = order[start : start + size]
-        cache = copy.deepcopy(prefix)
-        cache.batch_repeat_interleave(len(rows))
+        stream = prefix.fork([0] * len(rows))
         rest = [texts[row][shared:] for row in rows]
-        yield _Batch(rows, cache, _last_logits(method, rest, [needed[row] for row in rows], cache))
-        start, size = start + size, _rows_that_fit(cache.nbytes() // len(rows), batch_size)
+        yield _Batch(rows, stream, _last_logits(stream, rest, [needed[row] for row in rows]))
+        start, size = start + size, _rows_that_fit(stream.nbytes // len(rows), batch_size)
 
 
 def _rows_that_fit(bytes_each: int, batch_size: int) -> int:
@@ -172,36 +172,20 @@ def _rows_that_fit(bytes_each: int, batch_size: int) -> int:
     return max(1, min(batch_size, CACHE_BYTES // max(bytes_each, 1)))
 
 
-def _stream_of(method: Method, tokens: Tokens) -> MemoryCache:
-    """The stream after these tokens, of one row; a new one for none."""
-    cache = method.new_cache()
-    if tokens:
-        ids = torch.tensor([list(tokens)], device=method.device)
-        method(ids, cache=cache, use_cache=True, memory_rows=[0], logits_to_keep=1)
-    return cache
-
-
-def _last_logits(method: Method, texts: Sequence[Tokens], needed: Sequence[int], cache: MemoryCache) -> list[Tensor]:
+def _last_logits(stream: OpenStream, texts: Sequence[Tokens], needed: Sequence[int]) -> list[Tensor]:
     """Go on with a batch of streams; of each row float32 logits [needed, vocab] of its last tokens."""
     lengths = [len(text) for text in texts]
     longest = max(lengths)
-    ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=method.device)
-    mask = torch.arange(longest, device=method.device)[None] < torch.tensor(lengths, device=method.device)[:, None]
+    ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts])
+    mask = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]
     most = longest - min(length - wanted for length, wanted in zip(lengths, needed, strict=True))
-    logits = method(
-        ids,
-        attention_mask=mask,
-        cache=cache,
-        use_cache=True,
-        memory_rows=[0] * len(texts),
-        logits_to_keep=most,
-    ).logits  # [batch, columns or fewer, vocab]
+    logits = stream.push(ids, mask, keep=most)  # [batch, columns or fewer, vocab]
     gone = longest - logits.shape[1]
     ends = [length - gone for length in lengths]
     return [logits[row, end - wanted : end].float() for row, (end, wanted) in enumerate(zip(ends, needed, strict=True))]
 
 
-def _decode(method: Method, batch: _Batch, max_new_tokens: int, stop: Collection[int]) -> list[list[int]]:
+def _decode(batch: _Batch, max_new_tokens: int, stop: Collection[int]) -> list[list[int]]:
     """Greedy tokens of each row of a batch; a row that is done runs along until all are."""
     written: list[list[int]] = [[] for _ in batch.rows]
     running = set(range(len(batch.rows)))
@@ -213,8 +197,5 @@ def _decode(method: Method, batch: _Batch, max_new_tokens: int, stop: Collection
         running = {row for row in running if written[row][-1] not in stop}
         if not running or step == max_new_tokens - 1:
             break
-        rows = [0] * len(tokens)
-        logits = method(tokens[:, None], cache=batch.cache, use_cache=True, memory_rows=rows, logits_to_keep=1).logits[
-            :, -1
-        ]
+        logits = batch.stream.push(tokens[:, None], keep=1)[:, -1]
     return written

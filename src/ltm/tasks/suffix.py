@@ -22,7 +22,6 @@ have as many tokens each, so the sum of log-likelihoods and the mean order them 
 
 from __future__ import annotations
 
-import copy
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,8 +42,7 @@ from ltm.tasks.scoring import CACHE_BYTES, start_tokens, text_tokens
 from ltm.tokens import token_ids
 
 if TYPE_CHECKING:
-    from ltm.cache import MemoryCache
-    from ltm.methods import Method
+    from ltm.methods import Reader
 
 NUM_CHOICES = 6
 SHORTEST_CHAPTER = 1000
@@ -146,10 +144,10 @@ class Suffix(Task):
                 rows.append(Row(condition, metric, *mean, count=count, higher_is_better=up))
         return rows
 
-    def _run(self, example: Example, method: Method) -> list[Record]:
+    def _run(self, example: Example, method: Reader) -> list[Record]:
         return [self._record(example, length, method) for length in numbers(self.config.lengths)]
 
-    def _record(self, example: Example, length: int, method: Method) -> Record:
+    def _record(self, example: Example, length: int, method: Reader) -> Record:
         """One example at one length; `fits` is False where the method's stream is shorter, and nothing is scored."""
         record: Record = {"example": example.name, "length": length}
         limit = method.max_stream_tokens
@@ -204,18 +202,17 @@ def chapters(text: str, offsets: Sequence[int], shortest: int = SHORTEST_CHAPTER
 
 
 @torch.no_grad()
-def suffix_log_likelihoods(method: Method, prefix: Sequence[int], suffixes: Tensor) -> list[float]:
+def suffix_log_likelihoods(method: Reader, prefix: Sequence[int], suffixes: Tensor) -> list[float]:
     """Nats of each suffix (int64 [choices, tokens]), summed over its tokens, after the prefix as one stream.
 
     The prefix runs once; batches of suffixes go on from copies of its stream.
     """
-    cache, first = _stream_of(method, prefix)
-    size = max(1, CACHE_BYTES // max(cache.nbytes(), 1))
+    stream = method.stream()
+    first = stream.push(torch.tensor([list(prefix)]), keep=1)[0, -1].float()  # [vocab]
+    size = max(1, CACHE_BYTES // max(stream.nbytes, 1))
     scores: list[float] = []
     for batch in suffixes.to(method.device).split(size):  # [rows, tokens]
-        own = copy.deepcopy(cache)
-        own.batch_repeat_interleave(len(batch))
-        logits = method(batch[:, :-1], cache=own, use_cache=True, memory_rows=[0] * len(batch)).logits
+        logits = stream.fork([0] * len(batch)).push(batch[:, :-1])
         predictions = torch.cat((first.expand(len(batch), 1, -1), logits.float()), dim=1)  # [rows, tokens, vocab]
         chosen = predictions.log_softmax(dim=-1).gather(-1, batch[..., None])  # [rows, tokens, 1]
         scores += chosen.double().sum(dim=(1, 2)).tolist()
@@ -236,14 +233,6 @@ def figures(log_likelihoods: Sequence[float], tokens: int) -> Record:
         "nats_per_token": -true / tokens,
         "margin_nats_per_token": (true - sum(others) / len(others)) / tokens,
     }
-
-
-def _stream_of(method: Method, tokens: Sequence[int]) -> tuple[MemoryCache, Tensor]:
-    """The stream after these tokens, of one row, and the logits of what comes next, float32 [vocab]."""
-    cache = method.new_cache()
-    ids = torch.tensor([list(tokens)], device=method.device)
-    output = method(ids, cache=cache, use_cache=True, memory_rows=[0], logits_to_keep=1)
-    return cache, output.logits[0, -1].float()
 
 
 def _in_turn(groups: Iterable[Iterator[Example]]) -> Iterator[Example]:

@@ -138,7 +138,7 @@ class Checkpointer:
 
     def _read_process(self, path: Path) -> None:
         self.stream.load_state_dict(json.loads((path / "stream.json").read_text()))
-        load_memory(self.method, path / "memory", next(iter(self.parameters.values())).device)
+        load_memory(self.method, path / "memory")
         numbers = json.loads((path / "random.json").read_text())
         set_random_state(numbers, load_file(path / "random.safetensors"))
 

@@ -108,7 +108,7 @@ class Trainer:
         else:
             set_seed(self.config.seed, device_specific=True)
             share_weights(self.parameters, self.accelerator)
-            self.method.bank = None
+            self.method.memory = self.method.new_memory()
         if self.accelerator.is_main_process:
             write_run_record(self.out_dir, self)
             self.log = TrainLog(self.out_dir, after_step=self.state.step if resume else None)

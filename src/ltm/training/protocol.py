@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 
@@ -15,11 +14,13 @@ class TrainableMethod(Protocol):
     """An nn.Module whose trained parameters sit beside a frozen backbone.
 
     Called as method(input_ids=, attention_mask=, labels=, remember=True): an output whose `.loss` is the mean
-    over the labels after each row's first that are not -100. `bank` holds the memory of all rows and can be
-    set; None is an empty memory, and the next call that remembers makes a new one.
+    over the labels after each row's first that are not -100. `memory` holds the memory of all rows and can be set.
     """
 
-    bank: Any
+    memory: Any
+
+    def new_memory(self) -> Any: ...
+    def load_memory(self, path: Path, *, mmap: bool) -> Any: ...
 
     def __call__(self, **inputs: Any) -> Any: ...
     def reset(self, rows: Any = None) -> None: ...
@@ -36,34 +37,22 @@ class TrainableMethod(Protocol):
 @contextmanager
 def set_aside_memory(method: TrainableMethod) -> Iterator[None]:
     """Inside the block the method starts with an empty memory; afterwards it has its own back, untouched."""
-    kept, method.bank = method.bank, None
+    kept, method.memory = method.memory, method.new_memory()
     try:
         yield
     finally:
-        method.bank = kept
+        method.memory = kept
 
 
 def save_memory(method: TrainableMethod, path: Path) -> None:
-    """Write the memory, if there is one yet."""
-    if method.bank is not None:
-        method.bank.save(path)
+    """Write the memory, if there is something in it."""
+    if not method.memory.is_empty:
+        method.memory.save(path)
 
 
-def load_memory(method: TrainableMethod, path: Path, device: torch.device) -> None:
+def load_memory(method: TrainableMethod, path: Path) -> None:
     """Put back what `save_memory` wrote; read whole, because the checkpoint it lies in is removed in time."""
-    if not path.exists():
-        method.bank = None
-        return
-    method.bank = _bank_class(method).load(path, device=device, mmap=False)
-
-
-def _bank_class(method: TrainableMethod) -> Any:
-    """The kind of bank a method has; before it has one, the library's."""
-    if method.bank is not None:
-        return type(method.bank)
-    from ltm.bank import Bank
-
-    return Bank
+    method.memory = method.load_memory(path, mmap=False) if path.exists() else method.new_memory()
 
 
 def forget_rows(method: TrainableMethod, starts: Tensor) -> None:

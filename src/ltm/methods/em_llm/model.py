@@ -49,11 +49,9 @@ from ltm.attention import attach, unrotate
 from ltm.backbone import Backbone
 from ltm.bank import Bank, BankConfig, EventCut
 from ltm.bank.storage import BITS
-from ltm.cache import MemoryCache
 from ltm.compat import DynamicCache, cache_argument
 from ltm.methods.bank_memory import center_tokens
 from ltm.methods.banks import bank_for, check_bank
-from ltm.methods.base import Card, Method, window_positions
 from ltm.methods.em_llm.config import EmLlmConfig
 from ltm.methods.em_llm.past import Held, RowPast
 from ltm.methods.em_llm.reader import EventReader, PlaceUse, recalling_layers
@@ -65,8 +63,12 @@ from ltm.methods.em_llm.segmentation import (
     token_surprise,
 )
 from ltm.methods.em_llm.selection import mean_keys, representative_keys
+from ltm.methods.method import Card
+from ltm.methods.reader import Reader
 from ltm.methods.registry import register
 from ltm.methods.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
+from ltm.streams import Past, Stream, Window
+from ltm.streams.masks import window_positions
 
 LOGIT_PIECE = 64
 """Tokens whose logits are in float32 at a time."""
@@ -75,7 +77,7 @@ TRACED_TOKENS = 64
 
 
 @register("em_llm")
-class EmLlm(Method):
+class EmLlm(Reader):
     """See the module's text and `EmLlmConfig`.
 
     >>> model = EmLlm(load_backbone("smollm2-135m"), EmLlmConfig())  # doctest: +SKIP
@@ -83,6 +85,8 @@ class EmLlm(Method):
     """
 
     config_class = EmLlmConfig
+    memory_class = Bank
+    keeps_bank = True
     bank_options = (
         *("segmentation", "min_event_size", "max_event_size", "gamma", "refinement", "refine_from_layer"),
         *("representative", "representative_tokens", "local_window", "stride", "key_storage", "value_storage"),
@@ -132,38 +136,31 @@ class EmLlm(Method):
             self._center = keys.float().mean(dim=2)
         return self._center
 
-    def use_bank(self, bank: Bank) -> None:
-        """Remember with this bank, saved or shared; BankMismatchError where it is not of this backbone's layers."""
-        differences = []
-        if bank.config.event_heads is None:
-            differences.append("it keeps no events (another method made it)")
-        elif bank.config.event_heads != self._event_heads:
-            differences.append(
-                f"event_heads: bank {bank.config.event_heads}, model {self._event_heads} (representative)"
-            )
-        check_bank(bank, self.backbone, range(self.backbone.view.num_layers), differences)
-        with self.alone():
-            self.bank = bank
+    def new_memory(self, rows: int = 0) -> Bank:
+        return self.new_bank(rows)
 
-    def take_in(
-        self,
-        ids: Tensor,
-        mask: Tensor,
-        rows: Tensor,
-        documents: Sequence[int] | None,
-        spans: Tensor | None,
-    ) -> None:
-        if not self._memory_on:
-            return
-        if self.bank is None:
-            self.bank = self.new_bank(len(ids))
+    def memory_in(self, bank: Bank) -> Bank:
+        return bank
+
+    def check_memory(self, memory: Bank) -> None:
+        differences = []
+        if memory.config.event_heads is None:
+            differences.append("it keeps no events (another method made it)")
+        elif memory.config.event_heads != self._event_heads:
+            differences.append(
+                f"event_heads: bank {memory.config.event_heads}, model {self._event_heads} (representative)"
+            )
+        check_bank(memory, self.backbone, range(self.backbone.view.num_layers), differences)
+
+    def take_in(self, past: Past, memory: Bank) -> None:
+        memory.begin(len(past.ids))
         by_row: dict[int, list[Segment]] = {}
-        for segment in cut_into_segments(ids, mask, rows, self.method_config.segment_size, documents, spans):
+        for segment in cut_into_segments(past, self.method_config.segment_size):
             by_row.setdefault(segment.row, []).append(segment)
         for step in range(max(map(len, by_row.values()), default=0)):  # rows side by side, a row's segments in order
             together = (segments[step] for segments in by_row.values() if step < len(segments))
             for batch in batches_of(together, READ_BATCH_TOKENS):
-                self._read_segments(batch, self.bank)
+                self._read_segments(batch, memory)
 
     def _read_segments(self, segments: Sequence[Segment], bank: Bank) -> None:
         """Encode one segment of each of several rows with its past, and remember it."""
@@ -207,7 +204,7 @@ class EmLlm(Method):
         return self.method_config.segmentation == "surprise"
 
     def _surprise(self, logits: Tensor, ids: Tensor, before: Tensor | None) -> Tensor:
-        """Surprise of tokens ids [tokens], float [tokens], NaN for a first one that nothing foretold; logits
+        """Surprise of tokens ids [tokens], float [tokens], NaN for a first one that nothing predicted; logits
         [tokens, vocab] after each of them, before [vocab]: before the first."""
         found = [torch.full((1,), float("nan"), dtype=torch.float64, device=ids.device)]
         if not self._needs_surprise:
@@ -273,52 +270,58 @@ class EmLlm(Method):
 
     # one window of a stream
 
-    def new_cache(self) -> MemoryCache:
+    def new_stream(self) -> Stream:
         size = self.method_config.segment_size
-        return MemoryCache(size, size)
+        return Stream(size, size)
 
-    def encode(self, ids: Tensor, mask: Tensor, cache: MemoryCache | None, rows: Tensor, keep: int) -> Tensor:
-        if not self._memory_on or cache is None:
-            return super().encode(ids, mask, cache, rows, keep)
-        pasts, new = self._pasts(cache, rows), ids.shape[1]
-        uses = None if self._trace is None or self.bank is None else PlaceUse(pasts, new)
-        reader = EventReader(self.backbone.view, self.method_config, pasts, mask, new, True, cache.scratch, uses)
+    def encode(self, window: Window) -> Tensor:
+        stream, keep, new = window.stream, window.keep, window.ids.shape[1]
+        if window.memory is None or stream is None:
+            return super().encode(window)
+        pasts = self._pasts(window)
+        uses = None if self.tracing is None or not window.memory.num_rows else PlaceUse(pasts, new)
+        reader = EventReader(
+            self.backbone.view, self.method_config, pasts, window.mask, new, True, stream.scratch, uses
+        )
         with attach(self.backbone.view, reader):
-            logits = super().encode(ids, mask, cache, rows, 0 if self._needs_surprise else keep)
+            logits = super().encode(window._replace(keep=0 if self._needs_surprise else keep))
         with torch.no_grad():
-            self._take_notes(cache, reader, logits.detach(), ids, mask)
+            self._take_notes(stream, reader, logits.detach(), window)
         if uses is not None:
-            self._note_trace(uses, rows)
+            self._note_trace(uses, window)
         return logits[:, -keep:] if keep else logits
 
-    def _pasts(self, cache: MemoryCache, rows: Tensor) -> list[RowPast]:
+    def _pasts(self, window: Window) -> list[RowPast]:
         """What each row of the batch remembers now: the bank, and what this stream has spilled."""
-        pasts = []
-        for index, row in enumerate(rows.tolist()):
-            sources = [] if self.bank is None else [(self.bank, row)]
-            sources += [] if cache.spilled is None else [(cache.spilled, index)]
+        pasts, stream, bank = [], window.stream, window.memory
+        assert stream is not None
+        spilled = stream.carried.get("spilled")
+        for index, row in enumerate(window.rows.tolist()):
+            sources = [(bank, row)] if bank is not None and bank.num_rows else []
+            sources += [] if spilled is None else [(spilled, index)]
             pasts.append(self._past_of(sources))
         versions = [past.version for past in pasts]
-        if cache.scratch.get("versions") != versions:
-            cache.scratch.clear()
-            cache.scratch.update(versions=versions, pasts=pasts)
-        return cache.scratch["pasts"]
+        if stream.scratch.get("versions") != versions:
+            stream.scratch.clear()
+            stream.scratch.update(versions=versions, pasts=pasts)
+        return stream.scratch["pasts"]
 
     def _past_of(self, sources: Sequence[tuple[Bank, int]]) -> RowPast:
         return RowPast([Held(bank, row, bank.num_tokens(row)) for bank, row in sources], self.method_config)
 
-    def _take_notes(self, cache: MemoryCache, reader: EventReader, logits: Tensor, ids: Tensor, mask: Tensor) -> None:
-        """Surprise of new tokens, attention received by the window, and the logits that foretell the next token."""
+    def _take_notes(self, stream: Stream, reader: EventReader, logits: Tensor, window: Window) -> None:
+        """Surprise of new tokens, attention received by the window, and the logits that predict the next token."""
+        ids, mask = window.ids, window.mask
         received = self._stack_received(reader)  # [batch, layers, heads, held + new]
-        before = cache.notes.get("attended")
+        before = stream.carried.get("attended")
         if received is not None:
             if before is not None:
                 received[..., : before.shape[-1]] += before
-            cache.notes["attended"] = received
+            stream.note("attended", received)
         if not self._needs_surprise:
             return
         surprise = torch.full(ids.shape, float("nan"), dtype=torch.float64, device=ids.device)
-        known = cache.notes.get("logits")
+        known = stream.carried.get("logits")
         last = torch.full_like(logits[:, 0], float("nan")) if known is None else known.clone()
         for row, valid in enumerate(mask[:, -ids.shape[1] :]):
             if not bool(valid.any()):
@@ -326,36 +329,36 @@ class EmLlm(Method):
             first = None if bool(last[row, 0].isnan()) else last[row]
             surprise[row, valid] = self._surprise(logits[row, valid], ids[row, valid], first)
             last[row] = logits[row, valid][-1]
-        held = cache.notes.get("surprise", surprise[:, :0])
-        cache.notes.update(surprise=torch.cat((held, surprise), dim=1), logits=last)
+        held = stream.carried.get("surprise", surprise[:, :0])
+        stream.note("surprise", torch.cat((held, surprise), dim=1))
+        stream.note("logits", last)
 
     @torch.no_grad()
-    def encode_leaving(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor) -> None:
+    def encode_leaving(self, window: Window) -> None:
         """All of it: keys of every layer, which depend on what they recall, and the surprise."""
-        if self._memory_on:
-            self.encode(ids, mask, cache, rows, 1)
+        if window.memory is not None:
+            self.encode(window._replace(keep=1))
 
-    def spill(self, row: int, token_ids: Tensor, columns: Tensor, cache: MemoryCache) -> None:
+    def spill(self, row: int, token_ids: Tensor, columns: Tensor, stream: Stream) -> None:
         """A full window goes to the stream's own bank, cut into events."""
-        if not self._memory_on:
+        if stream.memory is None:
             return
-        assert cache.tokens is not None
-        if cache.spilled is None:
-            cache.spilled = self.new_bank(len(cache.tokens))
+        spilled = stream.carry("spilled", lambda: self.new_bank(len(stream.valid)))
         if self._needs_surprise:
-            surprise = cache.notes["surprise"][row, columns]
+            surprise = stream.carried["surprise"][row, columns]
         else:
             surprise = torch.full((len(columns),), float("nan"))
-        attended = cache.notes.get("attended")
+        attended = stream.carried.get("attended")
         received = None if attended is None else attended[row]
-        kept = self._cut(cache.caches[0], row, columns, surprise, received)
-        self._write(cache.spilled, Segment(token_ids, row, None, None), *kept)
+        kept = self._cut(stream.caches[0], row, columns, surprise, received)
+        self._write(spilled, Segment(token_ids, row, None, None), *kept)
 
-    def _note_trace(self, uses: PlaceUse, rows: Tensor) -> None:
+    def _note_trace(self, uses: PlaceUse, window: Window) -> None:
         """Tell the trace which places of the bank's rows were used most, one step for all layers; sinks are left out,
         which heads with nothing to look for look at."""
-        assert self._trace is not None and self.bank is not None
-        held = [self.bank.num_tokens(row) for row in rows.tolist()]
+        trace, bank, rows = self.tracing, window.memory, window.rows
+        assert trace is not None and isinstance(bank, Bank)
+        held = [bank.num_tokens(row) for row in rows.tolist()]
         most = min(TRACED_TOKENS, max(held))
         if not most:
             return
@@ -364,13 +367,7 @@ class EmLlm(Method):
             shares = torch.zeros(len(sums), max(tokens, most))
             shares[:, sinks:tokens] = sums[:, sinks:tokens] / max(uses.num_layers, 1)
             best, places = shares.topk(most, dim=-1)
-            numbers = self.bank.rows[row].numbers() if tokens else torch.zeros(1, dtype=torch.int64)
+            numbers = bank.rows[row].numbers() if tokens else torch.zeros(1, dtype=torch.int64)
             slots.append(numbers[places.clamp(max=max(tokens - 1, 0))])
             weights.append(best)
-        self._trace.note(self.bank, rows, torch.stack(slots)[:, None], torch.stack(weights)[:, None])
-
-    # switches
-
-    @property
-    def num_rows(self) -> int:
-        return super().num_rows if self._memory_on else 0
+        trace.note(bank, rows, torch.stack(slots)[:, None], torch.stack(weights)[:, None])

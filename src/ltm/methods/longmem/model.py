@@ -29,18 +29,18 @@ from torch import Tensor, distributed, nn
 from ltm.attention import StopForward, attach
 from ltm.backbone import Backbone
 from ltm.bank.storage import STORAGE_OPTIONS
-from ltm.cache import MemoryCache
-from ltm.methods.bank_memory import BankMethod, Scored
-from ltm.methods.base import Card
+from ltm.methods.bank_memory import BankReader, Scored
 from ltm.methods.longmem.config import LongMemConfig
 from ltm.methods.longmem.reader import SideNetDriver, copy_from_memory, recent_ids
 from ltm.methods.longmem.sidenet import SideNet
 from ltm.methods.memory_reader import KeyValueTap, MemoryReader, Source
+from ltm.methods.method import Card
 from ltm.methods.registry import register
+from ltm.streams import Window
 
 
 @register("longmem")
-class LongMem(BankMethod):
+class LongMem(BankReader):
     """The flagship method; see the module's text, `LongMemConfig` and `SideNet`.
 
     >>> backbone = load_backbone("smollm2-135m")  # doctest: +SKIP
@@ -50,7 +50,7 @@ class LongMem(BankMethod):
 
     config_class = LongMemConfig
     bank_options = ("memory_layer", "chunk_size", "segment_size", *STORAGE_OPTIONS)
-    num_caches = 2
+    num_networks = 2
     card = Card(
         "Wang et al., 2023, arXiv:2306.07174",
         "long-text perplexity, in-context learning from thousands of remembered demonstrations",
@@ -74,15 +74,16 @@ class LongMem(BankMethod):
 
     # scoring
 
-    def score(self, ids: Tensor, mask: Tensor, cache: MemoryCache | None, rows: Tensor, keep: int) -> Scored:
-        sources = self.sources(cache, rows)
-        driver = self._driver(sources, None if cache is None else cache.caches[1])
-        logits, keys, values = self.run((driver,), ids, mask, cache, rows, keep)
+    def score(self, window: Window) -> Scored:
+        sources, stream = self.sources(window), window.stream
+        driver = self._driver(sources, None if stream is None else stream.caches[1])
+        logits, keys, values = self.run((driver,), window)
         if isinstance(driver.observer, KeyValueTap):
             assert driver.observer.keys is not None and driver.observer.values is not None
             keys, values = driver.observer.keys, driver.observer.values
         if self.sidenet.pointer is not None and sources:
-            before = cache.tokens if cache is not None and mask.shape[1] > ids.shape[1] else None
+            ids, mask = window.ids, window.mask
+            before = stream.tokens if stream is not None and mask.shape[1] > ids.shape[1] else None
             recent = recent_ids(ids, mask[:, -ids.shape[1] :], before, logits.shape[1])
             logits = self._copy(logits, driver, keys, recent, sources)
         return Scored(logits, keys, values)
@@ -92,7 +93,7 @@ class LongMem(BankMethod):
         config, reader = self.method_config, None
         if sources:
             num_chunks = config.retrieved_tokens // config.chunk_size
-            reader = MemoryReader(self.sidenet.memory_layer, sources, num_chunks, self.local_share(), self._trace)
+            reader = MemoryReader(self.sidenet.memory_layer, sources, num_chunks, self.local_share(), self.tracing)
         observer = KeyValueTap(self.sidenet.memory_layer, stop) if config.coupled else None
         return SideNetDriver(self.sidenet, config, self.backbone.view.num_layers, reader, cache, observer, stop)
 
@@ -106,7 +107,7 @@ class LongMem(BankMethod):
         num_chunks = config.pointer_tokens // config.chunk_size
         hidden, keys = driver.output[:, -scored:], keys[:, :, -scored:]
         trust = config.pointer_trust
-        return copy_from_memory(pointer, logits, hidden, keys, recent, sources, num_chunks, trust, self._trace)
+        return copy_from_memory(pointer, logits, hidden, keys, recent, sources, num_chunks, trust, self.tracing)
 
     # remembering
 

@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from ltm.attention import Plugin, View
 from ltm.backbone import Backbone
 from ltm.bank.storage import STORAGE_OPTIONS
-from ltm.cache import MemoryCache
-from ltm.methods.bank_memory import BankMethod, Scored
-from ltm.methods.base import Card
+from ltm.methods.bank_memory import BankReader, Scored
 from ltm.methods.memorizing.config import MemorizingConfig
 from ltm.methods.memory_reader import MemoryReader, Source
+from ltm.methods.method import Card
 from ltm.methods.registry import register
+from ltm.streams import Window
 
 
 class MemoryGate(nn.Module):
@@ -65,7 +65,7 @@ class EmptyMemory(Plugin):
 
 
 @register("memorizing")
-class Memorizing(BankMethod):
+class Memorizing(BankReader):
     """See the module's text and `MemorizingConfig`.
 
     >>> backbone = load_backbone("smollm2-135m")  # doctest: +SKIP
@@ -87,14 +87,14 @@ class Memorizing(BankMethod):
         super().__init__(backbone, config, memory_layer=layer, chunk_size=1)
         self.gate = MemoryGate(backbone.view.num_heads, config.gate_start).to(backbone.device)
 
-    def score(self, ids: Tensor, mask: Tensor, cache: MemoryCache | None, rows: Tensor, keep: int) -> Scored:
-        return self.run((self._reader(self.sources(cache, rows)),), ids, mask, cache, rows, keep)
+    def score(self, window: Window) -> Scored:
+        return self.run((self._reader(self.sources(window)),), window)
 
     def _reader(self, sources: Sequence[Source]) -> Plugin:
         gate = self.gate.local_share()
         if not sources:
             return EmptyMemory(self.memory_layer, gate)
-        return MemoryReader(self.memory_layer, sources, self.method_config.top_k, gate, self._trace)
+        return MemoryReader(self.memory_layer, sources, self.method_config.top_k, gate, self.tracing)
 
     @property
     def trained_module(self) -> nn.Module:

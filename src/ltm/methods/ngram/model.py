@@ -10,7 +10,6 @@ The bank keeps no layer's keys and values: token ids, and where they came from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,21 +18,22 @@ from torch import Tensor
 
 from ltm.backbone import Backbone
 from ltm.bank import Bank, BankConfig
-from ltm.cache import MemoryCache
 from ltm.errors import LtmError
 from ltm.methods.banks import bank_for, check_bank
-from ltm.methods.base import Card, Method
 from ltm.methods.checks import stride_of
+from ltm.methods.method import Card
 from ltm.methods.ngram.config import NGramConfig
 from ltm.methods.ngram.counts import BREAK, shares, suffix_matches
 from ltm.methods.ngram.weights import WEIGHTS
+from ltm.methods.reader import Reader
 from ltm.methods.registry import register
+from ltm.streams import Past, Stream, Window
 
 TRACED = 16
 """Most places of memory that a token's trace names."""
 
 
-class Past(NamedTuple):
+class RowPast(NamedTuple):
     """A row's tokens: the bank's, a break, its stream's. of_bank: how many are the bank's; gone: place of the window's
     first token."""
 
@@ -43,7 +43,7 @@ class Past(NamedTuple):
 
 
 @register("ngram")
-class NGram(Method):
+class NGram(Reader):
     """See the module's text and `NGramConfig`.
 
     >>> model = NGram(load_backbone("smollm2-135m"), NGramConfig())  # doctest: +SKIP
@@ -51,6 +51,8 @@ class NGram(Method):
     """
 
     config_class = NGramConfig
+    memory_class = Bank
+    keeps_bank = True
     card = Card(
         "",
         "what token ids alone give: the baseline of every memory that copies",
@@ -62,37 +64,29 @@ class NGram(Method):
         super().__init__(backbone, config)
         self.weights = np.array(WEIGHTS)[: config.max_length]  # [max_length, buckets]
         window: dict[str, Any] = {"local_window": config.local_window, "stride": config.stride}
-        self.inner = None if config.inner is None else Method.from_pretrained(backbone, config.inner, **window)
+        self.inner = None if config.inner is None else Reader.from_pretrained(backbone, config.inner, **window)
 
     # scoring
 
-    def new_cache(self) -> MemoryCache:
+    def new_stream(self) -> Stream:
         if self.inner is not None:
-            return self.inner.new_cache()
+            return self.inner.new_stream()
         config = self.method_config
-        return MemoryCache(config.local_window, stride_of(config.local_window, config.stride))
+        return Stream(config.local_window, stride_of(config.local_window, config.stride))
 
-    def encode(self, ids: Tensor, mask: Tensor, cache: MemoryCache | None, rows: Tensor, keep: int) -> Tensor:
-        if self.inner is None:
-            return super().encode(ids, mask, cache, rows, keep)
-        with self.inner.memory_off():
-            return self.inner.encode(ids, mask, cache, rows, keep)
+    def encode(self, window: Window) -> Tensor:
+        logits = super().encode(window) if self.inner is None else self.inner.encode(window._replace(memory=None))
+        return logits if window.memory is None else self._mixed(logits, window)
 
-    def _advance(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor, keep: int) -> Tensor:
-        logits = super()._advance(ids, mask, cache, rows, keep)
-        return self._mixed(logits, mask, cache, rows) if self._memory_on else logits
-
-    def _mixed(self, logits: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor) -> Tensor:
-        """Logits [batch, the last columns, vocab] with what followed before mixed in, up to a constant a token.
-
-        mask: of all new columns, which the window holds by now.
-        """
+    def _mixed(self, logits: Tensor, window: Window) -> Tensor:
+        """Logits [batch, the last columns, vocab] with what followed before mixed in, up to a constant a token."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         partition = logits.detach().logsumexp(dim=-1)  # [batch, columns]
-        before = mask.shape[1] - logits.shape[1]
+        mask = window.mask[:, -window.ids.shape[1] :]
+        before, trace, bank = mask.shape[1] - logits.shape[1], self.tracing, window.memory
         slots = torch.zeros(*mask.shape, TRACED, dtype=torch.long)
         used = torch.zeros(*mask.shape, TRACED)
-        for row, past in enumerate(self._pasts(cache, rows)):
+        for row, past in enumerate(self._pasts(window)):
             columns = mask[row, before:].nonzero().squeeze(-1).tolist()
             for column, end in zip(columns, range(len(past.tokens) - len(columns), len(past.tokens)), strict=True):
                 model, places, weights = self._copies(past, end)
@@ -100,33 +94,37 @@ class NGram(Method):
                 ids = torch.from_numpy(words).to(logits.device)
                 copied = torch.from_numpy(np.log(odds)).to(logits) + partition[row, column]
                 logits[row, column, ids] = torch.logaddexp(logits[row, column, ids], copied)
-                if self._trace is not None:
+                if trace is not None:
                     self._note(past, places, weights, slots[row, before + column], used[row, before + column])
-        if self._trace is not None and self.bank is not None:
-            numbers = [self.bank.chunks(int(number))["numbers"] for number in rows]
+        if trace is not None and isinstance(bank, Bank) and bank.num_rows:
+            numbers = [bank.chunks(int(number))["numbers"] for number in window.rows]
             named = [own[places] if len(own) else places for own, places in zip(numbers, slots, strict=True)]
-            self._trace.note(self.bank, rows, torch.stack(named)[:, None], used[:, None])
+            trace.note(bank, window.rows, torch.stack(named)[:, None], used[:, None])
         return logits
 
-    def _copies(self, past: Past, end: int) -> tuple[float, np.ndarray, np.ndarray]:
+    def _copies(self, past: RowPast, end: int) -> tuple[float, np.ndarray, np.ndarray]:
         """The model's share of what comes after place `end`, and the places that are copied after, with theirs."""
         known = end if self.method_config.window_counts else max(past.gone - 1, 0)
         places, lengths = suffix_matches(past.tokens, end, known, len(self.weights))
         model, weights = shares(lengths, self.weights)
         return model, places, weights
 
-    def _pasts(self, cache: MemoryCache, rows: Tensor) -> list[Past]:
-        """What each row of a stream has before it and in it."""
-        assert cache.tokens is not None
+    def _pasts(self, window: Window) -> list[RowPast]:
+        """What each row of a stream has before it and in it, the new tokens included."""
+        stream = window.stream
+        assert stream is not None and stream.tokens is not None
+        spilled, new = stream.carried.get("spilled"), window.ids.shape[1]
         pasts = []
-        for row, (number, window) in enumerate(zip(rows.tolist(), cache.tokens, strict=True)):
-            read, left = _held(self.bank, number), _held(cache.spilled, row)
-            tokens = np.concatenate((read, [BREAK], left, window.cpu().numpy()))
-            pasts.append(Past(tokens, len(read), len(tokens) - len(window)))
+        for row, (number, mask) in enumerate(zip(window.rows.tolist(), window.mask[:, -new:], strict=True)):
+            read, left = _held(window.memory, number), _held(spilled, row)
+            held = stream.tokens[row] if window.mask.shape[1] > new else stream.tokens[row][:0]
+            present = torch.cat((held, window.ids[row, mask])).cpu().numpy()
+            tokens = np.concatenate((read, [BREAK], left, present))
+            pasts.append(RowPast(tokens, len(read), len(tokens) - len(present)))
         return pasts
 
     @staticmethod
-    def _note(past: Past, places: np.ndarray, weights: np.ndarray, slots: Tensor, used: Tensor) -> None:
+    def _note(past: RowPast, places: np.ndarray, weights: np.ndarray, slots: Tensor, used: Tensor) -> None:
         """Write the places of the bank that weigh most into slots and used, [TRACED] each."""
         own = places < past.of_bank
         places, weights = places[own], weights[own]
@@ -142,36 +140,28 @@ class NGram(Method):
         settings = BankConfig(1, config.memory_size, config.memory_bytes)
         return bank_for(self, settings, num_rows, layers=())
 
-    def use_bank(self, bank: Bank) -> None:
-        """Remember with this bank, saved or shared; BankMismatchError where it keeps more than token ids, or those of
-        another backbone's tokenizer."""
-        check_bank(bank, self.backbone, ())
-        with self.alone():
-            self.bank = bank
+    def new_memory(self, rows: int = 0) -> Bank:
+        return self.new_bank(rows)
 
-    def take_in(
-        self,
-        ids: Tensor,
-        mask: Tensor,
-        rows: Tensor,
-        documents: Sequence[int] | None,
-        spans: Tensor | None,
-    ) -> None:
-        if not self._memory_on:
-            return
-        if self.bank is None:
-            self.bank = self.new_bank(len(ids))
-        nothing = self._no_entries(ids)
-        self.bank.write(nothing, nothing, ids, mask=mask, rows=rows, documents=documents, spans=spans)
+    def memory_in(self, bank: Bank) -> Bank:
+        return bank
 
-    def spill(self, row: int, token_ids: Tensor, columns: Tensor, cache: MemoryCache) -> None:
-        if not self._memory_on:
+    def check_memory(self, memory: Bank) -> None:
+        check_bank(memory, self.backbone, ())
+
+    def take_in(self, past: Past, memory: Bank) -> None:
+        memory.begin(len(past.ids))
+        nothing = self._no_entries(past.ids)
+        memory.write(
+            nothing, nothing, past.ids, mask=past.mask, rows=past.rows, documents=past.documents, spans=past.spans
+        )
+
+    def spill(self, row: int, token_ids: Tensor, columns: Tensor, stream: Stream) -> None:
+        if stream.memory is None:
             return
-        assert cache.tokens is not None
-        if cache.spilled is None:
-            cache.spilled = self.new_bank(len(cache.tokens))
         nothing = self._no_entries(token_ids[None])
-        cache.spilled.write(nothing, nothing, token_ids[None], rows=[row])
+        spilled = stream.carry("spilled", lambda: self.new_bank(len(stream.valid)))
+        spilled.write(nothing, nothing, token_ids[None], rows=[row])
 
     def _no_entries(self, ids: Tensor) -> Tensor:
         """Keys, or values, of no layer: [0, batch, kv_heads, tokens, head_dim]."""
@@ -190,9 +180,9 @@ class NGram(Method):
         self.weights = found.double().cpu().numpy()
 
 
-def _held(bank: Bank | None, row: int) -> np.ndarray:
+def _held(bank: Any, row: int) -> np.ndarray:
     """The tokens of a bank's row, int64 [tokens]."""
-    tokens = 0 if bank is None else bank.num_tokens(row)
+    tokens = bank.num_tokens(row) if bank is not None and bank.num_rows else 0
     return np.empty(0, np.int64) if bank is None or not tokens else bank.latest_tokens(row, tokens).cpu().numpy()
 
 

@@ -25,27 +25,26 @@ Quest makes a long context cheap to use; it does not lengthen it. Where the back
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from ltm.attention import attach
 from ltm.backbone import Backbone
 from ltm.bank import Bank
-from ltm.cache import MemoryCache
-from ltm.cache.pages import Columns, PagedCache
 from ltm.errors import LtmError
-from ltm.methods.base import Card
-from ltm.methods.baselines import StreamBaseline
+from ltm.methods.baselines import StreamReader
+from ltm.methods.method import Card
 from ltm.methods.quest import storing
 from ltm.methods.quest.config import QuestConfig
+from ltm.methods.quest.memory import PagedMemory
 from ltm.methods.quest.reader import PageReader
 from ltm.methods.registry import register
+from ltm.streams import Past, Stream, Window
+from ltm.streams.pages import Columns, PagedCache
 
 
 @register("quest")
-class Quest(StreamBaseline):
+class Quest(StreamReader):
     """See the module's text and `QuestConfig`.
 
     >>> model = Quest(load_backbone("smollm2-135m"), QuestConfig())  # doctest: +SKIP
@@ -54,6 +53,8 @@ class Quest(StreamBaseline):
     """
 
     config_class = QuestConfig
+    memory_class = PagedMemory
+    keeps_bank = True
     bank_options = ("page_size",)
     card = Card(
         "Tang et al., 2024, arXiv:2406.10774",
@@ -67,7 +68,6 @@ class Quest(StreamBaseline):
     def __init__(self, backbone: Backbone, config: QuestConfig):
         super().__init__(backbone, config)
         self._layers = range(config.dense_layers, backbone.view.num_layers)
-        self._reading = False
 
     @property
     def max_stream_tokens(self) -> int | None:
@@ -83,21 +83,22 @@ class Quest(StreamBaseline):
         channels = len(self._layers) * view.num_kv_heads * 2 * view.head_dim
         return kept + channels * precise.itemsize / self.method_config.page_size
 
-    def new_cache(self) -> PagedCache:
+    def new_stream(self) -> PagedCache:
         return PagedCache(self.method_config.page_size)
 
-    def encode(self, ids: Tensor, mask: Tensor, cache: MemoryCache | None, rows: Tensor, keep: int) -> Tensor:
+    def encode(self, window: Window) -> Tensor:
+        cache, bank = window.stream, None if window.memory is None else window.memory.bank
         assert isinstance(cache, PagedCache)
-        columns = Columns(mask)
+        columns = Columns(window.mask)
         self._check_length(columns.num_tokens)
-        traced = self._trace is not None
-        reader = PageReader(self.method_config, self._layers, cache, columns, ids.shape[1], traced)
+        traced = self.tracing is not None
+        reader = PageReader(self.method_config, self._layers, cache, columns, window.ids.shape[1], traced)
         if reader.bypass and not traced:
-            return super().encode(ids, mask, cache, rows, keep)
+            return super().encode(window)
         with attach(self.backbone.view, reader):
-            logits = super().encode(ids, mask, cache, rows, keep)
-        if self._trace is not None and self.bank is not None and reader.weights:
-            storing.note_usage(self._trace, self.bank, reader, rows)
+            logits = super().encode(window)
+        if self.tracing is not None and bank is not None and reader.weights:
+            storing.note_usage(self.tracing, bank, reader, window.rows)
         return logits
 
     def _check_length(self, length: int) -> None:
@@ -112,81 +113,43 @@ class Quest(StreamBaseline):
             f"that moves what it remembers{more}"
         )
 
-    def _stream(self, ids: Tensor, mask: Tensor, cache: MemoryCache, rows: Tensor, keep: int) -> Tensor:
-        assert isinstance(cache, PagedCache)
-        cache.reading = self._reading
-        return super()._stream(ids, mask, cache, rows, keep)
-
     # the past
 
-    def take_in(
-        self,
-        ids: Tensor,
-        mask: Tensor,
-        rows: Tensor,
-        documents: Sequence[int] | None,
-        spans: Tensor | None,
-    ) -> None:
-        self._follow_bank()
-        self._reading = True
-        try:
-            super().take_in(ids, mask, rows, documents, spans)
-        finally:
-            self._reading = False
-        if self.bank is not None:
-            storing.write(self.bank, self._past_cache(), self.backbone.view, mask, documents, spans)
-
-    def score_and_read(self, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-        self._follow_bank()
-        logits = super().score_and_read(ids, mask, rows)
-        if self.bank is not None:
-            storing.write(self.bank, self._past_cache(), self.backbone.view, mask)
-        return logits
-
-    def start_stream(self, cache: MemoryCache | None, rows: Tensor) -> MemoryCache:
-        self._follow_bank()
-        if self._past is not None and self._past_cache().valid.shape[1] > self.method_config.token_budget:
-            self._past_cache().update_bounds(self._layers)  # once, not in every stream that starts here
-        return super().start_stream(cache, rows)
-
-    def forget(self, rows: list[int] | None) -> None:
-        if self.bank is not None:
-            self.bank.reset(rows)
-        if rows is None or self._past is None or self._past.tokens is None:
-            self._past, self._past_rows = None, 0
-            return
-        for row in rows:
-            self._past_cache().forget_row(row)
-
-    def _past_cache(self) -> PagedCache:
-        assert isinstance(self._past, PagedCache)
-        return self._past
-
-    # the past in a bank
+    def new_memory(self, rows: int = 0) -> PagedMemory:
+        return PagedMemory(self.new_stream(), self.backbone.fingerprint, rows)
 
     def new_bank(self, num_rows: int) -> Bank:
         """An empty bank of every layer, without a limit: its chunks are for storage, not for search."""
         return storing.new_bank(self, num_rows)
 
-    def use_bank(self, bank: Bank) -> None:
-        """Go on from what a bank holds, and write to it what is read from now on.
+    def memory_in(self, bank: Bank) -> PagedMemory:
+        return PagedMemory(self.new_stream(), bank=bank)
 
-        Raises BankMismatchError where the bank is another method's or backbone's.
-        """
-        storing.check_quest_bank(bank, self.backbone)
-        with self.alone():
-            self.bank = bank
-            self._past, self._past_rows = None, 0
-            self._follow_bank()
+    def check_memory(self, memory: PagedMemory) -> None:
+        if memory.bank is not None:
+            storing.check_quest_bank(memory.bank, self.backbone)
+        super().check_memory(memory)
 
-    def _follow_bank(self) -> None:
-        """Take the past from the bank where they are not the same: it was just opened, or something was deleted."""
-        if self.bank is None:
-            return
-        held = [] if self._past is None else [len(row) for row in self._past.tokens or []]
-        stored = [self.bank.num_tokens(row) for row in range(self.bank.num_rows)]
-        if held == stored or not any([*held, *stored]):
-            return
-        self._past, self._past_rows = None, 0
-        if any(stored):
-            self._past, self._past_rows = storing.restore(self.bank, self.new_cache(), self.backbone.view), len(stored)
+    def take_in(self, past: Past, memory: PagedMemory) -> None:
+        memory.follow_bank(self.backbone.view)
+        memory.past.reading = True
+        try:
+            super().take_in(past, memory)
+        finally:
+            memory.past.reading = False
+        memory.store(self.backbone.view, past.mask, past.documents, past.spans)
+
+    def score_and_read(self, past: Past, memory: PagedMemory | None) -> Tensor:
+        if memory is None:
+            return super().score_and_read(past, None)
+        memory.follow_bank(self.backbone.view)
+        logits = super().score_and_read(past, memory)
+        memory.store(self.backbone.view, past.mask)
+        return logits
+
+    def start_stream(self, stream: Stream | None, rows: Tensor, memory: PagedMemory | None) -> Stream:
+        if memory is not None and not (stream is not None and stream.get_seq_length()):
+            memory.follow_bank(self.backbone.view)
+            if memory.past.valid.shape[1] > self.method_config.token_budget:
+                memory.past.update_bounds(self._layers)  # once, not in every stream that starts here
+        return super().start_stream(stream, rows, memory)

@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ltm.attention import LocalView
 from ltm.attention.views import attend
-from ltm.cache.pages import Columns, PagedLayer
+from ltm.streams.pages import Columns, PagedLayer
 
 
 def score_pages(query: Tensor, bounds: Tensor) -> Tensor:

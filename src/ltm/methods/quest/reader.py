@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ltm.attention import LocalView, Plugin
 from ltm.attention.views import attend
-from ltm.cache.pages import Columns, PagedCache, PagedLayer
 from ltm.methods.quest.config import QuestConfig
 from ltm.methods.quest.pages import attend_pages, bounds_of_own_page, choose_pages, page_mask, score_pages
+from ltm.streams.pages import Columns, PagedCache, PagedLayer
 
 MASKED_TOKENS = 256
 """Queries whose masks over the whole cache are made at once."""

@@ -14,14 +14,14 @@ from torch import Tensor
 from ltm.attention import rotate, unrotate
 from ltm.backbone import Backbone, BackboneView
 from ltm.bank import Bank, BankConfig
-from ltm.cache.pages import Columns, PagedCache
 from ltm.methods.banks import bank_for, check_bank
-from ltm.methods.base import Method
 from ltm.methods.quest.reader import PageReader
+from ltm.methods.reader import Reader
 from ltm.methods.trace import Trace
+from ltm.streams.pages import Columns, PagedCache
 
 
-def new_bank(method: Method, num_rows: int) -> Bank:
+def new_bank(method: Reader, num_rows: int) -> Bank:
     """A bank of all layers of a backbone that never lets anything go."""
     config = BankConfig(chunk_size=method.method_config.page_size, memory_size=None)
     return bank_for(method, config, num_rows, range(method.backbone.view.num_layers))
@@ -45,7 +45,7 @@ def write(
 ) -> None:
     """Add to each row of the bank the tokens that the cache holds beyond it.
 
-    mask, documents, spans: of these tokens, as `Method.read` has them.
+    mask, documents, spans: of these tokens, as `Reader.read` has them.
     """
     for row, token_ids in enumerate(cache.tokens or []):
         stored = bank.num_tokens(row)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property, partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ltm.cache.memory_cache import MemoryCache
 from ltm.compat import DynamicCache, DynamicLayer
+from ltm.streams.stream import Stream
 
 FIRST_TOKENS = 256
 """Room that the first keys make; from there it grows by a quarter at a time."""
@@ -186,7 +186,7 @@ class PagedLayer(DynamicLayer):
         return grown
 
 
-class PagedCache(MemoryCache):
+class PagedCache(Stream):
     """A cache without end whose keys lie in pages, and that knows which of its tokens were read.
 
     page_size: tokens of a page. `reading` is set while tokens are taken in as the past: they are marked as read.
@@ -198,17 +198,25 @@ class PagedCache(MemoryCache):
     def __init__(self, page_size: int):
         self.page_size = page_size
         self.reading = False
-        self.read_marks: list[Tensor] = []
-        """For each token of each row, whether it was read, bool [tokens]."""
         super().__init__(window=None)
+
+    @property
+    def read_marks(self) -> list[Tensor]:
+        """For each token of each row, whether it was read, bool [tokens]."""
+        return self.carried.get("read_marks", [])
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        return *super().shape, self.page_size
+
+    def reset(self) -> None:
+        super().reset()
+        self.reading = False
 
     def new_keys(self) -> DynamicCache:
         keys = DynamicCache()
         keys.layer_class_to_replicate = partial(PagedLayer, self.page_size)  # type: ignore[assignment]  # it is called
         return keys
-
-    def empty(self) -> PagedCache:
-        return PagedCache(self.page_size)
 
     def copy_keys(self, keys: DynamicCache, rows: Tensor) -> DynamicCache:
         copied = self.new_keys()
@@ -229,11 +237,12 @@ class PagedCache(MemoryCache):
 
     def begin(self, batch: int, device: torch.device) -> None:
         super().begin(batch, device)
-        self.read_marks = self.read_marks or [torch.empty(0, dtype=torch.bool, device=device) for _ in range(batch)]
+        self.carried.setdefault("read_marks", [torch.empty(0, dtype=torch.bool, device=device) for _ in range(batch)])
 
     def move(self, device: torch.device) -> None:
         super().move(device)
-        self.read_marks = [marks.to(device) for marks in self.read_marks]
+        if self.tokens is not None:
+            self.carried["read_marks"] = [marks.to(device) for marks in self.read_marks]
 
     def append(self, ids: Tensor, mask: Tensor) -> None:
         super().append(ids, mask)
@@ -254,36 +263,18 @@ class PagedCache(MemoryCache):
             marks[row, held] = own[: int(held.sum())]
         return (marks | ~columns.mask)[:, -num_new:]
 
-    def fork(self, rows: Tensor, into: MemoryCache | None = None) -> MemoryCache:
-        fork = super().fork(rows, into)
-        assert isinstance(fork, PagedCache)
-        fork.read_marks = [self.read_marks[int(row)] for row in rows]
-        return fork
-
     def as_it_stands(self) -> PagedCache:
         """Buffers are shared, of which going on writes only what lies behind; the pages' bounds are counted anew."""
         other = super().as_it_stands()
-        assert isinstance(other, PagedCache)
-        other.read_marks = list(self.read_marks)
         for layer in (layer for keys in other.caches for layer in _paged(keys)):
             layer.pages = PageBounds(self.page_size)
         return other
 
     def forget_row(self, row: int) -> None:
-        """Drop all tokens of a row; what the others hold is encoded anew with the next token."""
-        self._rows()[row] = self._rows()[row][:0]
+        super().forget_row(row)
         self.read_marks[row] = self.read_marks[row][:0]
-        self.stale = True
 
-    def reset(self) -> None:
-        super().reset()
-        self.read_marks = []
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        if self.tokens is not None:
-            self.read_marks = [self.read_marks[int(index)] for index in indices]
-        super().batch_select_indices(indices)
-
+    @property
     def nbytes(self) -> int:
         """Bytes of the buffers and the pages' bounds, room to grow included."""
         buffers = [

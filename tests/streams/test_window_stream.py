@@ -1,16 +1,16 @@
-"""MemoryCache: what leaves the window and when, logical lengths, beams, and what it refuses."""
+"""Stream: what leaves the window and when, logical lengths, beams, and what it refuses."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from ltm.cache import MemoryCache
 from ltm.errors import ConfigError
+from ltm.streams import Stream
 
 
-def filled(*rows: list[int], window=4, stride=2, num_sinks=0) -> MemoryCache:
-    cache = MemoryCache(window, stride, num_sinks)
+def filled(*rows: list[int], window=4, stride=2, num_sinks=0) -> Stream:
+    cache = Stream(window, stride, num_sinks)
     cache.begin(len(rows), torch.device("cpu"))
     longest = max(map(len, rows))
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
@@ -46,11 +46,12 @@ def test_context_is_left_padded():
     assert mask.tolist() == [[True, True, True], [False, False, True]]
 
 
-def test_beams_follow_their_rows_and_a_fork_starts_counting_anew():
+def test_beams_follow_their_rows_and_a_fork_counts_on_or_anew():
     cache = filled([1, 2], [3, 4])
     cache.reorder_cache(torch.tensor([1, 1]))
     assert [row.tolist() for row in cache.tokens] == [[3, 4], [3, 4]]
-    fork = cache.fork(torch.tensor([1, 0, 1]))
+    assert cache.fork(torch.tensor([1, 0])).get_seq_length() == 2
+    fork = cache.fork(torch.tensor([1, 0, 1]), into=cache.empty())
     assert len(fork.tokens) == 3 and fork.get_seq_length() == 0
     fork.append(torch.tensor([[5], [5], [5]]), torch.ones(3, 1, dtype=torch.bool))
     assert cache.tokens[0].tolist() == [3, 4]
@@ -59,7 +60,7 @@ def test_beams_follow_their_rows_and_a_fork_starts_counting_anew():
 @pytest.mark.parametrize(("window", "stride", "sinks"), [(4, 0, 0), (4, 5, 0), (4, 3, 2)])
 def test_a_window_that_could_never_move_is_refused(window, stride, sinks):
     with pytest.raises(ConfigError, match="use a stride of 1 to"):
-        MemoryCache(window, stride, sinks)
+        Stream(window, stride, sinks)
 
 
 def test_another_batch_size_and_rolling_back_are_refused():

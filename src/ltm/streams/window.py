@@ -1,0 +1,41 @@
+"""What a method is handed: the past to take in, and one window to encode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ltm.streams.stream import Stream
+
+
+class Past(NamedTuple):
+    """What `read` takes in, checked once.
+
+    ids: int64 [batch, tokens]; mask: bool [batch, tokens], False = padding; rows: int64 [batch], each row's row of the
+    memory; documents: the bank's document id of each row; spans: [batch, tokens, 2], character ranges in its text.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    rows: Tensor
+    documents: Sequence[int] | None = None
+    spans: Tensor | None = None
+
+
+class Window(NamedTuple):
+    """One pass through the networks.
+
+    ids: int64 [batch, new tokens]; mask: bool [batch, held + new tokens], False = padding; keys and values of the held
+    tokens are in stream.caches (stream None: nothing is held or kept); rows: int64 [batch], each row's row of the
+    memory; keep: only the last so many tokens' logits, 0 for all; memory: what was read before, None where it is off.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    stream: Stream | None
+    rows: Tensor
+    keep: int = 0
+    memory: Any = None
