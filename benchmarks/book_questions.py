@@ -44,7 +44,7 @@ def main() -> None:
         records: list[dict[str, Any]] = []
         for book, facts in books.items():
             session = Session(open_method(spec.name, backbone, spec.sidenet, **spec.options))
-            if hasattr(session.method, "use_bank"):
+            if session.method.keeps_bank:
                 session.read(texts[book], book)
             records += [record(session, book, fact, way) for fact in facts for way in (ASKED, BEGUN)]
             notice(f"{spec.label}: {book}, {sum(r['right'] for r in records)} of {len(records)} right so far")

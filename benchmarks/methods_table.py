@@ -78,7 +78,7 @@ def page(folder: Path) -> str:
 
 def deletions() -> list[str]:
     """Of the methods that keep banks."""
-    cards = {name: method.card for name, method in sorted(METHODS.items()) if hasattr(method, "use_bank")}
+    cards = {name: method.card for name, method in sorted(METHODS.items()) if method.keeps_bank}
     clean = ", ".join(f"`{name}`" for name, card in cards.items() if not card.deletion)
     traces = {name: card.deletion for name, card in cards.items() if card.deletion}
     return [

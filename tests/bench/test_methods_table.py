@@ -60,7 +60,7 @@ def test_without_results_every_method_has_a_row_of_blanks(table, tmp_path):
 def test_it_says_of_every_method_with_a_bank_what_a_deleted_document_leaves_behind(table, tmp_path):
     (section,) = [part for part in table.page(tmp_path).split("\n## ") if part.startswith("What a deleted document")]
     for name, method in METHODS.items():
-        assert (f"`{name}`" in section) == hasattr(method, "use_bank")
+        assert (f"`{name}`" in section) == method.keeps_bank
         assert method.card.deletion in section
 
 

@@ -7,7 +7,7 @@ import torch
 
 from ltm.methods import METHODS
 
-WITH_BANKS = sorted(name for name, method in METHODS.items() if hasattr(method, "use_bank"))
+WITH_BANKS = sorted(name for name, method in METHODS.items() if method.keeps_bank)
 
 
 def tokens(length, seed):

@@ -87,7 +87,7 @@ def test_reading_into_two_memories_is_reading_into_each(build):
 
 def test_a_trace_and_a_switch_belong_to_their_thread(build):
     method = build()
-    if method.bank is None and not hasattr(method, "new_bank"):
+    if method.bank is None and not method.keeps_bank:
         pytest.skip("keeps no bank, so nothing is traced")
     method.use_bank(method.new_bank(1))
     method.read(tokens(1, 37, 7))

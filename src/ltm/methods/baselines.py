@@ -98,7 +98,7 @@ class StreamReader(Reader):
     def check_unchanged(self, memory: Any) -> None:
         """What was read follows the model to another dtype or device: it is encoded anew."""
         if memory.placed != (self.device, self.dtype):
-            memory.move(self.device, self.dtype)
+            memory.move(self.device, self.dtype, self.backbone.fingerprint)
         super().check_unchanged(memory)
 
     def take_in(self, past: Past, memory: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ltm.backbone.fingerprint import Fingerprint, dtype_name
+from ltm.backbone.fingerprint import Fingerprint
 from ltm.memory import Memory, Rows
 from ltm.saved_memory import read_memory, write_memory
 from ltm.streams.stream import Stream
@@ -74,12 +74,12 @@ class StreamMemory(Memory):
         for row in map(int, rows):
             self.past.forget_row(row)
 
-    def move(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Go on there: keys and values are encoded anew."""
+    def move(self, device: torch.device, dtype: torch.dtype, fingerprint: Fingerprint) -> None:
+        """Go on there with the same backbone, rounded otherwise: keys and values are encoded anew."""
         self.past.move(device)
         self.placed = device, dtype
         if self._fingerprint is not None:
-            self._fingerprint = replace(self._fingerprint, dtype=dtype_name(dtype))
+            self._fingerprint = replace(self._fingerprint, dtype=fingerprint.dtype, weights=fingerprint.weights)
 
     def save(self, path: str | Path) -> None:
         tokens = self.past.tokens or [torch.empty(0, dtype=torch.long)] * self._rows

@@ -61,9 +61,9 @@ class PagedMemory(StreamMemory):
             self._bank.begin(rows)
         super().begin(self.num_rows or rows, device)
 
-    def move(self, device: torch.device, dtype: torch.dtype) -> None:
+    def move(self, device: torch.device, dtype: torch.dtype, fingerprint: Fingerprint) -> None:
         if self._bank is None:  # a bank's keys stay as they are, and are refused where they do not fit
-            super().move(device, dtype)
+            super().move(device, dtype, fingerprint)
         self.placed = device, dtype
 
     def follow_bank(self, view: BackboneView) -> None:
