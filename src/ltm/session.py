@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank, DocumentInfo
 from ltm.bank.disk.lock import WriteLock
-from ltm.bank.disk.manifest import Head, read_head
+from ltm.bank.disk.manifest import Head
+from ltm.bank.disk.manifest_file import read_head
 from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.documents import check_text
 from ltm.errors import LtmError

@@ -35,7 +35,7 @@ def write_and_save(bank: Bank, path: Path, saves: int) -> None:
         bank.add_document("counting", text="one, two, three")
     document = bank.documents[-1].id
     for _ in range(saves):
-        done = bank.rows[0].next_number * bank.config.chunk_size
+        done = bank.rows[0].next_slot * bank.config.chunk_size
         bank.write(*tokens_from(done, WRITE), documents=[document])
         bank.save(path)
 

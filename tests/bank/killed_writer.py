@@ -31,7 +31,7 @@ def state_of(bank: Bank) -> str:
     for document in bank.documents:
         digest.update(repr(bank.document_text(document.id)).encode())
     for row in bank.rows:
-        digest.update(str(row.next_number).encode())
+        digest.update(str(row.next_slot).encode())
         for name, tensor in sorted(row.chunks(0, row.num_chunks).items()):
             digest.update(name.encode() + tensor.numpy().tobytes())
     return digest.hexdigest()

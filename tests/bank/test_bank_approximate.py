@@ -68,14 +68,14 @@ def test_it_grows_evicts_and_deletes_and_still_finds():
     for seed, count in enumerate((900, 30, 40, 1500, 90, 2500)):
         write(banks, count, seed, name=f"d{seed}")
         assert recall(*banks) > 0.9 and joint_recall(*banks) > 0.9
-    (index,) = (row.index for row in approximate.rows)
+    (index,) = (row.search_index for row in approximate.rows)
     assert set(index.spaces) == {(0, 0), (0, 1), (0, None)}
     clusters = index.spaces[0, 0]
     assert len(clusters.centroids) > 12 and len(clusters.search(asked(1)[0, 0], 8)[0][0]) == 8
     for bank in banks:
         bank.delete_document(3)
     assert recall(*banks) > 0.9 and joint_recall(*banks) > 0.9
-    assert index.spaces[0, 0] is approximate.rows[0].index.spaces[0, 0]  # kept, not made anew
+    assert index.spaces[0, 0] is approximate.rows[0].search_index.spaces[0, 0]  # kept, not made anew
     write(banks, 3000, 7)  # evicts the oldest
     assert recall(*banks) > 0.9
     write(banks, 9000, 8)  # evicts all
@@ -86,28 +86,28 @@ def test_it_looks_into_a_part_only_and_the_automatic_switch():
     banks = exact, approximate = both(memory_size=None)
     write(banks, 8000, 0)
     recall(*banks)
-    clusters = approximate.rows[0].index.spaces[0, 0]
+    clusters = approximate.rows[0].search_index.spaces[0, 0]
     ranking = clusters.means.new_zeros(1, len(clusters.means))
     assert len(clusters.means) == num_clusters(4000) and ranking.shape[1] > 12
-    assert len(clusters._places(torch.arange(12))) < 4000 / 3
+    assert len(clusters._positions(torch.arange(12))) < 4000 / 3
     auto = Bank(BankConfig(chunk_size=2, memory_size=None), num_rows=1, num_kv_heads=HEADS, head_dim=DIM)
     write([auto], 8000, 0)
-    assert auto.config.index == "auto" and recall(exact, auto) == 1.0 and not auto.rows[0].index.spaces
-    auto.rows[0].index.from_chunks = 4000
+    assert auto.config.index == "auto" and recall(exact, auto) == 1.0 and not auto.rows[0].search_index.spaces
+    auto.rows[0].search_index.from_chunks = 4000
     early = num_clusters(4000) // PATIENCE
     for _ in range(early):
         assert torch.equal(exact.search(asked(1), 8).slots, auto.search(asked(1), 8).slots)
-    assert not auto.rows[0].index.spaces
+    assert not auto.rows[0].search_index.spaces
     auto.search(asked(1), 8)
-    assert auto.rows[0].index.spaces  # as much as making them costs has been spent on exact searches
-    assert 0.9 < recall(exact, auto) <= 1.0 and auto.rows[0].index.spaces
+    assert auto.rows[0].search_index.spaces  # as much as making them costs has been spent on exact searches
+    assert 0.9 < recall(exact, auto) <= 1.0 and auto.rows[0].search_index.spaces
 
 
 def test_many_queries_are_searched_exactly():
     exact, approximate = banks = both()
     write(banks, 2000, 0)
     one, two = (bank.search(asked(64), 8) for bank in banks)
-    assert torch.equal(one.slots, two.slots) and not approximate.rows[0].index.spaces
+    assert torch.equal(one.slots, two.slots) and not approximate.rows[0].search_index.spaces
 
 
 def test_more_than_the_clusters_hold_is_searched_exactly():

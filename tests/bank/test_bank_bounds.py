@@ -9,7 +9,7 @@ from model_bank import tokens_of
 from resigned import read_values, shard_entries, sign_shard, write_values
 
 from ltm.bank import Bank, BankConfig
-from ltm.bank.disk.manifest_entries import MethodEntry
+from ltm.bank.method_entry import MethodEntry
 from ltm.errors import BankCorruptError, BankError, ConfigError
 
 HUGE = 10**4000

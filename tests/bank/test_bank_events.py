@@ -115,7 +115,7 @@ def assert_read_plainly(path, bank):
     row = plain_reader.read_bank(path).rows[0]
     assert row.search_keys is None
     first = bank.event_table(0).first
-    assert row.starts.tolist() == bank.rows[0].numbers()[first].tolist()
+    assert row.starts.tolist() == bank.rows[0].slots()[first].tolist()
     assert row.sizes.tolist() == bank.event_table(0).sizes.tolist()
     for layer in range(LAYERS):
         keys, values = bank.entries(0, slice(0, bank.num_tokens()), layer)
@@ -152,7 +152,7 @@ def test_merged_banks_hold_the_events_of_both(monkeypatch):
     table = one.event_table(0)
     assert table.sizes.tolist() == [2, 2, 3, 5, 7]
     assert (table.first[2:] - 4).tolist() == other.event_table(0).first.tolist()
-    assert one.rows[0].events.lie_within(one.rows[0].numbers())
+    assert one.rows[0].events.lie_within(one.rows[0].slots())
     queries = torch.randn(2, HEADS, HEAD_DIM)
     joined = torch.cat((expected.score_events(0, queries, 1), other.score_events(0, queries, 1)), dim=2)
     torch.testing.assert_close(one.score_events(0, queries, 1), joined)

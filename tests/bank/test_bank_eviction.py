@@ -37,7 +37,7 @@ def test_policies_are_the_reference(policy, tmp_path):
         while sum(chunk["tokens"] for chunk in model) > SIZE:  # more came at once than fits
             model.pop(0)
         write(bank, count, step)
-        assert bank.rows[0].numbers().tolist() == [chunk["slot"] for chunk in model]
+        assert bank.rows[0].slots().tolist() == [chunk["slot"] for chunk in model]
         assert bank.num_tokens() == sum(chunk["tokens"] for chunk in model) <= SIZE
         slots = [chunk["slot"] for chunk in model]
         left_otherwise |= slots != list(range(slots[0], slots[-1] + 1))
@@ -50,7 +50,7 @@ def test_policies_are_the_reference(policy, tmp_path):
             chunk["last"] = now if times else chunk["last"]
         bank.save(tmp_path / "bank")
         loaded = Bank.load(tmp_path / "bank")
-        assert loaded.rows[0].numbers().tolist() == slots and loaded.config.evict == policy
+        assert loaded.rows[0].slots().tolist() == slots and loaded.config.evict == policy
     assert left_otherwise == (policy != "oldest")
 
 
@@ -59,7 +59,7 @@ def test_a_users_own_policy_and_an_unknown_one(monkeypatch):
     bank = make("newest")
     for seed in range(4):
         write(bank, 12, seed)
-    assert bank.rows[0].numbers().tolist() == [*range(6), *range(18, 24)]
+    assert bank.rows[0].slots().tolist() == [*range(6), *range(18, 24)]
     with pytest.raises(ConfigError, match="evict='random'; use one of least_frequent, least_recent, newest, oldest"):
         make("random")
 
@@ -75,11 +75,11 @@ def test_what_is_used_stays_also_after_deletion_copies_and_a_budget_in_bytes():
         found = bank.search(keys[:, :, :1], 1)  # the first chunk's own keys keep it alive
         write(bank, 6, seed)
         assert bank.nbytes <= 12 * chunk
-    assert 0 in bank.rows[0].numbers().tolist() and found.slots.min() == 0
+    assert 0 in bank.rows[0].slots().tolist() and found.slots.min() == 0
     copy = bank.select([0])
     copy.delete_document(first)
     write(copy, 2, 9)
-    assert 0 not in copy.rows[0].numbers().tolist() and 0 in bank.rows[0].numbers().tolist()
+    assert 0 not in copy.rows[0].slots().tolist() and 0 in bank.rows[0].slots().tolist()
 
 
 def test_queries_that_wait_find_later_keys():

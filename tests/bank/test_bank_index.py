@@ -38,7 +38,7 @@ def test_others_find_what_exact_finds(name, module, monkeypatch):
     for bank in (exact, faiss):
         bank.delete_document(document)
     compare()
-    (index,) = (row.index for row in faiss.rows)
+    (index,) = (row.search_index for row in faiss.rows)
     if name == "qdrant":
         assert [index.client.count(index._collection(0, head)).count for head in (0, 1)] == [faiss.num_chunks()] * 2
         return

@@ -182,7 +182,7 @@ def test_a_reader_that_comes_between_two_manifests_reads_again(tmp_path, monkeyp
             raise ValueError("gone")
         return step(*given)
 
-    monkeypatch.setattr("ltm.bank.disk.manifest.replay", late)
+    monkeypatch.setattr("ltm.bank.disk.manifest_file.replay", late)
     assert Bank.read_manifest(path).documents == [] and len(calls) == 2
 
 

@@ -27,9 +27,9 @@ def folder(tmp_path_factory):
 def check(path: Path) -> int:
     """The bank holds the last tokens up to some save, each with its own keys; returns how many were read."""
     bank = Bank.load(path, verify=True)
-    read = bank.rows[0].next_number * 4
+    read = bank.rows[0].next_slot * 4
     assert read and read % WRITE == 0 and bank.num_tokens() == min(read, 60)
-    slots = range(bank.rows[0].first_number, bank.rows[0].next_number)
+    slots = range(bank.rows[0].first_slot, bank.rows[0].next_slot)
     ids = [token for source in bank.sources(slots) for token in source.token_ids]
     assert ids == list(range(read - bank.num_tokens(), read))
     found = bank.retrieve(torch.ones(1, 1, 1, 4), 15)

@@ -34,7 +34,7 @@ torch.set_num_threads(1)
 path, seen = Path(sys.argv[1]), set()
 while not (path / "done").exists():
     bank = Bank.load(path, verify=True)
-    sources = bank.sources(range(bank.rows[0].first_number, bank.rows[0].next_number))
+    sources = bank.sources(range(bank.rows[0].first_slot, bank.rows[0].next_slot))
     tokens = [token for source in sources for token in source.token_ids]
     assert tokens == list(range(tokens[0], tokens[0] + len(tokens))), tokens
     found = bank.retrieve(torch.ones(1, 1, 1, 4), bank.num_chunks())
@@ -61,7 +61,7 @@ def counting_bank() -> Bank:
 
 def count(bank: Bank, tokens: int) -> None:
     """Write the next numbers; a token's key is its number."""
-    first = bank.rows[0].next_number * 4
+    first = bank.rows[0].next_slot * 4
     ids = torch.arange(first, first + tokens)[None]
     keys = ids[:, None, :, None].float().expand(1, 1, tokens, 4)
     bank.write(keys, keys, ids)

@@ -21,7 +21,7 @@ def test_a_bank_is_a_memory_and_its_own_bank():
 
 def test_the_first_read_makes_the_rows():
     bank, other = make(), make(2)
-    assert bank.num_rows == 0 and bank.nbytes == 0 and bank.documents == []
+    assert bank.num_rows == 0 and bank.nbytes == 0 and bank.documents == [] and bank.is_empty
     with pytest.raises(BankError, match="has no rows yet; say how many with begin"):
         bank.write(*tokens_of(5))
     bank.begin(2)
@@ -29,6 +29,7 @@ def test_the_first_read_makes_the_rows():
     for each in (bank, other):
         each.write(*tokens_of(9, batch=2))
     queries, *_ = tokens_of(3, batch=2, seed=1)
+    assert not bank.is_empty
     assert bank.num_rows == 2 and bank.search(queries, 2).slots.equal(other.search(queries, 2).slots)
 
 

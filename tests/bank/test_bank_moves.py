@@ -15,6 +15,7 @@ from ltm.backbone.fingerprint import Fingerprint
 from ltm.backbone.tiny import byte_tokenizer
 from ltm.bank import Bank, BankConfig
 from ltm.bank.disk.texts import KeptText, kept_texts, read_kept_texts
+from ltm.bank.following import following
 from ltm.errors import BankError, BankMismatchError
 
 FINGERPRINT = Fingerprint("Llama", "ab" * 32, None, 4, 4, 2, 8, 32, 1000, "float32", "null")
@@ -40,7 +41,7 @@ def add(bank: Bank, name: str | None, text: str, *, row: int = 0, complete: bool
 def held(bank: Bank, row: int = 0) -> list[tuple[str | None, str]]:
     """Name and text of each chunk in order."""
     names = {info.id: info.name for info in bank.documents}
-    numbers = bank.rows[row].numbers().tolist()
+    numbers = bank.rows[row].slots().tolist()
     return [(names.get(s.document), bytes(s.token_ids).decode()) for s in bank.sources(numbers, row)]
 
 
@@ -78,7 +79,7 @@ def test_what_followed_is_not_made_up_by_merging():
     other.delete_document(0)
     one.merge(other)
     assert [text for _, text in held(one)] == ["abc", "def", "ghi"]
-    assert one.rows[0].following(torch.arange(3))[:, 2].tolist() == [-1, -1, -1]
+    assert following(one.rows[0], torch.arange(3))[:, 2].tolist() == [-1, -1, -1]
 
 
 def test_the_same_document_is_taken_once_and_another_of_its_name_is_refused():

@@ -17,7 +17,8 @@ from model_bank import tokens_of
 
 from ltm.bank import Bank, BankConfig, naive_search
 from ltm.bank.disk import plain_reader
-from ltm.bank.storage import BITS, STORAGES, Codec, hadamard
+from ltm.bank.hadamard import hadamard
+from ltm.bank.storage import BITS, STORAGES, Codec
 from ltm.errors import BankError, ConfigError
 
 SEARCH = (None, "float32", "bfloat16", "int8", "int4", "derived")

@@ -43,7 +43,7 @@ def state(bank):
         found = [bank.score_events(row, queries[row].transpose(0, 1)).tolist() for row in range(2)]
     chunks = [{name: tensor.tolist() for name, tensor in bank.chunks(row).items()} for row in range(2)]
     texts = [bank.document_text(info.id) for info in bank.documents]
-    return chunks, found, bank.documents, texts, [row.next_number for row in bank.rows]
+    return chunks, found, bank.documents, texts, [row.next_slot for row in bank.rows]
 
 
 def fill(bank):

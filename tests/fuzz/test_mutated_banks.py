@@ -29,8 +29,8 @@ from time_limit import TookTooLong, time_limit
 import ltm.cli
 from ltm.backbone.fingerprint import Fingerprint
 from ltm.bank import Bank, BankConfig, EventCut
-from ltm.bank.disk.manifest_entries import MethodEntry
 from ltm.bank.disk.texts import kept_texts
+from ltm.bank.method_entry import MethodEntry
 from ltm.errors import LtmError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs links, pipes and SIGALRM")
@@ -76,7 +76,7 @@ def answers(bank: Bank) -> str:
             told += [found.hits.slots.tolist(), found.keys.double().sum().item(), found.values.double().sum().item()]
         else:
             told += [bank.event_table(row), bank.score_events(row, queries[0].transpose(0, 1)).tolist()]
-        told.append(bank.sources(bank.rows[row].numbers(), row))
+        told.append(bank.sources(bank.rows[row].slots(), row))
     return repr(told)
 
 

@@ -1,14 +1,13 @@
-"""What comes to a bank is checked here, so that a mistake is told in one line instead of a tensor's complaint."""
+"""Checks of what comes to a bank, with one-line errors: shapes, rows, numbers that are none, token ids."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ltm.bank.chunks import ChunkLayout
-from ltm.bank.disk.integrity import number_problems, token_problems
 from ltm.bank.stored_tensor import Chunks
 from ltm.errors import BankError, ConfigError
 
@@ -63,6 +62,25 @@ def check_numbers(chunks: Chunks, token_ids: Tensor, vocab_size: int | None) -> 
     if problems:
         what = "; ".join(problem.removeprefix("its ") for problem in problems)
         raise BankError(f"{what}; nothing was written: look at the model's weights, its dtype and the ids")
+
+
+def number_problems(chunks: Chunks, names: Collection[str]) -> Iterator[str]:
+    """Which of these fields hold NaN or infinite numbers: an answer that reads one is all NaN. Least and greatest
+    number tell it, at several times the speed of a checksum."""
+    for name in names:
+        if chunks[name].is_floating_point() and chunks[name].numel():
+            low, high = chunks[name].aminmax()
+            if not bool(low.isfinite() & high.isfinite()):
+                yield f"its {name} hold numbers that are none (NaN or infinite)"
+
+
+def token_problems(token_ids: Tensor, vocab_size: int | None) -> Iterator[str]:
+    """Whether token ids are none of the vocabulary; None: it is not known."""
+    most = torch.iinfo(torch.int32).max if vocab_size is None else vocab_size - 1
+    if token_ids.numel():
+        low, high = (int(bound) for bound in token_ids.aminmax())
+        if low < 0 or high > most:
+            yield f"its token ids run from {low} to {high}, those of the vocabulary from 0 to {most}"
 
 
 def check_layout(layout: ChunkLayout) -> None:

@@ -10,7 +10,7 @@ from ltm.errors import BankError
 
 
 @dataclass
-class Document:
+class StoredDocument:
     """A document as the bank knows it; `row` is the memory row it was added to."""
 
     id: int
@@ -25,7 +25,7 @@ class DocumentsMark:
     more."""
 
     def __init__(self, next_id: int):
-        self.next_id, self.removed = next_id, list[Document]()
+        self.next_id, self.removed = next_id, list[StoredDocument]()
 
 
 class Documents:
@@ -35,14 +35,14 @@ class Documents:
     """
 
     def __init__(self) -> None:
-        self.by_id: dict[int, Document] = {}
+        self.by_id: dict[int, StoredDocument] = {}
         self.by_name: dict[str, list[int]] = {}
         self.next_id = 0
         self.changes = Changes()
         self.removed_at = 0
         self.marks: list[DocumentsMark] = []
 
-    def __iter__(self) -> Iterator[Document]:
+    def __iter__(self) -> Iterator[StoredDocument]:
         return iter(list(self.by_id.values()))
 
     def __len__(self) -> int:
@@ -51,26 +51,26 @@ class Documents:
     def __contains__(self, document: object) -> bool:
         return document in self.by_id
 
-    def __getitem__(self, document: int) -> Document:
+    def __getitem__(self, document: int) -> StoredDocument:
         """Raises BankError for an id that is not there."""
         if document not in self.by_id:
             known = ", ".join(map(str, list(self.by_id)[:10])) or "none; call add_document first"
             raise BankError(f"no document {document!r} in this bank; its ids are {known}")
         return self.by_id[document]
 
-    def named(self, name: str) -> list[Document]:
+    def named(self, name: str) -> list[StoredDocument]:
         """The documents of a name, in the order they were added."""
         return [self.by_id[number] for number in self.by_name.get(name, [])]
 
     def add(self, name: str, row: int, text: str | None) -> int:
         """A new document; returns its id."""
-        document = Document(self.next_id, name, row, text)
+        document = StoredDocument(self.next_id, name, row, text)
         self.next_id += 1
         self.put(document)
         self.changes.note([document.id])
         return document.id
 
-    def put(self, document: Document) -> None:
+    def put(self, document: StoredDocument) -> None:
         """Take in a document that has its id."""
         self.by_id[document.id] = document
         self.by_name.setdefault(document.name, []).append(document.id)
@@ -120,7 +120,7 @@ class Documents:
         other = Documents()
         other.next_id = self.next_id
         for document in self.by_id.values():
-            places = [i for i, row in enumerate(rows) if document.row == row or document.id in held[i]]
-            if places:
-                other.put(replace(document, row=places[0]))
+            holders = [i for i, row in enumerate(rows) if document.row == row or document.id in held[i]]
+            if holders:
+                other.put(replace(document, row=holders[0]))
         return other

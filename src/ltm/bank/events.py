@@ -20,7 +20,7 @@ the keys: all heads then ask in one product with keys as they lie (a third faste
 
 
 class EventTable(NamedTuple):
-    """Where events lie: first int64 [events], the place in order of each one's first token (0 the row's oldest), and
+    """Where events lie: first int64 [events], the index of each one's first token (0 the row's oldest), and
     sizes int64 [events], its tokens. On the host."""
 
     first: Tensor
@@ -30,7 +30,7 @@ class EventTable(NamedTuple):
 class RowEvents:
     """The events of one row in the order of their tokens.
 
-    An event is known by its first token and leaves with it. most: events there may be (None: no limit).
+    An event is known by its first token and goes with it. most: events there may be (None: no limit).
     """
 
     def __init__(self, layout: ChunkLayout, most: int | None):
@@ -46,40 +46,40 @@ class RowEvents:
         return self.ring.nbytes
 
     def append(self, events: Chunks) -> None:
-        """Add events (fields of `ChunkLayout.event_fields`) at the end; the oldest beyond `most` leave."""
+        """Add events (fields of `ChunkLayout.event_fields`) at the end; the oldest beyond `most` are evicted."""
         if self.most is not None:
             axes = {name: field.axis for name, field in self.ring.fields.items()}
             new = min(len(events["starts"]), self.most)
             events = {name: t.narrow(axes[name], t.shape[axes[name]] - new, new) for name, t in events.items()}
-            self.ring.drop(max(self.count + new - self.most, 0))
+            self.ring.evict(max(self.count + new - self.most, 0))
         needed = self.count + len(events["starts"])
         if needed > self.ring.capacity:
             grown = max(needed, self.ring.capacity + self.ring.capacity // 4, FIRST_EVENTS)
             self.ring.reserve(grown if self.most is None else min(grown, self.most))
         self.ring.append(events)
 
-    def drop_before(self, slot: int) -> None:
-        """Forget events whose first token has a slot below this one."""
+    def delete_before(self, slot: int) -> None:
+        """Delete events whose first token has a slot below this one."""
         gone = int(torch.searchsorted(self.ring.ordered("starts"), slot))
         if gone:
-            self.ring.drop(gone)
+            self.ring.evict(gone)
 
     def keep(self, slots: Tensor) -> None:
-        """Forget all events but those whose first token is among these slots."""
+        """Delete all events but those whose first token is among these slots."""
         kept = torch.isin(self.ring.ordered("starts"), slots)
         if not bool(kept.all()):
             self.ring.keep(kept.nonzero().squeeze(1))
 
-    def lie_within(self, numbers: Tensor) -> bool:
+    def lie_within(self, slots: Tensor) -> bool:
         """Whether every token of every event is among those with these slots (ascending, on the host)."""
         starts, sizes = self.ring.ordered("starts"), self.ring.ordered("sizes").to(torch.int64)
-        low, high = torch.searchsorted(numbers, starts), torch.searchsorted(numbers, starts + sizes)
+        low, high = torch.searchsorted(slots, starts), torch.searchsorted(slots, starts + sizes)
         return bool((high - low == sizes).all())
 
-    def table(self, numbers: Tensor) -> EventTable:
-        """Where the events lie; numbers: the slots of the row's tokens, ascending, on the host."""
+    def table(self, slots: Tensor) -> EventTable:
+        """Where the events lie; slots: of the row's tokens, ascending, on the host."""
         return EventTable(
-            torch.searchsorted(numbers, self.ring.ordered("starts")), self.ring.ordered("sizes").to(torch.int64)
+            torch.searchsorted(slots, self.ring.ordered("starts")), self.ring.ordered("sizes").to(torch.int64)
         )
 
     def scores(self, layer: int, queries: Tensor) -> Tensor:

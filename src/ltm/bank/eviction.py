@@ -1,10 +1,10 @@
-"""Which chunks leave a full memory: the oldest, the least recently or least frequently attended, or as a user says.
+"""Which chunks are evicted from a full memory: the oldest, those attended least recently or least often, or any other.
 
 Least recently and least frequently attended are the two policies of Attendre (Yang and Hua, 2024, arXiv:2401.04881). Of
 the paper only abstract and introduction could be read, so how it counts may differ: here a chunk is attended where a
-query retrieves it. What is new never leaves before what was there, unless more comes at once than fits. A policy is a
-function from `Usage` to a score for each chunk; the lowest leave first, of equal ones the oldest. Add one under a name
-of its own before the bank is made, and give that name as `BankConfig.evict`:
+query retrieves it. What is new is never evicted before what was there, unless more comes at once than fits. A policy is
+a function from `Usage` to a score for each chunk; the lowest are evicted first, of equal ones the oldest. Add one under
+a name of its own before the bank is made, and give that name as `BankConfig.evict`:
 
 >>> EVICTIONS["longest_unused_first"] = lambda usage: usage.last - usage.now
 """
@@ -48,19 +48,19 @@ class Usage:
             self.now,
         )
 
-    def found(self, places: Tensor, tokens: int) -> Usage:
-        """After `tokens` query tokens retrieved the chunks at these places (int64, any shape, repeats count)."""
-        found = torch.bincount(places.flatten().cpu(), minlength=len(self.times))
+    def found(self, indices: Tensor, tokens: int) -> Usage:
+        """After `tokens` query tokens retrieved the chunks at these indices (int64, any shape, repeats count)."""
+        found = torch.bincount(indices.flatten().cpu(), minlength=len(self.times))
         now = self.now + tokens
         return Usage(self.written, self.last.masked_fill(found > 0, now), self.times + found, now)
 
-    def kept(self, places: Tensor) -> Usage:
-        """Of the chunks at these places only."""
-        return replace(self, written=self.written[places], last=self.last[places], times=self.times[places])
+    def kept(self, indices: Tensor) -> Usage:
+        """Of the chunks at these indices only."""
+        return replace(self, written=self.written[indices], last=self.last[indices], times=self.times[indices])
 
 
 Eviction = Callable[[Usage], Tensor]
-"""A score for each chunk, [chunks] in any number type; the lowest leave first."""
+"""A score for each chunk, [chunks] in any number type; the lowest are evicted first."""
 
 
 def oldest(usage: Usage) -> Tensor:
@@ -81,8 +81,8 @@ def least_frequent(usage: Usage) -> Tensor:
 EVICTIONS: dict[str, Eviction] = {"oldest": oldest, "least_recent": least_recent, "least_frequent": least_frequent}
 
 
-def leaving_order(eviction: Eviction, usage: Usage) -> Tensor:
-    """The places of all chunks, those that leave first in front."""
+def eviction_order(eviction: Eviction, usage: Usage) -> Tensor:
+    """The indices of all chunks, those that are evicted first in front."""
     return torch.as_tensor(eviction(usage)).argsort(stable=True)
 
 

@@ -47,7 +47,7 @@ class Changes:
         return other
 
 
-class Held:
+class DocumentCounts:
     """Tokens and chunks held of each document: `counts`; documents and counts of chunks: int32 [chunks]."""
 
     def __init__(self, documents: Tensor, counts: Tensor):

@@ -33,42 +33,42 @@ class MappedEntries:
         return sum(tensor.numel() * tensor.element_size() for block in self.blocks for tensor in block.values())
 
     def ordered(self, name: str, first: int, count: int) -> Tensor:
-        """A field of `count` chunks from the first-th on, in order: a view where they lie in one file, else a copy."""
+        """A field of `count` chunks from index `first` on: a view where they lie in one file, else a copy."""
         axis, cut = self.axes[name], self._cut(first, first + count)
         parts = [self.blocks[number][name].narrow(axis, low, high - low) for number, low, high in cut]
         if not parts:
             return self.blocks[0][name].narrow(axis, 0, 0)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
 
-    def take(self, name: str, layer: int, head: int, places: Tensor, out: Tensor | None = None) -> Tensor:
-        """A field of one layer and head at these places in order (int64 [n]), [n, all the rest]."""
+    def take(self, name: str, layer: int, head: int, indices: Tensor, out: Tensor | None = None) -> Tensor:
+        """A field of one layer and head at these indices (int64 [n]), [n, all the rest]."""
         if len(self.blocks) == 1:
-            return torch.index_select(self._rows(0, name, layer, head), 0, places, out=out)
-        owner = torch.bucketize(places, self.bounds, right=True)
+            return torch.index_select(self._rows(0, name, layer, head), 0, indices, out=out)
+        owner = torch.bucketize(indices, self.bounds, right=True)
         if out is None:
             sample = self._rows(0, name, layer, head)
-            out = sample.new_empty(len(places), sample.shape[1])
+            out = sample.new_empty(len(indices), sample.shape[1])
         for number in owner.unique().tolist():
             chosen = (owner == number).nonzero().squeeze(1)
-            within = places[chosen] - (self.ends[number - 1] if number else 0)
+            within = indices[chosen] - (self.ends[number - 1] if number else 0)
             out.index_copy_(0, chosen, self._rows(number, name, layer, head).index_select(0, within))
         return out
 
-    def pick(self, name: str, layer: int, places: Tensor | slice) -> Tensor:
-        """A field of one layer and all heads at places in order (int64 [n], or a range): [kv_heads, n, all the rest];
+    def pick(self, name: str, layer: int, indices: Tensor | slice) -> Tensor:
+        """A field of one layer and all heads at indices (int64 [n], or a range): [kv_heads, n, all the rest];
         a view where a range lies in one file."""
         own = self._of_layer(name, layer)
-        if isinstance(places, slice):
-            found = [own[number][:, low:high] for number, low, high in self._cut(places.start, places.stop)]
+        if isinstance(indices, slice):
+            found = [own[number][:, low:high] for number, low, high in self._cut(indices.start, indices.stop)]
         elif len(own) == 1:
-            return own[0].index_select(1, places)
+            return own[0].index_select(1, indices)
         else:
-            owner = torch.bucketize(places, self.bounds, right=True)
+            owner = torch.bucketize(indices, self.bounds, right=True)
             if bool((owner[1:] < owner[:-1]).any()):
-                order = owner.argsort(stable=True)
-                return self.pick(name, layer, places[order]).index_select(1, order.argsort())
+                by_block = owner.argsort(stable=True)
+                return self.pick(name, layer, indices[by_block]).index_select(1, by_block.argsort())
             counts = torch.bincount(owner, minlength=len(own)).tolist()
-            within = (places - self.starts[owner]).split(counts)
+            within = (indices - self.starts[owner]).split(counts)
             found = [part.index_select(1, at) for part, at in zip(own, within, strict=True) if len(at)]
         if not found:
             return own[0][:, :0]

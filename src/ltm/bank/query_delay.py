@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltm.bank.bank import Bank, Rows
+from ltm.bank.bank import Bank
 from ltm.bank.results import Retrieved
+from ltm.memory import Rows
 
 
 class WaitingQueries:

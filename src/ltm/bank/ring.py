@@ -1,4 +1,4 @@
-"""Chunks in order of writing, in buffers that wrap around: dropping the oldest moves nothing."""
+"""Chunks in order of writing, in buffers that wrap around: evicting the oldest moves nothing."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ class RingMark:
 
 
 class Ring:
-    """A queue of chunks (or events). The i-th in order lies at position (start + i) % capacity of every buffer.
+    """A queue of chunks (or events). The one of index i (0 the oldest) lies at position (start + i) % capacity of
+    every buffer.
 
     >>> ring = Ring(layout.fields)  # doctest: +SKIP
-    >>> ring.reserve(16); ring.append(chunks); ring.drop(2)  # doctest: +SKIP
+    >>> ring.reserve(16); ring.append(chunks); ring.evict(2)  # doctest: +SKIP
     """
 
     def __init__(self, fields: Mapping[str, Field]):
@@ -68,7 +69,7 @@ class Ring:
             done += high - low
         self.length += added
 
-    def drop(self, count: int) -> None:
+    def evict(self, count: int) -> None:
         """Remove the oldest chunks."""
         if count:
             self.length -= count
@@ -83,16 +84,16 @@ class Ring:
             self.buffers[name] = fresh
         self.capacity, self.start = capacity, 0
 
-    def keep(self, order: Tensor) -> None:
-        """Keep only the chunks at these places (int64, ascending, 0 the oldest), in buffers that just hold them."""
+    def keep(self, indices: Tensor) -> None:
+        """Keep only the chunks at these indices (int64, ascending), in buffers that just hold them."""
         for name in self.buffers:
             axis = self.fields[name].axis
-            self.buffers[name] = self.ordered(name).index_select(axis, order.to(self.fields[name].device))
-        self.capacity = self.length = order.shape[0]
+            self.buffers[name] = self.ordered(name).index_select(axis, indices.to(self.fields[name].device))
+        self.capacity = self.length = indices.shape[0]
         self.start = 0
 
     def ordered(self, name: str, first: int = 0, count: int | None = None) -> Tensor:
-        """A field of `count` chunks from the first-th oldest on, in order: a view, or a copy where they wrap around."""
+        """A field of `count` chunks from index `first` on: a view, or a copy where they wrap around."""
         parts = self.parts(name, first, count)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.fields[name].axis)
 
@@ -102,9 +103,9 @@ class Ring:
         ranges = self._ranges(first, self.length - first if count is None else count)
         return [self.buffers[name].narrow(axis, low, high - low) for low, high in ranges]
 
-    def position(self, order: Tensor) -> Tensor:
-        """Positions in the buffers of chunks by their place in order."""
-        return (order + self.start) % self.capacity if self.start else order
+    def position(self, indices: Tensor) -> Tensor:
+        """Positions in the buffers of chunks by their indices."""
+        return (indices + self.start) % self.capacity if self.start else indices
 
     def copy(self) -> Ring:
         """The same chunks in buffers of their own."""
@@ -132,7 +133,7 @@ class Ring:
         return chunks[name].shape[self.fields[name].axis]
 
     def _ranges(self, first: int, count: int) -> list[tuple[int, int]]:
-        """At most two ranges of positions that hold places first to first + count."""
+        """At most two ranges of positions that hold indices first to first + count."""
         if count <= 0:
             return [(0, 0)]
         low = (self.start + first) % self.capacity

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, distributed
 
-from ltm.bank.bank import Bank, Rows
+from ltm.bank.bank import Bank
 from ltm.bank.checks import row_numbers
 from ltm.bank.results import Hits, Retrieved
+from ltm.memory import Rows
 
 
 class ShardedBank:
@@ -83,9 +84,9 @@ class ShardedBank:
             if not len(known):
                 valid[batch] = False
                 continue
-            places = torch.searchsorted(known, hits.slots[batch]).clamp_(max=len(known) - 1)
-            valid[batch] &= known[places] == hits.slots[batch]
-            own[batch] = places
+            indices = torch.searchsorted(known, hits.slots[batch]).clamp_(max=len(known) - 1)
+            valid[batch] &= known[indices] == hits.slots[batch]
+            own[batch] = indices
         keys, values, mask = self.bank.gather(hits._replace(slots=own, valid=valid), rows=rows, layer=layer)
         parts = [part.masked_fill(~mask[..., None], 0) for part in (keys, values)]
         held = mask.to(keys.dtype)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ltm.bank.hadamard import hadamard_rotate
 from ltm.bank.stored_tensor import Chunks, Field
 from ltm.errors import BankError, short_repr
 
@@ -38,25 +38,6 @@ def storage_problems(config: Any) -> list[str]:
         if value is not None and value not in known:
             problems.append(f"{name}={short_repr(value)}; use one of {', '.join(known)}, or None")
     return problems
-
-
-@lru_cache(maxsize=16)
-def hadamard(size: int) -> Tensor:
-    """The rotation of vectors of `size`: float32 [size, size], orthonormal, symmetric and so its own inverse.
-
-    Sylvester's matrix of the largest power of two n that divides size, over the square root of n, in size / n blocks.
-    """
-    n = size & -size
-    block = torch.ones(1, 1)
-    while block.shape[0] < n:
-        block = torch.cat((torch.cat((block, block), dim=1), torch.cat((block, -block), dim=1)))
-    return torch.block_diag(*[block / n**0.5] * (size // n))
-
-
-def rotate(vectors: Tensor) -> Tensor:
-    """Vectors [..., head_dim] to the space that codes are in, or back from it; float32, under autocast too."""
-    with torch.autocast(vectors.device.type, enabled=False):
-        return vectors.float() @ hadamard(vectors.shape[-1]).to(vectors.device)
 
 
 @dataclass(frozen=True)
@@ -103,7 +84,7 @@ class Codec:
             return {name: tensor.to(FLOATS[self.storage])}
         if center is not None:
             tensor = tensor - _beside(center, tensor).to(tensor.device)
-        rotated = rotate(tensor)
+        rotated = hadamard_rotate(tensor)
         largest = rotated.abs().flatten(3).amax(dim=3)  # [layers, kv_heads, chunks]
         # half a unit of float16 up (and one of its smallest): rounded down, the largest number would have no code
         step = (largest / self.offset * (1 + 2**-10) + 2**-24).where(largest > 0, torch.zeros(())).half()
@@ -124,7 +105,7 @@ class Codec:
 
     def restore(self, rotated: Tensor, center: Tensor | None) -> Tensor:
         """What `decode` gave as it was before it was encoded; center broadcasts with it."""
-        restored = rotate(rotated)
+        restored = hadamard_rotate(rotated)
         return restored if center is None else restored + center.to(restored.device)
 
     def summed(self, codes: Tensor, scales: Tensor, present: Tensor | None, counts: Tensor) -> Tensor:

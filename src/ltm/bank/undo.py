@@ -12,22 +12,21 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ltm.bank.held import tick
-from ltm.bank.rows import Row
-from ltm.bank.search.index import create_index
+from ltm.bank.rows import MemoryRow
 
 if TYPE_CHECKING:
-    from ltm.bank.bank import Bank
+    from ltm.bank.contents import BankContents
 
 
 class _RowMark:
     """How a row is now."""
 
-    def __init__(self, row: Row):
+    def __init__(self, row: MemoryRow):
         self.row = row
         rings = [row.ring] if row.events is None else [row.ring, row.events.ring]
         self.rings = [(ring, ring.mark()) for ring in rings]
         self.mapped, self.num_tokens, self.usage = row.mapped, row.num_tokens, row.usage
-        self.next_number = row.next_number
+        self.next_slot = row.next_slot
 
     def release(self) -> None:
         for ring, mark in self.rings:
@@ -38,13 +37,13 @@ class _RowMark:
         for ring, mark in self.rings:
             ring.restore(mark)
         row.mapped, row.num_tokens, row.usage = self.mapped, self.num_tokens, self.usage
-        row.next_number = self.next_number
+        row.next_slot = self.next_slot
         row.recount()
-        row.index, row.num_dropped = create_index(row.index_name), 0
+        row.renew_index()
 
 
 @contextmanager
-def undone_on_failure(bank: Bank) -> Iterator[None]:
+def undone_on_failure(bank: BankContents) -> Iterator[None]:
     """A block that leaves the bank as it was if it ends by an exception: rows, slots, documents.
 
     Where the bank was saved in the block, slots are known on the disk and what was evicted has left it, too: then only

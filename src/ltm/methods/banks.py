@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ltm.backbone import Backbone
 from ltm.bank import Bank, BankConfig
-from ltm.bank.disk.manifest_entries import MethodEntry
+from ltm.bank.method_entry import MethodEntry
 from ltm.errors import BankMismatchError
 from ltm.memory import Memory
 

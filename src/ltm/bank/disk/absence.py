@@ -12,20 +12,17 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ltm.bank.contents import BankContents
 from ltm.bank.disk.file_names import MANIFEST
-from ltm.bank.disk.loading import load_bank
-from ltm.bank.disk.manifest import read_manifest
+from ltm.bank.disk.manifest_file import read_manifest
 from ltm.bank.disk.plain_files import all_files, open_plain, read_plain
+from ltm.bank.rows import MemoryRow
 from ltm.errors import BankError
 from ltm.tokens import literal_ids
-
-if TYPE_CHECKING:
-    from ltm.bank.bank import Bank
-    from ltm.bank.rows import Row
 
 PIECE_TOKENS = 8192
 """Tokens that are decoded at a time."""
@@ -35,19 +32,22 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([nrtbf\"\\/]))")
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " "}
 
 
-def find_text(make: type[Bank], path: str | Path, text: str, tokenizer: Any = None) -> list[str]:
-    """Every place of a bank where a text is found or may be, one line each; none: it is not there.
+def check_long_enough(text: str) -> None:
+    """Raise BankError where a text is too short to be looked for."""
+    if len(plain_form(text)) < 3:
+        raise BankError(f"{text!r} is too short to look for; give three letters or more")
+
+
+def places_of_text(bank: BankContents, path: Path, text: str, tokenizer: Any = None) -> list[str]:
+    """Every place of a bank, just loaded from a path, where a text is found or may be, one line each; none: it is not
+    there.
 
     By search: names and texts of documents and, with a tokenizer, the remembered tokens decoded. By bytes: every file
     of the directory, named by the manifest or not, as UTF-8, UTF-16 and JSON, and with a tokenizer its token ids as
     shards store them. In shards left by a killed save the tokens are decoded, too, and without a tokenizer such a shard
     is told as what may hold it. Keys and values lie beside their token ids, one for one, so that they are gone with
-    them. Raises BankError for a text too short to tell.
+    them.
     """
-    path = Path(path)
-    if len(plain_form(text)) < 3:
-        raise BankError(f"{text!r} is too short to look for; give three letters or more")
-    bank = load_bank(make, path, None, None, True, True)
     return [*_in_bank(bank, text, tokenizer), *_in_files(path, text, tokenizer)]
 
 
@@ -71,7 +71,7 @@ def token_runs(tokenizer: Any, text: str) -> list[list[int]]:
     return runs
 
 
-def _in_bank(bank: Bank, text: str, tokenizer: Any) -> Iterator[str]:
+def _in_bank(bank: BankContents, text: str, tokenizer: Any) -> Iterator[str]:
     wanted = plain_form(text)
     for info in bank.documents:
         for what, content in (("name", info.name), ("text", bank.document_text(info.id) or "")):
@@ -82,7 +82,7 @@ def _in_bank(bank: Bank, text: str, tokenizer: Any) -> Iterator[str]:
             yield f"the remembered tokens of row {number}"
 
 
-def _ids_of(row: Row) -> np.ndarray:
+def _ids_of(row: MemoryRow) -> np.ndarray:
     counts, token_ids = row.ring.ordered("counts").cpu().numpy(), row.ring.ordered("token_ids").numpy()
     return token_ids[np.arange(token_ids.shape[1]) < counts[:, None]]
 

@@ -6,20 +6,17 @@ import re
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from ltm.bank.checks import number_problems, token_problems
 from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
 from ltm.bank.disk.file_names import JOURNAL_NAME, SHARD_NAME, TEXT_NAME
+from ltm.bank.disk.manifest import Head, Manifest
+from ltm.bank.disk.manifest_entries import ShardEntry
 from ltm.bank.storage import FLOATS
 from ltm.bank.stored_tensor import Chunks
-
-if TYPE_CHECKING:
-    from ltm.bank.disk.manifest import Head, Manifest
-    from ltm.bank.disk.manifest_entries import ShardEntry
-
 
 MOST = {
     "layers": 2**12,
@@ -118,25 +115,6 @@ def _shard_entry_problems(manifest: Manifest, documents: set[int]) -> Iterator[s
             yield f"{one.file} and {other.file} hold the same slots"
 
 
-def number_problems(chunks: Chunks, names: Collection[str]) -> Iterator[str]:
-    """Which of these fields hold NaN or infinite numbers: an answer that reads one is all NaN. Least and greatest
-    number tell it, at several times the speed of a checksum."""
-    for name in names:
-        if chunks[name].is_floating_point() and chunks[name].numel():
-            low, high = chunks[name].aminmax()
-            if not bool(low.isfinite() & high.isfinite()):
-                yield f"its {name} hold numbers that are none (NaN or infinite)"
-
-
-def token_problems(token_ids: Tensor, vocab_size: int | None) -> Iterator[str]:
-    """Whether token ids are none of the vocabulary; None: it is not known."""
-    most = torch.iinfo(torch.int32).max if vocab_size is None else vocab_size - 1
-    if token_ids.numel():
-        low, high = (int(bound) for bound in token_ids.aminmax())
-        if low < 0 or high > most:
-            yield f"its token ids run from {low} to {high}, those of the vocabulary from 0 to {most}"
-
-
 def shard_problems(
     chunks: Chunks, entry: ShardEntry, layout: ChunkLayout, vocab_size: int | None, checked: Collection[str]
 ) -> Iterator[str]:
@@ -148,8 +126,8 @@ def shard_problems(
         if chunks[name].shape != (*field.before, count, *field.after) or chunks[name].dtype != field.dtype:
             yield f"its {name} do not have the shape or dtype of this bank"
             return
-    numbers, counts, documents = (chunks[name] for name in ("numbers", "counts", "documents"))
-    if int(numbers[0]) != entry.first or int(numbers[-1]) != entry.last or bool((numbers.diff() < 1).any()):
+    slots, counts, documents = (chunks[name] for name in ("numbers", "counts", "documents"))
+    if int(slots[0]) != entry.first or int(slots[-1]) != entry.last or bool((slots.diff() < 1).any()):
         yield "its slots are not those of the manifest"
     if int(counts.min()) < 1 or int(counts.max()) > layout.chunk_size or int(counts.sum()) != entry.num_tokens:
         yield "its chunks do not hold the tokens that they should"
@@ -162,5 +140,5 @@ def shard_problems(
         yield "it holds documents that it should not"
     if num_events:
         starts, ends = chunks["starts"], chunks["starts"] + chunks["sizes"]
-        if not bool(torch.isin(starts, numbers).all()) or bool((ends <= starts).any() | (starts[1:] < ends[:-1]).any()):
+        if not bool(torch.isin(starts, slots).all()) or bool((ends <= starts).any() | (starts[1:] < ends[:-1]).any()):
             yield "its events do not begin at its tokens, one after another"

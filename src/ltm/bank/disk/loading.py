@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -15,21 +15,24 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ltm.bank.chunks import ChunkLayout
+from ltm.bank.contents import BankContents
 from ltm.bank.disk.file_names import MANIFEST
 from ltm.bank.disk.integrity import shard_problems
-from ltm.bank.disk.manifest import Manifest, damaged, read_manifest
+from ltm.bank.disk.manifest import Manifest
 from ltm.bank.disk.manifest_entries import FileEntry, RowEntry, ShardEntry
+from ltm.bank.disk.manifest_file import damaged, read_manifest
 from ltm.bank.disk.plain_files import NotPlainError, open_plain, plain_stat, read_plain
 from ltm.bank.disk.prefetch import read_ahead
 from ltm.bank.disk.saved import opened
-from ltm.bank.documents import Document
-from ltm.bank.rows import Row
+from ltm.bank.documents import StoredDocument
+from ltm.bank.rows import MemoryRow
 from ltm.bank.stored_tensor import Chunks, Field
 from ltm.errors import BankCorruptError, BankError, BankMismatchError
 
 if TYPE_CHECKING:
     from ltm.backbone.fingerprint import Fingerprint
-    from ltm.bank.bank import Bank
+
+AnyBank = TypeVar("AnyBank", bound=BankContents)
 
 SEARCH_BYTES = 256 * 2**20
 """Search keys of a bank that stay in its files where they are more than this: opening takes no longer, and the memory
@@ -39,14 +42,14 @@ VERIFY_BYTES = 512 * 2**20
 
 
 def load_bank(
-    make: type[Bank],
+    make: type[AnyBank],
     path: Path,
     fingerprint: Fingerprint | None,
     device: torch.device | str | None,
     mmap: bool,
     verify: bool | None,
-) -> Bank:
-    """See `Bank.load`."""
+) -> AnyBank:
+    """See `Bank.load`; make: the class of the bank."""
     manifest = read_manifest(path)
     _check_fingerprint(manifest, path, fingerprint)
     try:
@@ -111,13 +114,13 @@ def _check_fingerprint(manifest: Manifest, path: Path, fingerprint: Fingerprint 
 
 
 def _load(
-    make: type[Bank],
+    make: type[AnyBank],
     path: Path,
     manifest: Manifest,
     device: torch.device | str | None,
     mmap: bool,
     checksums: bool,
-) -> Bank:
+) -> AnyBank:
     bank = make(
         manifest.config,
         num_rows=len(manifest.rows),
@@ -145,7 +148,7 @@ def _load(
     for document in manifest.documents:
         info = document.info
         text = None if document.text is None else _read_text(path, document.text, checksums)
-        bank.document_registry.put(Document(info.id, info.name, info.row, text, info.complete))
+        bank.document_registry.put(StoredDocument(info.id, info.name, info.row, text, info.complete))
     bank.document_registry.next_id = manifest.next_document
     return bank
 
@@ -170,8 +173,8 @@ def _center(path: Path, manifest: Manifest) -> Tensor | None:
         raise BankCorruptError(damaged(path / MANIFEST, f"its key_center: {error}")) from error
 
 
-def _fill_row(row: Row, entry: RowEntry, path: Path, read: Iterator[Chunks], mapped: Sequence[str]) -> None:
-    row.next_number = entry.next
+def _fill_row(row: MemoryRow, entry: RowEntry, path: Path, read: Iterator[Chunks], mapped: Sequence[str]) -> None:
+    row.next_slot = entry.next
     blocks = [block for block in read if len(block["numbers"])]
     if blocks:
         left = [{name: block.pop(name) for name in mapped} for block in blocks] if mapped else []
@@ -181,7 +184,7 @@ def _fill_row(row: Row, entry: RowEntry, path: Path, read: Iterator[Chunks], map
     if (row.num_chunks, row.num_tokens) != (entry.num_chunks, entry.num_tokens):
         why = f"a row has {row.num_tokens} tokens in its shards instead of {entry.num_tokens}"
         raise BankCorruptError(damaged(path, why))
-    if row.events is not None and not row.events.lie_within(row.numbers()):
+    if row.events is not None and not row.events.lie_within(row.slots()):
         raise BankCorruptError(damaged(path, "a row has events whose tokens are not there"))
 
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from ltm.bank.disk.file_names import HOLDER, LOCK
 from ltm.bank.disk.files import is_ours
-from ltm.bank.disk.manifest import has_bank
+from ltm.bank.disk.manifest_file import has_bank
 from ltm.bank.disk.plain_files import open_plain, plain_stat, read_plain, remove_plain
 from ltm.errors import BankError
 

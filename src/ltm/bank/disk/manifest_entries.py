@@ -1,9 +1,8 @@
-"""What a saved bank says of its parts: documents, files, rows, and the method that reads it."""
+"""What a saved bank says of its parts: documents, files and rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ltm.bank.results import DocumentInfo
 
@@ -48,13 +47,3 @@ class RowEntry:
     next: int
     num_chunks: int
     num_tokens: int
-
-
-@dataclass(frozen=True)
-class MethodEntry:
-    """The method that made a bank and reads it: its name, the fields of its config that shape what is written, and
-    the directory of its trained weights (None: those that are shipped, or none)."""
-
-    name: str
-    options: dict[str, Any]
-    weights: str | None

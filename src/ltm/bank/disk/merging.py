@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ltm.bank.checks import check_numbers
 from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
-from ltm.bank.documents import Document
-from ltm.bank.rows import Row
+from ltm.bank.contents import BankContents
+from ltm.bank.documents import StoredDocument
+from ltm.bank.rows import MemoryRow
 from ltm.bank.storage import SCALE
 from ltm.bank.stored_tensor import Chunks
 from ltm.errors import BankError, BankMismatchError
-
-if TYPE_CHECKING:
-    from ltm.bank.bank import Bank
 
 BLOCK_CHUNKS = 4096
 """Chunks that are copied at a time."""
 
 
-def merge_banks(bank: Bank, other: Bank) -> list[str]:
+def merge_banks(bank: BankContents, other: BankContents) -> list[str]:
     """See `Bank.merge`."""
     _check_same(bank, other)
     known = {document.name: document for document in bank.document_registry}
-    same: list[Document] = []
-    clashes: list[Document] = []
+    same: list[StoredDocument] = []
+    clashes: list[StoredDocument] = []
     for document in other.document_registry:
         if document.name in known:
             mine = known[document.name]
@@ -37,18 +34,18 @@ def merge_banks(bank: Bank, other: Bank) -> list[str]:
     if clashes:
         names = ", ".join(document.name for document in clashes[:5])
         raise BankError(f"both banks hold different documents called {names}; delete or rename one of each")
-    numbers = {NO_DOCUMENT: NO_DOCUMENT}
+    new_ids = {NO_DOCUMENT: NO_DOCUMENT}
     for document in other.document_registry:
         if document not in same:
-            numbers[document.id] = bank.add_document(document.name, row=document.row, text=document.text)
+            new_ids[document.id] = bank.add_document(document.name, row=document.row, text=document.text)
             if document.complete:
-                bank.finish_document(numbers[document.id])
+                bank.finish_document(new_ids[document.id])
     for number, row in enumerate(other.rows):
         last = None
-        for chunks in _runs(row, numbers):
-            mine_row = bank._writable(number)
+        for chunks in _runs(row, new_ids):
+            mine_row = bank.writable_row(number)
             if last is None or int(chunks["numbers"][0]) != last + 1:
-                mine_row.next_number += 1  # a gap: nothing of one run follows what is before it
+                mine_row.next_slot += 1  # a gap: nothing of one run follows what is before it
             last = int(chunks["numbers"][-1])
             events = _events(chunks, other.layout) if bank.layout.event_fields else None
             stored = converted(chunks, other.layout, bank.layout)
@@ -90,22 +87,22 @@ def decoded(chunks: Chunks, layout: ChunkLayout, name: str) -> Tensor:
     return codec.restore(codec.decode(chunks[name], chunks[name + SCALE]), center).to(layout.dtype)
 
 
-def _runs(row: Row, numbers: dict[int, int]) -> Iterator[Chunks]:
+def _runs(row: MemoryRow, new_ids: dict[int, int]) -> Iterator[Chunks]:
     """The chunks of known documents, under their new ids, in runs of consecutive slots, with the events that begin in
     each."""
     for first in range(0, row.num_chunks, BLOCK_CHUNKS):
         chunks = row.chunks(first, min(BLOCK_CHUNKS, row.num_chunks - first))
         axes = {name: field.axis for name, field in row.layout.fields.items()}
-        wanted = torch.tensor([document in numbers for document in chunks["documents"].tolist()])
-        places = wanted.nonzero().squeeze(1)
-        gaps = (chunks["numbers"][places].diff() != 1).nonzero().squeeze(1) + 1
-        for run in torch.tensor_split(places, gaps.tolist()):
+        wanted = torch.tensor([document in new_ids for document in chunks["documents"].tolist()])
+        indices = wanted.nonzero().squeeze(1)
+        gaps = (chunks["numbers"][indices].diff() != 1).nonzero().squeeze(1) + 1
+        for run in torch.tensor_split(indices, gaps.tolist()):
             if len(run):
                 part = {name: chunks[name].index_select(axis, run) for name, axis in axes.items()}
                 if row.events is not None:
                     part |= row.events.chunks(int(part["numbers"][0]), int(part["numbers"][-1]))
-                new_ids = [numbers[document] for document in part["documents"].tolist()]
-                yield {**part, "documents": torch.tensor(new_ids, dtype=torch.int32)}
+                documents = [new_ids[document] for document in part["documents"].tolist()]
+                yield {**part, "documents": torch.tensor(documents, dtype=torch.int32)}
 
 
 def _same_center(one: ChunkLayout, other: ChunkLayout) -> bool:
@@ -115,7 +112,7 @@ def _same_center(one: ChunkLayout, other: ChunkLayout) -> bool:
     return torch.equal(centers[0].cpu(), centers[1].cpu())  # type: ignore[union-attr]
 
 
-def _check_same(bank: Bank, other: Bank) -> None:
+def _check_same(bank: BankContents, other: BankContents) -> None:
     """Raise BankMismatchError where the two cannot be one."""
     differences = []
     if bank.fingerprint is not None and other.fingerprint is not None:

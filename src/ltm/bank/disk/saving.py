@@ -9,32 +9,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from safetensors.torch import save
 
 from ltm.bank.chunks import NO_DOCUMENT
+from ltm.bank.contents import BankContents
 from ltm.bank.disk.file_names import SHARDS, TEXTS
 from ltm.bank.disk.files import Transaction, folder_stamps, remove_files, remove_orphans, unique
 from ltm.bank.disk.journal import Journal, Record
 from ltm.bank.disk.lock import WriteLock, check_place
-from ltm.bank.disk.manifest import Head, has_bank, read_head
+from ltm.bank.disk.manifest import Head
 from ltm.bank.disk.manifest_entries import DocumentEntry, FileEntry, RowEntry, ShardEntry
+from ltm.bank.disk.manifest_file import has_bank, read_head
 from ltm.bank.disk.plain_files import plain_stat
 from ltm.bank.disk.saved import Run, Saved, joined
 from ltm.bank.held import tick
-from ltm.bank.rows import Row
+from ltm.bank.rows import MemoryRow
 from ltm.errors import BankError
-
-if TYPE_CHECKING:
-    from ltm.bank.bank import Bank
 
 SHARD_BYTES = 64 * 2**20
 """Most bytes of chunks in a shard: what a save needs beside the bank, and about what a deletion rewrites."""
 
 
-def save_bank(bank: Bank, path: Path, overwrite: bool, compact: bool = False) -> None:
+def save_bank(bank: BankContents, path: Path, overwrite: bool, compact: bool = False) -> None:
     """See `Bank.save`."""
     try:
         check_place(path)
@@ -47,7 +46,7 @@ def save_bank(bank: Bank, path: Path, overwrite: bool, compact: bool = False) ->
         ) from error
 
 
-def _save(bank: Bank, path: Path, saved: Saved | None, compact: bool) -> None:
+def _save(bank: BankContents, path: Path, saved: Saved | None, compact: bool) -> None:
     """compact: every shard is written anew, without what was evicted, as few as there can be."""
     moment, stamps = tick(), folder_stamps(path)
     goes_on = saved if saved is not None and not compact and _goes_on(bank, path, saved) else None
@@ -76,7 +75,7 @@ def _sweep(path: Path, before: Saved | None, now: Saved) -> None:
     remove_orphans(path, named | _files(now.shards) | {now.journal.file}, folders)
 
 
-def _goes_on(bank: Bank, path: Path, saved: Saved) -> bool:
+def _goes_on(bank: BankContents, path: Path, saved: Saved) -> bool:
     """Whether the journal gets a line more. If not, it is written anew: nothing of what was removed stays in it."""
     if saved.journal is None or bank.document_registry.removed_at > saved.moment:
         return False
@@ -91,7 +90,7 @@ def _files(shards: Sequence[Sequence[ShardEntry]]) -> set[str]:
     return {shard.file for row in shards for shard in row}
 
 
-def _previous(bank: Bank, path: Path, overwrite: bool) -> Saved | None:
+def _previous(bank: BankContents, path: Path, overwrite: bool) -> Saved | None:
     """What this bank saved at `path` before, to go on from; None: everything is to be written.
 
     Raises BankError where something else is there that must not be lost.
@@ -119,36 +118,40 @@ def _revision(path: Path) -> str | None:
         return None
 
 
-def _row_shards(bank: Bank, row: Row, number: int, saved: Saved | None, files: Transaction) -> list[ShardEntry]:
+def _row_shards(
+    bank: BankContents, row: MemoryRow, number: int, saved: Saved | None, files: Transaction
+) -> list[ShardEntry]:
     """The shards of one row in order: kept, written anew (without deleted documents, or as one), and new."""
     runs = [] if saved is None else [_run(bank, row, shard, saved) for shard in saved.shards[number]]
-    runs = [run for run in runs if run.last >= row.first_number]  # the others are evicted
+    runs = [run for run in runs if run.last >= row.first_slot]  # the others are evicted
     first = 0 if saved is None else saved.next_slots[number]
-    new = row.num_chunks - row.places_below(first)
+    new = row.num_chunks - row.chunks_below(first)
     if new:
-        runs = joined([*runs, Run(first, row.next_number - 1, new * bank.layout.bytes_per_chunk)])
+        runs = joined([*runs, Run(first, row.next_slot - 1, new * bank.layout.bytes_per_chunk)])
     shards: list[ShardEntry] = []
     for run in runs:
         if run.entry is not None:
             shards.append(run.entry)
         else:
-            low, high = row.places_below(run.first), row.places_below(run.last + 1)
+            low, high = row.chunks_below(run.first), row.chunks_below(run.last + 1)
             shards += _write_shards(bank, number, row, low, high, files)
     return shards
 
 
-def _run(bank: Bank, row: Row, shard: ShardEntry, saved: Saved) -> Run:
+def _run(bank: BankContents, row: MemoryRow, shard: ShardEntry, saved: Saved) -> Run:
     """A shard that is there; to be written anew where it holds what the bank does not any more, but the oldest chunks
     of a row, which go with it."""
     known = bank.document_registry.by_id.keys()
     outdated = bank.document_registry.removed_at > saved.moment and not known >= set(shard.documents)
-    if row.usage is not None:  # chunks may have left otherwise than oldest first
-        outdated |= row.places_below(shard.last + 1) - row.places_below(shard.first) < shard.num_chunks
+    if row.usage is not None:  # chunks may have been evicted otherwise than oldest first
+        outdated |= row.chunks_below(shard.last + 1) - row.chunks_below(shard.first) < shard.num_chunks
     return Run(shard.first, shard.last, shard.num_bytes, None if outdated else shard)
 
 
-def _write_shards(bank: Bank, number: int, row: Row, low: int, high: int, files: Transaction) -> Iterator[ShardEntry]:
-    """Chunks at places low to high, in shards of at most SHARD_BYTES."""
+def _write_shards(
+    bank: BankContents, number: int, row: MemoryRow, low: int, high: int, files: Transaction
+) -> Iterator[ShardEntry]:
+    """Chunks at indices low to high, in shards of at most SHARD_BYTES."""
     step = max(SHARD_BYTES // bank.layout.bytes_per_chunk, 1)
     for start in range(low, high, step):
         chunks = row.chunks(start, min(step, high - start))
@@ -168,7 +171,9 @@ def _write_shards(bank: Bank, number: int, row: Row, low: int, high: int, files:
         )
 
 
-def _documents(bank: Bank, saved: Saved | None, goes_on: Saved | None, files: Transaction) -> list[DocumentEntry]:
+def _documents(
+    bank: BankContents, saved: Saved | None, goes_on: Saved | None, files: Transaction
+) -> list[DocumentEntry]:
     """The documents that are new or have changed, or all of them, with texts that were not saved before written now."""
     infos = bank.documents if goes_on is None else [bank.document_info(number) for number in _changed(bank, goes_on)]
     texts = {} if saved is None else saved.texts
@@ -183,9 +188,9 @@ def _documents(bank: Bank, saved: Saved | None, goes_on: Saved | None, files: Tr
     return entries
 
 
-def _changed(bank: Bank, saved: Saved) -> list[int]:
+def _changed(bank: BankContents, saved: Saved) -> list[int]:
     """The ids of documents of which something is another than it was saved."""
-    changes = [bank.document_registry.changes, *(row.changes for row in bank._unique_rows())]
+    changes = [bank.document_registry.changes, *(row.changes for row in bank.unique_rows())]
     ids = {document for log in changes for document in log.since(saved.moment)}
     return sorted(number for number in ids if number in bank.document_registry)
 
@@ -209,7 +214,7 @@ def _journal(
     return goes_on.journal.extended(line, record.num_entries)
 
 
-def _head(bank: Bank, journal: Journal) -> Head:
+def _head(bank: BankContents, journal: Journal) -> Head:
     return Head(
         uuid=bank.uuid,
         revision=uuid4().hex,
@@ -225,12 +230,12 @@ def _head(bank: Bank, journal: Journal) -> Head:
         fingerprint_values=bank.fingerprint_values,
         extra=_plain(bank.extra),
         next_document=bank.document_registry.next_id,
-        rows=[RowEntry(row.first_number, row.next_number, row.num_chunks, row.num_tokens) for row in bank.rows],
+        rows=[RowEntry(row.first_slot, row.next_slot, row.num_chunks, row.num_tokens) for row in bank.rows],
         journal=journal.entry,
     )
 
 
-def _center(bank: Bank) -> str | None:
+def _center(bank: BankContents) -> str | None:
     center = bank.layout.key_center
     return None if center is None else base64.b64encode(center.cpu().numpy().astype("<f4").tobytes()).decode()
 

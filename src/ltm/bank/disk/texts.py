@@ -6,14 +6,12 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ltm.bank.contents import BankContents
 from ltm.console import json_text
 from ltm.documents import check_text, read_text
 from ltm.errors import BankError
-
-if TYPE_CHECKING:
-    from ltm.bank.bank import Bank
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class KeptText:
         return json_text({"id": self.name, "text": self.text, "ranges": self.ranges})
 
 
-def kept_texts(bank: Bank) -> Iterator[KeptText]:
+def kept_texts(bank: BankContents) -> Iterator[KeptText]:
     """The documents of a bank. Raises BankError where one was added without its text.
 
     A document that was cut off is given whole, so that it is read to its end; of one that was forgotten in part (its
@@ -78,22 +76,22 @@ def _parsed(values: dict[str, Any]) -> KeptText:
     return KeptText(name, text, ranges)
 
 
-def _held(bank: Bank, document: int) -> list[tuple[int, int]]:
+def _held(bank: BankContents, document: int) -> list[tuple[int, int]]:
     """The ranges of characters that chunks of a document cover: neighbours, and what lies between them unless a chunk
     is missing there, as one."""
     ranges: list[tuple[int, int]] = []
     before = None
-    for row in bank._unique_rows():
+    for row in bank.unique_rows():
         of_it = row.ring.ordered("documents") == document
-        spans, numbers = row.ring.ordered("spans")[of_it], row.ring.ordered("numbers").cpu()[of_it]
-        for number, (start, end) in zip(numbers.tolist(), spans.tolist(), strict=True):
+        spans, slots = row.ring.ordered("spans")[of_it], row.slots()[of_it]
+        for slot, (start, end) in zip(slots.tolist(), spans.tolist(), strict=True):
             if end <= start:
                 continue
-            if ranges and before == number - 1:
+            if ranges and before == slot - 1:
                 ranges[-1] = (ranges[-1][0], max(end, ranges[-1][1]))
             else:
                 ranges.append((start, end))
-            before = number
+            before = slot
     return _joined(sorted(ranges))
 
 

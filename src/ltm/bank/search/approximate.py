@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from ltm.bank.search.blockwise import search_keys_of, search_row
+from ltm.bank.search.blockwise import as_floats, search_all
 from ltm.bank.search.clusters import Clusters, num_clusters
 from ltm.bank.search.exact import FEW_QUERIES, exact_search, row_top_k
-
-if TYPE_CHECKING:
-    from ltm.bank.rows import Row
+from ltm.bank.search.keys import SearchKeys
 
 FROM_CHUNKS = 131_072
 """'auto' searches exactly up to so many chunks: 256k tokens in chunks of 2 (docs/bank-search.md)."""
@@ -44,69 +40,69 @@ class ApproximateIndex:
         self.ends: dict[Space, int] = {}  # chunks below are in clusters, counted from the index's making
         self.seen: dict[Space, Tensor] = {}
 
-    def search(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    def search(self, keys: SearchKeys, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         for head, asked in enumerate(queries):
             self._remember((layer, head), asked)
-        if queries.shape[1] > FEW_QUERIES or not self._is_large(row) or self._is_early(row, (layer, 0)):
-            return search_row(row, layer, queries, top_k)
-        heads = [self._search(row, (layer, head), asked, top_k) for head, asked in enumerate(queries)]
-        return torch.stack([scores for scores, _ in heads]), torch.stack([order for _, order in heads])
+        if queries.shape[1] > FEW_QUERIES or not self._is_large(keys) or self._is_early(keys, (layer, 0)):
+            return search_all(keys, layer, queries, top_k)
+        heads = [self._search(keys, (layer, head), asked, top_k) for head, asked in enumerate(queries)]
+        return torch.stack([scores for scores, _ in heads]), torch.stack([indices for _, indices in heads])
 
-    def search_joint(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    def search_joint(self, keys: SearchKeys, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         together = queries.transpose(0, 1).flatten(1)  # [queries, kv_heads * head_dim]
         self._remember((layer, None), together)
-        if queries.shape[1] > FEW_QUERIES or not self._is_large(row) or self._is_early(row, (layer, None)):
-            return search_row(row, layer, queries, top_k, jointly=True)
-        return self._search(row, (layer, None), together, top_k)
+        if queries.shape[1] > FEW_QUERIES or not self._is_large(keys) or self._is_early(keys, (layer, None)):
+            return search_all(keys, layer, queries, top_k, jointly=True)
+        return self._search(keys, (layer, None), together, top_k)
 
-    def kept(self, places: Tensor, num_dropped: int) -> ApproximateIndex:
-        """The index of the same row after all but the chunks at these places (int64, ascending) were removed."""
+    def kept(self, indices: Tensor, num_evicted: int) -> ApproximateIndex:
+        """The index of the same row after all but the chunks at these indices (int64, ascending) were removed."""
         other = ApproximateIndex(self.from_chunks, self.patience)
         other.seen, other.searches = self.seen, self.searches
         for space, clusters in self.spaces.items():
-            held = places[places + num_dropped < self.ends[space]]
-            clusters.keep(held + num_dropped)
+            held = indices[indices + num_evicted < self.ends[space]]
+            clusters.keep(held + num_evicted)
             other.spaces[space], other.ends[space] = clusters, len(held)
         return other
 
-    def _search(self, row: Row, space: Space, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        """Scores and places in order [queries, top_k]."""
-        first, end = row.num_dropped, row.num_dropped + row.num_chunks
-        clusters = self._up_to_date(row, space)
-        scores, numbers = clusters.search(queries, top_k, first)
-        tail = _keys(row, space, self.ends[space] - first, end - self.ends[space])
+    def _search(self, keys: SearchKeys, space: Space, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """Scores and indices [queries, top_k]."""
+        first, end = keys.num_evicted, keys.num_evicted + keys.num_chunks
+        clusters = self._up_to_date(keys, space)
+        scores, ids = clusters.search(queries, top_k, first)
+        tail = _of_space(keys, space, self.ends[space] - first, end - self.ends[space])
         if len(tail):
-            more, order = exact_search(queries[None], tail[None], min(top_k, len(tail)))
-            scores, numbers = torch.cat((scores, more[0]), dim=1), torch.cat((numbers, order[0] + self.ends[space]), 1)
+            more, new = exact_search(queries[None], tail[None], min(top_k, len(tail)))
+            scores, ids = torch.cat((scores, more[0]), dim=1), torch.cat((ids, new[0] + self.ends[space]), dim=1)
             scores, chosen = row_top_k(scores, top_k)
-            numbers = numbers.gather(1, chosen)
+            ids = ids.gather(1, chosen)
         if bool(scores.isneginf().any()):  # the clusters hold too little that is alive
-            scores, order = exact_search(queries[None], _keys(row, space, 0, row.num_chunks)[None], top_k)
-            return scores[0], order[0]
-        return scores, numbers - first
+            scores, indices = exact_search(queries[None], _of_space(keys, space, 0, keys.num_chunks)[None], top_k)
+            return scores[0], indices[0]
+        return scores, ids - first
 
-    def _is_early(self, row: Row, space: Space) -> bool:
+    def _is_early(self, keys: SearchKeys, space: Space) -> bool:
         """Whether a space (of heads, the first) has had too few searches for clusters to pay; counts this one."""
         if self.patience is None or space in self.spaces:
             return False
         self.searches[space] = self.searches.get(space, 0) + 1
-        return self.searches[space] * self.patience <= num_clusters(row.num_chunks)
+        return self.searches[space] * self.patience <= num_clusters(keys.num_chunks)
 
-    def _up_to_date(self, row: Row, space: Space) -> Clusters:
+    def _up_to_date(self, keys: SearchKeys, space: Space) -> Clusters:
         """The clusters of a space; all but the newest chunks are in them."""
-        first, end = row.num_dropped, row.num_dropped + row.num_chunks
+        first, end = keys.num_evicted, keys.num_evicted + keys.num_chunks
         clusters, held = self.spaces.get(space), self.ends.get(space, 0)
-        if clusters is None or held <= first or row.num_chunks > 2 * clusters.trained_on:
-            keys = _keys(row, space, 0, row.num_chunks)
-            clusters = self.spaces[space] = Clusters(keys, torch.arange(first, end), self.seen[space])
+        if clusters is None or held <= first or keys.num_chunks > 2 * clusters.trained_on:
+            floats = _of_space(keys, space, 0, keys.num_chunks)
+            clusters = self.spaces[space] = Clusters(floats, torch.arange(first, end), self.seen[space])
             self.ends[space] = end
         elif end - held > TAIL:
-            clusters.add(_keys(row, space, held - first, end - held), torch.arange(held, end), first)
+            clusters.add(_of_space(keys, space, held - first, end - held), torch.arange(held, end), first)
             self.ends[space] = end
         return clusters
 
-    def _is_large(self, row: Row) -> bool:
-        return row.num_chunks >= self.from_chunks and row.layout.device.type == "cpu"
+    def _is_large(self, keys: SearchKeys) -> bool:
+        return keys.num_chunks >= self.from_chunks and keys.device.type == "cpu"
 
     def _remember(self, space: Space, queries: Tensor) -> None:
         """Keep some of the queries."""
@@ -122,8 +118,8 @@ class AutoIndex(ApproximateIndex):
         super().__init__(FROM_CHUNKS, PATIENCE)
 
 
-def _keys(row: Row, space: Space, first: int, count: int) -> Tensor:
+def _of_space(keys: SearchKeys, space: Space, first: int, count: int) -> Tensor:
     """Search keys of one space [count, head_dim or kv_heads * head_dim], in order."""
     layer, head = space
-    keys = search_keys_of(row, layer, first, count)
-    return keys.transpose(0, 1).flatten(1) if head is None else keys[head]
+    floats = as_floats(keys, layer, first, count)
+    return floats.transpose(0, 1).flatten(1) if head is None else floats[head]

@@ -38,15 +38,15 @@ PIECE = 65536
 class Clusters:
     """The keys of one search space in clusters, with room to add.
 
-    keys: [chunks, head_dim]; queries: [some, head_dim], what is asked of them, as a sample. numbers: int64 [chunks],
+    keys: [chunks, head_dim]; queries: [some, head_dim], what is asked of them, as a sample. ids: int64 [chunks],
     ascending, what `search` returns for each. Keys are held once more, cluster by cluster, in their dtype: as what they
     are beyond the anchor of their cluster, its mean when clusters were made.
 
     >>> clusters = Clusters(keys, torch.arange(len(keys)), queries)  # doctest: +SKIP
-    >>> scores, numbers = clusters.search(queries[:3], 16)  # doctest: +SKIP
+    >>> scores, ids = clusters.search(queries[:3], 16)  # doctest: +SKIP
     """
 
-    def __init__(self, keys: Tensor, numbers: Tensor, queries: Tensor):
+    def __init__(self, keys: Tensor, ids: Tensor, queries: Tensor):
         self.probes = PROBES
         self.trained_on = len(keys)
         self.root = _root_of_moment(queries.float())  # A, [head_dim, head_dim]
@@ -56,55 +56,55 @@ class Clusters:
         owners = self._owners(keys)
         counts = torch.bincount(owners, minlength=len(self.centroids))
         self.anchors = _means(keys, owners, counts)  # float32 [clusters, head_dim]
-        self._arrange(self._beyond(keys, owners), numbers, owners)
+        self._arrange(self._beyond(keys, owners), ids, owners)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(t.numel() * t.element_size() for t in vars(self).values() if isinstance(t, Tensor))
 
-    def add(self, keys: Tensor, numbers: Tensor, first: int) -> None:
-        """More keys, numbered above those held; what is numbered below `first` is let go."""
-        alive = self.numbers >= first
+    def add(self, keys: Tensor, ids: Tensor, first: int) -> None:
+        """More keys, whose ids are above those held; what has an id below `first` is deleted."""
+        alive = self.ids >= first
         new = self._owners(keys)
         beyond = torch.cat((self.beyond[alive], self._beyond(keys, new)))
-        self._arrange(beyond, torch.cat((self.numbers[alive], numbers)), torch.cat((self.owners[alive], new)))
+        self._arrange(beyond, torch.cat((self.ids[alive], ids)), torch.cat((self.owners[alive], new)))
 
-    def keep(self, numbers: Tensor) -> None:
-        """Let go of all keys but those with these numbers (int64, ascending), which become 0, 1, ..."""
-        found = torch.searchsorted(numbers, self.numbers).clamp_(max=max(len(numbers) - 1, 0))
-        alive = numbers[found] == self.numbers if len(numbers) else torch.zeros_like(found, dtype=torch.bool)
+    def keep(self, ids: Tensor) -> None:
+        """Delete all keys but those with these ids (int64, ascending), which become 0, 1, ..."""
+        found = torch.searchsorted(ids, self.ids).clamp_(max=max(len(ids) - 1, 0))
+        alive = ids[found] == self.ids if len(ids) else torch.zeros_like(found, dtype=torch.bool)
         self._arrange(self.beyond[alive], found[alive], self.owners[alive])
 
     def search(self, queries: Tensor, top_k: int, first: int = 0) -> tuple[Tensor, Tensor]:
-        """Scores and numbers [queries, top_k] of the best keys in the clusters looked into, best first; -inf where
-        they hold fewer than top_k that are numbered `first` or more. Queries [queries, head_dim] look into each
+        """Scores and ids [queries, top_k] of the best keys in the clusters looked into, best first; -inf where
+        they hold fewer than top_k with an id of `first` or more. Queries [queries, head_dim] look into each
         other's clusters too: meant for a few of them."""
         precise = queries.float()
         ranking = torch.addmm(self.deviations, precise, self.means.T)  # [queries, clusters]
         chosen = row_top_k(ranking, min(self.probes, ranking.shape[1]))[1].flatten().unique()
-        places = self._places(chosen)
-        scores = row_product(queries.to(self.beyond.dtype), self.beyond.index_select(0, places)).float().contiguous()
+        positions = self._positions(chosen)
+        scores = row_product(queries.to(self.beyond.dtype), self.beyond.index_select(0, positions)).float().contiguous()
         scores += torch.repeat_interleave(precise @ self.anchors[chosen].T, self.counts[chosen], dim=1)
         if first:
-            scores.masked_fill_(self.numbers[places] < first, float("-inf"))
+            scores.masked_fill_(self.ids[positions] < first, float("-inf"))
         missing = top_k - scores.shape[1]
         if missing > 0:
             scores = torch.cat((scores, scores.new_full((len(queries), missing), float("-inf"))), dim=1)
-            places = torch.cat((places, places.new_zeros(missing)))
+            positions = torch.cat((positions, positions.new_zeros(missing)))
         best, order = grouped_top_k(scores, top_k)
-        return best.to(queries.dtype), self.numbers[places[order]]
+        return best.to(queries.dtype), self.ids[positions[order]]
 
-    def _places(self, clusters: Tensor) -> Tensor:
-        """All places of the keys of these clusters, which lie one behind the other."""
+    def _positions(self, clusters: Tensor) -> Tensor:
+        """Where the keys of these clusters lie, which lie one behind the other."""
         counts = self.counts[clusters]
         ends = counts.cumsum(0)
         return torch.repeat_interleave(self.starts[clusters] - ends + counts, counts) + torch.arange(int(ends[-1]))
 
-    def _arrange(self, beyond: Tensor, numbers: Tensor, owners: Tensor) -> None:
+    def _arrange(self, beyond: Tensor, ids: Tensor, owners: Tensor) -> None:
         """Lay keys out cluster by cluster and sum the clusters up."""
         order = owners.argsort(stable=True)
-        self.beyond, self.numbers, self.owners = beyond[order], numbers[order], owners[order]
+        self.beyond, self.ids, self.owners = beyond[order], ids[order], owners[order]
         self.counts = torch.bincount(self.owners, minlength=len(self.anchors))
         self.starts = self.counts.cumsum(0) - self.counts
         away = _means(self.beyond, self.owners, self.counts)  # of the means from the anchors
@@ -150,7 +150,7 @@ def _root_of_moment(queries: Tensor) -> Tensor:
 
 
 def _spread_out(n: int, wanted: int) -> Tensor:
-    """About `wanted` of n places, at random, the same each time."""
+    """About `wanted` of n indices, at random, the same each time."""
     if wanted >= n:
         return torch.arange(n)
     return torch.randint(n, (wanted,), generator=torch.Generator().manual_seed(0)).unique()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import torch
 from torch import Tensor
 
-from ltm.bank.search.blockwise import search_keys_of, search_row
+from ltm.bank.search.blockwise import as_floats, search_all
+from ltm.bank.search.keys import SearchKeys
 from ltm.errors import LtmError
-
-if TYPE_CHECKING:
-    from ltm.bank.rows import Row
 
 URL_VARIABLE = "LTM_QDRANT_URL"
 """Environment variable with a server's address, http://host:6333; without it Qdrant runs inside this process."""
@@ -33,16 +31,16 @@ class QdrantIndex:
         self.name = f"ltm-{uuid4().hex}"
         self.held: dict[int, tuple[int, int]] = {}  # the range of chunks in it, counted from the index's making
 
-    def search(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        self._bring_up_to_date(row, layer)
+    def search(self, keys: SearchKeys, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        self._bring_up_to_date(keys, layer)
         heads = [self._ask(self._collection(layer, head), asked, top_k) for head, asked in enumerate(queries)]
-        scores, numbers = (torch.stack([found[i] for found in heads]) for i in (0, 1))
-        return scores.to(queries), (numbers - row.num_dropped).to(queries.device)
+        scores, ids = (torch.stack([found[i] for found in heads]) for i in (0, 1))
+        return scores.to(queries), (ids - keys.num_evicted).to(queries.device)
 
-    def search_joint(self, row: Row, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        return search_row(row, layer, queries, top_k, jointly=True)
+    def search_joint(self, keys: SearchKeys, layer: int, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        return search_all(keys, layer, queries, top_k, jointly=True)
 
-    def kept(self, places: Tensor, num_dropped: int) -> QdrantIndex:
+    def kept(self, indices: Tensor, num_evicted: int) -> QdrantIndex:
         for layer in self.held:
             self._remove_collections(layer)
         return QdrantIndex()
@@ -56,26 +54,26 @@ class QdrantIndex:
         scores = torch.tensor([[point.score for point in one.points] for one in found])
         return scores, torch.tensor([[point.id for point in one.points] for one in found])
 
-    def _bring_up_to_date(self, row: Row, layer: int) -> None:
-        """Make the collections of a layer hold exactly the row's chunks, numbered since the index was made."""
-        first, end = row.num_dropped, row.num_dropped + row.num_chunks
+    def _bring_up_to_date(self, keys: SearchKeys, layer: int) -> None:
+        """Make the collections of a layer hold exactly the row's chunks, counted since the index was made."""
+        first, end = keys.num_evicted, keys.num_evicted + keys.num_chunks
         had_first, had_end = self.held.get(layer, (0, 0))
         if first >= had_end:
             self._remove_collections(layer)
-            size = self.models.VectorParams(size=row.layout.head_dim, distance=self.models.Distance.DOT)
-            for head in range(row.layout.num_kv_heads):
+            size = self.models.VectorParams(size=keys.head_dim, distance=self.models.Distance.DOT)
+            for head in range(keys.num_kv_heads):
                 self.client.create_collection(self._collection(layer, head), vectors_config=size)
             had_first = had_end = first
         self.held[layer] = (first, end)
-        added = search_keys_of(row, layer, had_end - first, end - had_end).float().cpu()
-        for head, keys in enumerate(added):
+        added = as_floats(keys, layer, had_end - first, end - had_end).float().cpu()
+        for head, new in enumerate(added):
             collection = self._collection(layer, head)
             if first > had_first:
                 self.client.delete(collection, self.models.PointIdsList(points=list(range(had_first, first))))
             for start in range(0, end - had_end, UPLOAD):
-                part = keys[start : start + UPLOAD].tolist()
-                numbers = list(range(had_end + start, had_end + start + len(part)))
-                self.client.upsert(collection, self.models.Batch(ids=numbers, vectors=part), wait=True)
+                part = new[start : start + UPLOAD].tolist()
+                ids = list(range(had_end + start, had_end + start + len(part)))
+                self.client.upsert(collection, self.models.Batch(ids=ids, vectors=part), wait=True)
 
     def _remove_collections(self, layer: int) -> None:
         head = 0

@@ -367,7 +367,7 @@ class EmLlm(Reader):
             shares = torch.zeros(len(sums), max(tokens, most))
             shares[:, sinks:tokens] = sums[:, sinks:tokens] / max(uses.num_layers, 1)
             best, places = shares.topk(most, dim=-1)
-            numbers = bank.rows[row].numbers() if tokens else torch.zeros(1, dtype=torch.int64)
+            numbers = bank.rows[row].slots() if tokens else torch.zeros(1, dtype=torch.int64)
             slots.append(numbers[places.clamp(max=max(tokens - 1, 0))])
             weights.append(best)
         trace.note(bank, rows, torch.stack(slots)[:, None], torch.stack(weights)[:, None])

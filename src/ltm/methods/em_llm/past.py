@@ -26,7 +26,7 @@ class Held:
     def version(self) -> tuple[int, int, int, int]:
         """Changes when the row does."""
         own = self.bank.rows[self.row]
-        return id(own), own.next_number, own.num_chunks, self.tokens
+        return id(own), own.next_slot, own.num_chunks, self.tokens
 
 
 class RowPast:
