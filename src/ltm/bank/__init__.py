@@ -6,6 +6,8 @@ from ltm.bank.config import BankConfig
 from ltm.bank.disk.manifest import Manifest
 from ltm.bank.events import EventTable
 from ltm.bank.eviction import EVICTIONS, Usage
+from ltm.bank.layered import BankPart, LayeredBank
+from ltm.bank.method_entry import MethodEntry
 from ltm.bank.query_delay import WaitingQueries
 from ltm.bank.results import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
 from ltm.bank.search.exact import exact_search, joint_search, naive_search
@@ -17,13 +19,16 @@ __all__ = [
     "INDEXES",
     "Bank",
     "BankConfig",
+    "BankPart",
     "ChunkLayout",
     "ChunkSource",
     "DocumentInfo",
     "EventCut",
     "EventTable",
     "Hits",
+    "LayeredBank",
     "Manifest",
+    "MethodEntry",
     "Neighbours",
     "Retrieved",
     "ShardedBank",
