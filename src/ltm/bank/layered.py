@@ -8,15 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ltm.bank.bank import Bank
 from ltm.bank.events import EventTable
-from ltm.bank.reading import ReadableBank
 from ltm.bank.results import Hits, Neighbours
 
 
 class BankPart(NamedTuple):
     """A bank, and the memory row of it that each row of a batch reads, int64 [batch]."""
 
-    bank: ReadableBank
+    bank: Bank
     rows: Tensor
 
 
@@ -116,14 +116,14 @@ class LayeredBank:
         scores = [bank.score_events(own_row, queries, layer) for bank, own_row, _ in self._of_row(row)]
         return scores[0] if len(scores) == 1 else torch.cat(scores, dim=2)
 
-    def _of_row(self, row: int) -> Iterator[tuple[ReadableBank, int, int]]:
+    def _of_row(self, row: int) -> Iterator[tuple[Bank, int, int]]:
         """Of each part that holds something for a row: its bank, the row there, and how many tokens it holds."""
         for bank, rows in self.parts:
             own_row = int(rows[row])
             if tokens := bank.num_tokens(own_row):
                 yield bank, own_row, tokens
 
-    def _shares(self, row: int, indices: Tensor | slice) -> Iterator[tuple[ReadableBank, int, Tensor | slice]]:
+    def _shares(self, row: int, indices: Tensor | slice) -> Iterator[tuple[Bank, int, Tensor | slice]]:
         """What of the indices lies in each part, counted from its own oldest token; parts without any are left out,
         unless all are: then the first stands for nothing."""
         start, any_found = 0, False

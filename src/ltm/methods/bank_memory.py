@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from ltm.attention import Plugin, StopForward, attach
 from ltm.backbone import Backbone
-from ltm.bank import Bank, BankConfig
+from ltm.bank import Bank, BankConfig, LayeredBank
 from ltm.bank.storage import BITS, STORAGE_OPTIONS
 from ltm.errors import LtmError
-from ltm.methods.banks import bank_for, check_bank
+from ltm.methods.banks import bank_for, check_bank, past_of
 from ltm.methods.checks import stride_of
-from ltm.methods.memory_reader import KeyValueTap, Source
+from ltm.methods.memory_reader import KeyValueTap
 from ltm.methods.reader import Reader
 from ltm.methods.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
 from ltm.streams import Past, Stream, Window
@@ -82,7 +82,7 @@ class BankReader(Reader):
     # what a method supplies
 
     def score(self, window: Window) -> Scored:
-        """One window with what `sources` remember, by `run`; window.stream is None in training."""
+        """One window with what `past_of` it remembers, by `run`; window.stream is None in training."""
         raise NotImplementedError
 
     @property
@@ -228,17 +228,9 @@ class BankReader(Reader):
         assert tap.keys is not None and tap.values is not None
         return Scored(logits, tap.keys, tap.values)
 
-    def sources(self, window: Window) -> list[Source]:
-        """The bank, and what this stream has spilled, where they hold something for these rows."""
-        if window.memory is None:
-            return []
-        sources = []
-        if window.memory.num_rows:
-            sources.append(Source(window.memory, self._bank_rows(window.rows)))
-        spilled = None if window.stream is None else window.stream.carried.get("spilled")
-        if spilled is not None:
-            sources.append(Source(spilled, torch.arange(len(window.rows), device=window.rows.device)))
-        return [source for source in sources if any(map(source.bank.num_chunks, source.rows.unique().tolist()))]
+    def past_of(self, window: Window) -> LayeredBank:
+        """What was read, and what this stream has spilled, for the rows of a window."""
+        return past_of(window, self._bank_rows(window.rows))
 
     @torch.no_grad()
     def encode_leaving(self, window: Window) -> None:

@@ -1,17 +1,18 @@
-"""A method's bank: an empty one of the right shape, and the refusal of one that is not this model's."""
+"""A method's bank: an empty one of the right shape, what a window sees of it, and the refusal of another model's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ltm.backbone import Backbone
-from ltm.bank import Bank, BankConfig
-from ltm.bank.method_entry import MethodEntry
+from ltm.bank import Bank, BankConfig, BankPart, LayeredBank, MethodEntry
 from ltm.errors import BankMismatchError
 from ltm.memory import Memory
+from ltm.streams import Window
 
 if TYPE_CHECKING:
     from ltm.methods.reader import Reader
@@ -36,6 +37,18 @@ def bank_for(
     )
     bank.method = method_entry(method)
     return bank
+
+
+def past_of(window: Window, rows: Tensor) -> LayeredBank:
+    """What a window's memory holds in these rows, int64 [batch], and after it what its stream has spilled; empty where
+    memory is off."""
+    if window.memory is None:
+        return LayeredBank([])
+    parts = [BankPart(window.memory, rows)]
+    spilled = None if window.stream is None else window.stream.carried.get("spilled")
+    if spilled is not None:
+        parts.append(BankPart(spilled, torch.arange(len(rows), device=rows.device)))
+    return LayeredBank(parts)
 
 
 def method_entry(method: Reader) -> MethodEntry:

@@ -47,13 +47,13 @@ from torch import Tensor
 
 from ltm.attention import attach, unrotate
 from ltm.backbone import Backbone
-from ltm.bank import Bank, BankConfig, EventCut
+from ltm.bank import Bank, BankConfig, BankPart, EventCut, LayeredBank
 from ltm.bank.storage import BITS
 from ltm.compat import DynamicCache, cache_argument
 from ltm.methods.bank_memory import center_tokens
-from ltm.methods.banks import bank_for, check_bank
+from ltm.methods.banks import bank_for, check_bank, past_of
 from ltm.methods.em_llm.config import EmLlmConfig
-from ltm.methods.em_llm.past import Held, RowPast
+from ltm.methods.em_llm.past import RowPast
 from ltm.methods.em_llm.reader import EventReader, PlaceUse, recalling_layers
 from ltm.methods.em_llm.segmentation import (
     event_sizes,
@@ -165,7 +165,8 @@ class EmLlm(Reader):
     def _read_segments(self, segments: Sequence[Segment], bank: Bank) -> None:
         """Encode one segment of each of several rows with its past, and remember it."""
         ids, mask = pad_segments(segments)
-        pasts = [self._past_of([(bank, segment.row)]) for segment in segments]
+        past = LayeredBank([BankPart(bank, torch.tensor([segment.row for segment in segments]))])
+        pasts = self._by_row(past, len(segments))
         reader = EventReader(self.backbone.view, self.method_config, pasts, mask, ids.shape[1], False, {})
         cache = DynamicCache()
         with attach(self.backbone.view, reader):
@@ -293,21 +294,15 @@ class EmLlm(Reader):
 
     def _pasts(self, window: Window) -> list[RowPast]:
         """What each row of the batch remembers now: the bank, and what this stream has spilled."""
-        pasts, stream, bank = [], window.stream, window.memory
+        past, stream = past_of(window, window.rows), window.stream
         assert stream is not None
-        spilled = stream.carried.get("spilled")
-        for index, row in enumerate(window.rows.tolist()):
-            sources = [(bank, row)] if bank is not None and bank.num_rows else []
-            sources += [] if spilled is None else [(spilled, index)]
-            pasts.append(self._past_of(sources))
-        versions = [past.version for past in pasts]
-        if stream.scratch.get("versions") != versions:
+        if stream.scratch.get("version") != past.version:
             stream.scratch.clear()
-            stream.scratch.update(versions=versions, pasts=pasts)
+            stream.scratch.update(version=past.version, pasts=self._by_row(past, len(window.ids)))
         return stream.scratch["pasts"]
 
-    def _past_of(self, sources: Sequence[tuple[Bank, int]]) -> RowPast:
-        return RowPast([Held(bank, row, bank.num_tokens(row)) for bank, row in sources], self.method_config)
+    def _by_row(self, past: LayeredBank, rows: int) -> list[RowPast]:
+        return [RowPast(past, row, self.method_config) for row in range(rows)]
 
     def _take_notes(self, stream: Stream, reader: EventReader, logits: Tensor, window: Window) -> None:
         """Surprise of new tokens, attention received by the window, and the logits that predict the next token."""

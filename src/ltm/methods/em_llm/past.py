@@ -2,60 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ltm.bank import Bank
+from ltm.bank import LayeredBank
 from ltm.methods.em_llm.config import EmLlmConfig
 from ltm.methods.em_llm.selection import most_events
 
 
-@dataclass(frozen=True)
-class Held:
-    """A row of a bank, and how many tokens it holds."""
-
-    bank: Bank
-    row: int
-    tokens: int
-
-    @property
-    def version(self) -> tuple[int, int, int, int]:
-        """Changes when the row does."""
-        own = self.bank.rows[self.row]
-        return id(own), own.next_slot, own.num_chunks, self.tokens
-
-
 class RowPast:
-    """Rows of one or two banks as one past, oldest token first; a *place* counts its tokens from 0.
+    """One row of a past, oldest token first; a *place* counts its tokens from 0.
 
     The last `recent_size` tokens are recent, seen at their true distance; the first `num_sinks` of the others are
     sinks; the events of what lies between can be recalled, cut off where they reach over its ends.
     """
 
-    def __init__(self, held: Sequence[Held], config: EmLlmConfig):
-        self.held = [one for one in held if one.tokens]
-        self.tokens = sum(one.tokens for one in self.held)
+    def __init__(self, past: LayeredBank, row: int, config: EmLlmConfig):
+        self.past, self.row = past, row
+        self.tokens = past.num_tokens(row)
         self.recent = slice(max(self.tokens - config.recent_size, 0), self.tokens)
         self.num_sinks = min(config.num_sinks, self.recent.start)
         self.budget, self.neighbour_budget = config.event_budgets
-        self.version = [one.version for one in self.held]
         self._most: dict[int, int] = {}
 
     @cached_property
     def _cut(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of the events between sinks and recent tokens: which, first place and size, int64 [events] each."""
-        firsts, ends, start = [], [], 0
-        for one in self.held:
-            first, sizes = one.bank.event_table(one.row)
-            firsts.append(first + start)
-            ends.append(first + sizes + start)
-            start += one.tokens
-        low = torch.cat(firsts).clamp(min=self.num_sinks)
-        high = torch.cat(ends).clamp(max=self.recent.start)
+        first, sizes = self.past.event_table(self.row)
+        low = first.clamp(min=self.num_sinks)
+        high = (first + sizes).clamp(max=self.recent.start)
         which = (high > low).nonzero().squeeze(1)
         return which, low[which], (high - low)[which]
 
@@ -82,8 +59,7 @@ class RowPast:
 
     def products(self, layer: int, queries: Tensor) -> Tensor:
         """Inner products of queries [queries, heads, head_dim] with each event's keys, [queries, heads, events]."""
-        scores = [one.bank.score_events(one.row, queries, layer) for one in self.held]
-        together = scores[0] if len(scores) == 1 else torch.cat(scores, dim=2)
+        together = self.past.score_events(self.row, queries, layer)
         which = self._cut[0]
         if len(which) == together.shape[2]:
             return together
@@ -101,31 +77,8 @@ class RowPast:
 
     def keys(self, layer: int, places: Tensor | slice) -> Tensor:
         """Position-free keys [kv_heads, n, head_dim] at places, ascending."""
-        found = [one.bank.entry_keys(one.row, own, layer) for one, own in self._shares(places)]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        return self.past.entry_keys(self.row, places, layer)
 
     def entries(self, layer: int, places: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The same, and values."""
-        found = [one.bank.entries(one.row, own, layer) for one, own in self._shares(places)]
-        if len(found) == 1:
-            return found[0]
-        keys, values = zip(*found, strict=True)
-        return torch.cat(keys, dim=1), torch.cat(values, dim=1)
-
-    def _shares(self, places: Tensor | slice) -> Iterator[tuple[Held, Tensor | slice]]:
-        """What of the places lies in each row, counted from its own first token; rows without any are left out."""
-        start = 0
-        for one in self.held:
-            own = _share(places, start, start + one.tokens)
-            if own is not None:
-                yield one, own
-            start += one.tokens
-
-
-def _share(places: Tensor | slice, low: int, high: int) -> Tensor | slice | None:
-    """The places from low to high, counted from low; None for none."""
-    if isinstance(places, slice):
-        start, stop = max(places.start, low), min(places.stop, high)
-        return slice(start - low, stop - low) if stop > start else None
-    own = places[(places >= low) & (places < high)]
-    return own - low if len(own) else None
+        return self.past.entries(self.row, places, layer)

@@ -28,12 +28,13 @@ from torch import Tensor, distributed, nn
 
 from ltm.attention import StopForward, attach
 from ltm.backbone import Backbone
+from ltm.bank import LayeredBank
 from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.methods.bank_memory import BankReader, Scored
 from ltm.methods.longmem.config import LongMemConfig
 from ltm.methods.longmem.reader import SideNetDriver, copy_from_memory, recent_ids
 from ltm.methods.longmem.sidenet import SideNet
-from ltm.methods.memory_reader import KeyValueTap, MemoryReader, Source
+from ltm.methods.memory_reader import KeyValueTap, MemoryReader
 from ltm.methods.method import Card
 from ltm.methods.registry import register
 from ltm.streams import Window
@@ -75,31 +76,29 @@ class LongMem(BankReader):
     # scoring
 
     def score(self, window: Window) -> Scored:
-        sources, stream = self.sources(window), window.stream
-        driver = self._driver(sources, None if stream is None else stream.caches[1])
+        past, stream = self.past_of(window), window.stream
+        driver = self._driver(past, None if stream is None else stream.caches[1])
         logits, keys, values = self.run((driver,), window)
         if isinstance(driver.observer, KeyValueTap):
             assert driver.observer.keys is not None and driver.observer.values is not None
             keys, values = driver.observer.keys, driver.observer.values
-        if self.sidenet.pointer is not None and sources:
+        if self.sidenet.pointer is not None and past:
             ids, mask = window.ids, window.mask
             before = stream.tokens if stream is not None and mask.shape[1] > ids.shape[1] else None
             recent = recent_ids(ids, mask[:, -ids.shape[1] :], before, logits.shape[1])
-            logits = self._copy(logits, driver, keys, recent, sources)
+            logits = self._copy(logits, driver, keys, recent, past)
         return Scored(logits, keys, values)
 
-    def _driver(self, sources: list[Source], cache: Any, stop: bool = False) -> SideNetDriver:
-        """The SideNet beside the backbone, reading from `sources`; coupled, with its own keys and values observed."""
+    def _driver(self, past: LayeredBank | None, cache: Any, stop: bool = False) -> SideNetDriver:
+        """The SideNet beside the backbone, reading from a past; coupled, with its own keys and values observed."""
         config, reader = self.method_config, None
-        if sources:
+        if past:
             num_chunks = config.retrieved_tokens // config.chunk_size
-            reader = MemoryReader(self.sidenet.memory_layer, sources, num_chunks, self.local_share(), self.tracing)
+            reader = MemoryReader(self.sidenet.memory_layer, past, num_chunks, self.local_share(), self.tracing)
         observer = KeyValueTap(self.sidenet.memory_layer, stop) if config.coupled else None
         return SideNetDriver(self.sidenet, config, self.backbone.view.num_layers, reader, cache, observer, stop)
 
-    def _copy(
-        self, logits: Tensor, driver: SideNetDriver, keys: Tensor, recent: Tensor, sources: list[Source]
-    ) -> Tensor:
+    def _copy(self, logits: Tensor, driver: SideNetDriver, keys: Tensor, recent: Tensor, past: LayeredBank) -> Tensor:
         """Logits of the last tokens with what the pointer copies mixed in."""
         pointer, scored = self.sidenet.pointer, logits.shape[1]
         assert pointer is not None and driver.output is not None
@@ -107,7 +106,7 @@ class LongMem(BankReader):
         num_chunks = config.pointer_tokens // config.chunk_size
         hidden, keys = driver.output[:, -scored:], keys[:, :, -scored:]
         trust = config.pointer_trust
-        return copy_from_memory(pointer, logits, hidden, keys, recent, sources, num_chunks, trust, self.tracing)
+        return copy_from_memory(pointer, logits, hidden, keys, recent, past, num_chunks, trust, self.tracing)
 
     # remembering
 
@@ -115,7 +114,7 @@ class LongMem(BankReader):
     def encode_keys_values(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         if not self.method_config.coupled:
             return super().encode_keys_values(ids, mask)
-        driver = self._driver([], None, stop=True)
+        driver = self._driver(None, None, stop=True)
         with attach(self.backbone.view, driver), suppress(StopForward):
             self.encode_alone(ids, mask)
         tap = driver.observer

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from ltm.attention import Plugin
-from ltm.bank.results import Neighbours
+from ltm.bank import LayeredBank
 from ltm.compat import Cache
 from ltm.methods.longmem.config import LongMemConfig
 from ltm.methods.longmem.pointer import LONGEST_RUN, Candidates, Pointer
 from ltm.methods.longmem.sidenet import LayerCall, SideNet
-from ltm.methods.memory_reader import Source, best_over_sources
 from ltm.methods.trace import Trace
 
 
@@ -64,12 +63,12 @@ def copy_from_memory(
     hidden: Tensor,
     keys: Tensor,
     recent: Tensor,
-    sources: Sequence[Source],
+    past: LayeredBank,
     num_chunks: int,
     trust: float = 0.0,
     trace: Trace | None = None,
 ) -> Tensor:
-    """Logits [batch, tokens, vocab] with what the pointer copies mixed in, from the best `num_chunks` over all sources;
+    """Logits [batch, tokens, vocab] with what the pointer copies mixed in, from the best `num_chunks` of the past;
     see `Pointer`.
 
     hidden [batch, tokens, hidden_size]: the SideNet's output; keys [batch, kv_heads, tokens, head_dim]: the present
@@ -78,27 +77,17 @@ def copy_from_memory(
     with torch.autocast(logits.device.type, enabled=False):  # cosines near 1 decide: bf16 has none between 0.996 and 1
         queries = pointer.unit_queries(keys)
         search = pointer.search_queries(queries.detach())
-        found = [source.bank.neighbours(search, num_chunks, source.rows, recent=recent) for source in sources]
-        near = _candidates(found)
-        copies = pointer.copies(queries, near)
-        mixed, shares = pointer.mix(logits, hidden, copies, near, trust)
+        near = past.neighbours(search, num_chunks, recent)
+        candidates = Candidates(near.keys, near.next_ids, near.runs)
+        copies = pointer.copies(queries, candidates)
+        mixed, copied = pointer.mix(logits, hidden, copies, candidates, trust)
     if trace is not None:
-        weights = shares.detach().unflatten(-1, (len(sources), num_chunks, -1)).sum(-1)
-        for index, (source, neighbours) in enumerate(zip(sources, found, strict=True)):
-            trace.join(source.bank, source.rows, neighbours.hits.slots, weights[:, None, :, index])
+        num_parts = len(past.parts)
+        of_chunks = copied.detach().unflatten(-1, (num_parts * num_chunks, -1)).sum(-1)[:, None]
+        shares = of_chunks.tensor_split(num_parts, dim=-1)
+        for (part, hits), share in zip(past.by_part(near.hits), shares, strict=True):
+            trace.join(part.bank, part.rows, hits.slots, share)
     return mixed
-
-
-def _candidates(found: Sequence[Neighbours]) -> Candidates:
-    """What lies nearest over all sources: the tokens of chunks that others surpass have no successor."""
-    next_ids, runs = [], []
-    for neighbours, best in zip(found, best_over_sources([neighbours.hits for neighbours in found]), strict=True):
-        chunk_size = neighbours.next_ids.shape[-1] // best.valid.shape[-1]
-        surpassed = ~best.valid[:, 0].repeat_interleave(chunk_size, dim=-1)  # [batch, tokens, slots]
-        next_ids.append(neighbours.next_ids.masked_fill(surpassed, -1))
-        runs.append(neighbours.runs.masked_fill(surpassed, 0))
-    keys = torch.cat([neighbours.keys for neighbours in found], dim=3)
-    return Candidates(keys, torch.cat(next_ids, dim=2), torch.cat(runs, dim=2))
 
 
 def recent_ids(ids: Tensor, mask: Tensor, before: Sequence[Tensor] | None, keep: int) -> Tensor:

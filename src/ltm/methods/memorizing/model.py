@@ -29,10 +29,11 @@ from torch import Tensor, nn
 
 from ltm.attention import Plugin, View
 from ltm.backbone import Backbone
+from ltm.bank import LayeredBank
 from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.methods.bank_memory import BankReader, Scored
 from ltm.methods.memorizing.config import MemorizingConfig
-from ltm.methods.memory_reader import MemoryReader, Source
+from ltm.methods.memory_reader import MemoryReader
 from ltm.methods.method import Card
 from ltm.methods.registry import register
 from ltm.streams import Window
@@ -88,13 +89,13 @@ class Memorizing(BankReader):
         self.gate = MemoryGate(backbone.view.num_heads, config.gate_start).to(backbone.device)
 
     def score(self, window: Window) -> Scored:
-        return self.run((self._reader(self.sources(window)),), window)
+        return self.run((self._reader(self.past_of(window)),), window)
 
-    def _reader(self, sources: Sequence[Source]) -> Plugin:
+    def _reader(self, past: LayeredBank) -> Plugin:
         gate = self.gate.local_share()
-        if not sources:
+        if not past:
             return EmptyMemory(self.memory_layer, gate)
-        return MemoryReader(self.memory_layer, sources, self.method_config.top_k, gate, self.tracing)
+        return MemoryReader(self.memory_layer, past, self.method_config.top_k, gate, self.tracing)
 
     @property
     def trained_module(self) -> nn.Module:
