@@ -24,6 +24,12 @@ class ConfigError(LtmError):
         super().__init__("; ".join(self.problems))
 
 
+class UnknownNameError(LtmError, KeyError):
+    """A name that is not registered; a KeyError too, as a mapping's lookup raises."""
+
+    __str__ = LtmError.__str__
+
+
 class BankError(LtmError):
     """A memory bank that cannot be used as asked."""
 
@@ -55,9 +61,9 @@ def short_repr(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> LtmError:
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name that is not registered: the nearest known one, and all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name[:100], names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return LtmError(f"unknown {kind} {short_repr(name)}{hint} known: {', '.join(names)}")
+    return UnknownNameError(f"unknown {kind} {short_repr(name)}{hint} known: {', '.join(names)}")

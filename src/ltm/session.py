@@ -14,13 +14,13 @@ from ltm.bank.disk.lock import WriteLock
 from ltm.bank.disk.manifest import Head
 from ltm.bank.disk.manifest_file import read_head
 from ltm.bank.storage import STORAGE_OPTIONS
+from ltm.configs import config_from_options
 from ltm.documents import check_text
 from ltm.errors import LtmError
 from ltm.generation import OnText, Sampling, generate, plain_ids, question_ids
 from ltm.memory import LEFT_OUT, LeftOut, Memory
 from ltm.methods import Reader, create_method, load_method, method_class
 from ltm.methods.banks import method_entry
-from ltm.methods.registry import config_from_options
 from ltm.passages import AnswerTrace, Passage, SourceText, UsedSpan, find_passages, trace_tokens
 from ltm.streams.scoring import score_stream
 from ltm.tasks.perplexity import DocumentScore, PerplexityResult
@@ -294,7 +294,7 @@ class Session:
             return PerplexityResult([DocumentScore("text", score_stream(self.method, ids, memory=self._given))], 0.0)
 
     def _answer(self, ids: Any, trace: bool, on_text: OnText | None, sampling: dict[str, Any]) -> Answer:
-        options = config_from_options(Sampling, sampling, "sampling")
+        options = config_from_options(Sampling, sampling, "generation")
         with self._alone():  # what the trace names is looked up before anybody deletes it
             made = generate(self.method, self.tokenizer, ids, options, memory=self._given, trace=trace, on_text=on_text)
             spans, texts = self._spans(made.used) if trace else ({}, {})

@@ -11,7 +11,7 @@ import pytest
 from ltm.methods import Method
 from ltm.tasks.base import Record, Row, Task, Unit
 from ltm.tasks.intervals import wilson_interval
-from ltm.tasks.registry import TASKS, scan
+from ltm.tasks.registry import TASKS
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,5 @@ def make_fake(log: Log) -> type[Task]:
 def add_fake(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> Log:
     """Make the task known as `fake` for one test."""
     log = Log([], fields.get("before", lambda method, unit: None))
-    scan()
     monkeypatch.setitem(TASKS, "fake", make_fake(log))
     return log

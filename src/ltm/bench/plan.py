@@ -12,9 +12,10 @@ from typing import Any
 from ltm.backbone import Backbone
 from ltm.bench.results import RECORDS_SUFFIX
 from ltm.bench.specs import Budget, MethodSpec, TaskSpec
+from ltm.configs import range_problems
 from ltm.errors import ConfigError
 from ltm.methods import method_class
-from ltm.methods.checks import range_problems, stride_problems
+from ltm.methods.checks import stride_problems
 from ltm.tasks.base import Task, Unit
 from ltm.tasks.data import DataSource
 from ltm.tasks.perplexity import window_options

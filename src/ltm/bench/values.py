@@ -8,9 +8,9 @@ from dataclasses import fields
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
+from ltm.configs import range_problems
 from ltm.decode_json import field_types
 from ltm.errors import ConfigError
-from ltm.methods.checks import range_problems
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 

@@ -90,8 +90,8 @@ def _left_behind(bank: Bank) -> str:
     is known of its method."""
     from ltm.methods import METHODS
 
-    method = None if bank.method is None else METHODS.get(bank.method.name)
-    return "" if method is None else method.card.deletion
+    method = bank.method
+    return METHODS.card(method.name).deletion if method is not None and method.name in METHODS else ""
 
 
 def run_verify(path: Path, as_json: bool) -> None:

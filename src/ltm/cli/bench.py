@@ -27,7 +27,7 @@ from ltm.console import (
 from ltm.errors import LtmError
 from ltm.methods import method_class
 from ltm.tasks.data import DataSource
-from ltm.tasks.registry import TASKS, scan
+from ltm.tasks.registry import TASKS
 
 if TYPE_CHECKING:
     from ltm.bench.journal import Entry
@@ -90,7 +90,6 @@ def run_report(folder: Path, out: Path, title: str, as_json: bool) -> None:
 
 def run_tasks(as_json: bool) -> None:
     """The tasks there are, with their options."""
-    scan()
     described = [_describe(name) for name in sorted(TASKS)]
     if as_json:
         print_json(described)

@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from ltm.backbone import load_backbone
+from ltm.configs import range_problems
 from ltm.console import ask_patience, make_progress, notice, print_json, print_table
 from ltm.documents import iter_documents
 from ltm.errors import ConfigError, LtmError
 from ltm.methods import Reader, method_class
-from ltm.methods.checks import range_problems, stride_problems
+from ltm.methods.checks import stride_problems
 from ltm.session import open_method
 from ltm.tasks.perplexity import PerplexityResult, compare, perplexity, window_options
 from ltm.tokens import token_ids

@@ -9,23 +9,19 @@ from ltm.methods import METHODS
 
 def run_methods(as_json: bool) -> None:
     """A table to stdout, or a list with every option of every method as JSON."""
+    cards = METHODS.cards()
     if as_json:
-        print_json([_describe(name) for name in sorted(METHODS)])
+        print_json([_describe(name) for name in cards])
         return
     rows = [
-        (
-            name,
-            METHODS[name].card.paper or "baseline",
-            "yes" if METHODS[name].card.needs_training else "no",
-            METHODS[name].card.claim,
-        )
-        for name in sorted(METHODS)
+        (name, card.paper or "baseline", "yes" if card.needs_training else "no", card.claim)
+        for name, card in cards.items()
     ]
     print_table(None, ("method", "paper", "trained", "claim"), rows, left=4)
 
 
 def _describe(name: str) -> dict[str, object]:
-    card, options = METHODS[name].card, config_options(METHODS[name].config_class)
+    card, options = METHODS.card(name), config_options(METHODS[name].config_class)
     return {
         "name": name,
         "paper": card.paper or None,

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from ltm.cli.options import ConfigOption, config_options, refuse, run_with_options
+from ltm.configs import config_from_options
 from ltm.console import next_step, notice, print_json
 from ltm.errors import LtmError
-from ltm.methods import create_method, load_method, method_class
-from ltm.methods.registry import config_from_options
+from ltm.methods import METHODS, create_method, load_method, method_class
 from ltm.pipes import is_stream
 from ltm.session import DEFAULT_BACKBONE, DEFAULT_METHOD
 from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, TrainResult, Validation, exercises
@@ -67,7 +67,7 @@ def train(
     method_options = {name: value for name, value in options.items() if name in own}
     if start_from is not None:
         refuse("with --start-from, whose config is taken", sorted(own - fields), context)
-    config_from_options(method_class(method).config_class, method_options, method)
+    config_from_options(method_class(method).config_class, method_options, f"method {method}")
     check_out(out)
     corpus = Corpus.from_paths([*data, *(more or [])])
     if num_exercises:
@@ -119,9 +119,7 @@ def _all_options(method: str) -> list[ConfigOption]:
 
 
 def _trained_methods() -> list[str]:
-    from ltm.methods import METHODS
-
-    return sorted(name for name, method in METHODS.items() if method.card.needs_training)
+    return [name for name, card in METHODS.cards().items() if card.needs_training]
 
 
 def _is_main() -> bool:

@@ -1,23 +1,26 @@
-"""Published ways of remembering, one module each, under one base class and one registry."""
+"""Published ways of remembering, one module each, under one base class and one registry.
+
+Their names are here at once; classes are imported when they are asked for.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from ltm.backbone import Backbone
-from ltm.methods.method import Card, Method
-from ltm.methods.reader import Reader
-from ltm.methods.registry import METHODS, create_method, method_class, register, scan
+from ltm.methods.registry import METHODS, create_method, load_method, method_class, register
+from ltm.registry import Card
+
+if TYPE_CHECKING:
+    from ltm.methods.method import Method
+    from ltm.methods.reader import Reader
 
 __all__ = ["METHODS", "Card", "Method", "Reader", "create_method", "load_method", "method_class", "register"]
 
-scan()
+_BASES = {"Method": "ltm.methods.method", "Reader": "ltm.methods.reader"}
 
 
-def load_method(backbone: Backbone, path: str | Path, **overrides: Any) -> Reader:
-    """Whatever method a directory holds, on its backbone; see `Reader.from_pretrained`.
-
-    >>> load_method(load_backbone("smollm2-135m"), "sidenet/", memory_size=16384)  # doctest: +SKIP
-    """
-    return Reader.from_pretrained(backbone, path, **overrides)
+def __getattr__(name: str) -> Any:
+    if name not in _BASES:
+        raise AttributeError(f"module 'ltm.methods' has no attribute {name!r}")
+    return getattr(import_module(_BASES[name]), name)

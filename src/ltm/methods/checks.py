@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ltm.errors import short_repr
 
-MOST = 2**40
-"""No size, count or number of tokens is larger; beyond, torch's own whole numbers end."""
 MOST_RETRIEVED = 65_536
 """Of what each query gets: room is made for all of it, whatever is remembered."""
 _RETRIEVED = {"retrieved_tokens", "pointer_tokens", "top_k", "representative_tokens"}
-
-
-def range_problems(values: Mapping[str, Any]) -> list[str]:
-    """Numbers that no option can have: none at all (nan), without an end, or beyond what is counted with."""
-    problems = []
-    for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            problems.append(f"{name}={value}; use a finite number")
-        elif isinstance(value, int) and abs(value) > MOST:
-            problems.append(f"{name}={short_repr(value)}; use at most {MOST:,}")
-    return problems
 
 
 def value_problems(

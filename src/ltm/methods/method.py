@@ -9,32 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, WeakSet
 
 from ltm.errors import BankMismatchError
 from ltm.memory import LeftOut, Memory
+from ltm.registry import Card
 
 _SWITCHED_OFF: ContextVar[frozenset[int]] = ContextVar("switched_off", default=frozenset())
 """Methods by their id, while a block of `memory_off` is open: each thread has blocks of its own."""
 
 _ADMITTED: WeakKeyDictionary[Memory, WeakSet[Method]] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class Card:
-    """Where a method comes from and what to know of it: what docs/methods.md prints.
-
-    deletion: what of a deleted document stays elsewhere in its memories; "": nothing, since no other document's entries
-    were made with it in sight.
-    """
-
-    paper: str
-    claim: str
-    differs: str
-    needs_training: bool
-    deletion: str = ""
 
 
 class Method:

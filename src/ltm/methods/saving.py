@@ -13,10 +13,10 @@ from torch import Tensor, nn
 import ltm
 from ltm.backbone import Backbone, Fingerprint
 from ltm.backbone.builtin import BUILTIN_MODELS
+from ltm.configs import config_from_options
 from ltm.errors import LtmError
 from ltm.methods import storage
 from ltm.methods.method import Method
-from ltm.methods.registry import config_from_options, method_class
 
 Self = TypeVar("Self", bound="TrainedMethod")
 
@@ -100,12 +100,11 @@ class TrainedMethod(Method, nn.Module):
         the directory holds another method, its files are damaged, or the backbone is another one (says what differs).
         """
         saved = storage.read_config(path)
-        chosen = cls if hasattr(cls, "name") else method_class(saved["method"])
-        if saved["method"] != chosen.name:
-            raise LtmError(f"{path} holds a {saved['method']}, not a {chosen.name}; load it with ltm.load_method")
+        if saved["method"] != cls.name:
+            raise LtmError(f"{path} holds a {saved['method']}, not a {cls.name}; load it with ltm.load_method")
         _check_backbone(backbone, saved, path)
-        config = config_from_options(chosen.config_class, {**saved["method_config"], **overrides}, chosen.name)
-        method: Any = chosen(backbone, config)
+        config = config_from_options(cls.config_class, {**saved["method_config"], **overrides}, f"method {cls.name}")
+        method = cls(backbone, config)
         method.load_trained_state(storage.read_tensors(path), str(path))
         method.weights_path = str(Path(path).resolve())
         if not trainable:

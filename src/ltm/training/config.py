@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from ltm.configs import range_problems
 from ltm.errors import ConfigError
-from ltm.methods.checks import range_problems
 
 SCHEDULES = ("linear", "cosine", "polynomial", "constant")
 PRECISIONS = ("auto", "fp32", "bf16")

@@ -26,7 +26,7 @@ from ltm.methods.ngram.config import NGramConfig
 from ltm.methods.ngram.counts import BREAK, shares, suffix_matches
 from ltm.methods.ngram.weights import WEIGHTS
 from ltm.methods.reader import Reader
-from ltm.methods.registry import register
+from ltm.methods.registry import load_method, register
 from ltm.streams import Past, Stream, Window
 
 TRACED = 16
@@ -64,7 +64,7 @@ class NGram(Reader):
         super().__init__(backbone, config)
         self.weights = np.array(WEIGHTS)[: config.max_length]  # [max_length, buckets]
         window: dict[str, Any] = {"local_window": config.local_window, "stride": config.stride}
-        self.inner = None if config.inner is None else Reader.from_pretrained(backbone, config.inner, **window)
+        self.inner = None if config.inner is None else load_method(backbone, config.inner, **window)
 
     # scoring
 
