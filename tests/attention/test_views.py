@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from reference.attention import naive_attention
 
 from ltm.attention import attend, merge_gate, merge_softmax
-from ltm.attention.reference import naive_attention
 
 BATCH, HEADS, KV_HEADS, HEAD_DIM = 2, 4, 2, 8
 

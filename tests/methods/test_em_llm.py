@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from ltm.backbone import load_backbone
-from ltm.bank import Bank
-from ltm.errors import BankMismatchError, ConfigError
-from ltm.methods import create_method
-from ltm.methods.em_llm import EmLlm, EmLlmConfig
-from ltm.methods.em_llm.reference import (
+from reference.em_llm import (
     NaiveEmLlm,
     naive_cut_score,
     naive_refinement,
     naive_selection,
     naive_sizes,
 )
+
+from ltm.backbone import load_backbone
+from ltm.bank import Bank
+from ltm.errors import BankMismatchError, ConfigError
+from ltm.methods import create_method
+from ltm.methods.em_llm import EmLlm, EmLlmConfig
 from ltm.methods.em_llm.segmentation import event_sizes, refine_boundaries
 from ltm.methods.em_llm.selection import attention_votes, head_products, select_events, votes
 from ltm.session import Session

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from reference.longmem import NaiveLongMem
 
 from ltm.attention import attach
 from ltm.bank import Bank, BankConfig
 from ltm.errors import BankMismatchError, ConfigError, LtmError
 from ltm.methods.longmem import LongMem, LongMemConfig
-from ltm.methods.longmem.reference import NaiveLongMem
 
 SMALL = {
     "reduction_factor": 2,

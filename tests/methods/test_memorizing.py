@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from reference.memorizing import NaiveMemorizing
 
 from ltm.bank import Bank, BankConfig
 from ltm.errors import BankMismatchError, ConfigError, LtmError
 from ltm.methods import load_method
 from ltm.methods.memorizing import Memorizing, MemorizingConfig
-from ltm.methods.memorizing.reference import NaiveMemorizing
 from ltm.session import Session
 
 SMALL = {"top_k": 4, "memory_size": 20, "segment_size": 8, "local_window": 8, "stride": 8, "gate_start": 0.5}

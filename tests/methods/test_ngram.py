@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from reference.ngram import naive_ngram
 
 from ltm.bank import Bank
 from ltm.errors import BankMismatchError, ConfigError, LtmError
 from ltm.methods import create_method, load_method
 from ltm.methods.ngram import NGram, NGramConfig
 from ltm.methods.ngram.counts import BREAK, count_bucket, shares, suffix_matches
-from ltm.methods.ngram.reference import naive_ngram
 from ltm.methods.ngram.weights import WEIGHTS
 from ltm.session import Session
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from reference.quest import NaiveQuest, naive_page_score, naive_pages, naive_seen
 
 from ltm.attention import LocalView
 from ltm.bank import Bank
@@ -12,7 +13,6 @@ from ltm.methods import create_method
 from ltm.methods.quest import QuestConfig
 from ltm.methods.quest.pages import attend_pages, choose_pages, page_mask, score_pages
 from ltm.methods.quest.reader import PageReader
-from ltm.methods.quest.reference import NaiveQuest, naive_page_score, naive_pages, naive_seen
 from ltm.streams import Past
 from ltm.streams.pages import Columns, PageBounds, PagedCache, PagedLayer
 

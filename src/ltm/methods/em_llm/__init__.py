@@ -1,4 +1,7 @@
-"""EM-LLM (Fountas et al., 2024) and, as its blocks, InfLLM (Xiao et al., 2024): memory in every layer, untrained."""
+"""EM-LLM (Fountas et al., 2024) and, as its blocks, InfLLM (Xiao et al., 2024): memory in every layer, untrained.
+
+Written out naively: tests/reference/em_llm.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""LongMem (Wang et al., 2023): frozen backbone, bank of keys and values, SideNet that retrieves and fuses."""
+"""LongMem (Wang et al., 2023): frozen backbone, bank of keys and values, SideNet that retrieves and fuses.
+
+Written out naively: tests/reference/longmem.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Memorizing Transformers (Wu et al., 2022): one layer of the backbone also attends to its nearest past tokens."""
+"""Memorizing Transformers (Wu et al., 2022): one layer of the backbone also attends to its nearest past tokens.
+
+Written out naively: tests/reference/memorizing.py.
+"""
 
 from __future__ import annotations
 

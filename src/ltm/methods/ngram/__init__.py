@@ -1,4 +1,7 @@
-"""An n-gram cache: what followed the present's last tokens before is likelier to follow again; token ids alone."""
+"""An n-gram cache: what followed the present's last tokens before is likelier to follow again; token ids alone.
+
+Written out naively: tests/reference/ngram.py.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 No table of n-grams is kept: the places where the present token stood before are scanned, and of these those where the
 tokens before it were the same, too. That costs microseconds a thousand tokens, follows whatever is evicted, deleted or
-reordered, and keeps nothing but the tokens. `ltm.methods.ngram.reference` counts n-grams in dictionaries.
+reordered, and keeps nothing but the tokens. tests/reference/ngram.py counts n-grams in dictionaries.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Quest (Tang et al., 2024): a query attends only to the pages of the cache that may matter to it."""
+"""Quest (Tang et al., 2024): a query attends only to the pages of the cache that may matter to it.
+
+Written out naively: tests/reference/quest.py.
+"""
 
 from __future__ import annotations
 

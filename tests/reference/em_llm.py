@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from reference.naive_llama import NaiveLlama
 from torch import Tensor
 
 from ltm.methods.em_llm.reader import SCORE_EVERY
-from ltm.methods.naive_llama import NaiveLlama
 
 
 @dataclass

@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from reference.attention import naive_attention, naive_token_to_chunk
+from reference.naive_llama import NaiveLlama
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from ltm.attention.reference import naive_attention, naive_token_to_chunk
 from ltm.methods.longmem.pointer import LEAST_LOG, LONGEST_RUN
-from ltm.methods.naive_llama import NaiveLlama
 
 
 @dataclass

@@ -10,10 +10,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from reference.attention import naive_attention, naive_token_to_chunk
+from reference.naive_llama import NaiveLlama
 from torch import Tensor
-
-from ltm.attention.reference import naive_attention, naive_token_to_chunk
-from ltm.methods.naive_llama import NaiveLlama
 
 Memory = tuple[Tensor, Tensor]
 """A row's position-free keys and values, oldest first, [kv_heads, tokens, head_dim]."""

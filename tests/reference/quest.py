@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from reference.attention import naive_attention
+from reference.naive_llama import NaiveLlama
 from torch import Tensor
 
-from ltm.attention.reference import naive_attention
-from ltm.methods.naive_llama import NaiveLlama
 from ltm.methods.quest.config import QuestConfig
 
 

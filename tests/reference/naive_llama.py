@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from reference.attention import naive_attention
 from torch import Tensor
 
-from ltm.attention.reference import naive_attention
 from ltm.backbone import BackboneView
 
 Fuse = Callable[[Tensor, Tensor, Tensor], Tensor]
