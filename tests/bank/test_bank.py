@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from model_bank import ModelRow, assert_row_is, tokens_of
+from reference.search import naive_search
 
-from ltm.bank import Bank, BankConfig, ChunkSource, naive_search
+from ltm.bank import Bank, BankConfig, ChunkSource
 from ltm.errors import BankError, ConfigError
 
 

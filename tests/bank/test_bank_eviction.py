@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from model_bank import tokens_of
+from reference.eviction import naive_evict
 
 from ltm.bank import EVICTIONS, Bank, BankConfig, WaitingQueries
-from ltm.bank.eviction import naive_evict
 from ltm.errors import ConfigError
 
 SIZE, CHUNK = 24, 2

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.search import naive_search
 
-from ltm.bank import exact_search, naive_search
+from ltm.bank import exact_search
 from ltm.bank.search import exact as search_module
 from ltm.bank.search.exact import DIRECT, GROUP, column_top_k, grouped_top_k
 

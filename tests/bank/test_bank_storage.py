@@ -14,8 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_bank import tokens_of
+from reference.search import naive_search
 
-from ltm.bank import Bank, BankConfig, naive_search
+from ltm.bank import Bank, BankConfig
 from ltm.bank.disk import plain_reader
 from ltm.bank.hadamard import hadamard
 from ltm.bank.storage import BITS, STORAGES, Codec

@@ -10,7 +10,7 @@ from ltm.bank.layered import BankPart, LayeredBank
 from ltm.bank.method_entry import MethodEntry
 from ltm.bank.query_delay import WaitingQueries
 from ltm.bank.results import ChunkSource, DocumentInfo, Hits, Neighbours, Retrieved
-from ltm.bank.search.exact import exact_search, joint_search, naive_search
+from ltm.bank.search.exact import exact_search, joint_search
 from ltm.bank.search.index import INDEXES
 from ltm.bank.sharded import ShardedBank
 
@@ -36,5 +36,4 @@ __all__ = [
     "WaitingQueries",
     "exact_search",
     "joint_search",
-    "naive_search",
 ]

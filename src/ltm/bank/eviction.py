@@ -86,19 +86,6 @@ def eviction_order(eviction: Eviction, usage: Usage) -> Tensor:
     return torch.as_tensor(eviction(usage)).argsort(stable=True)
 
 
-def naive_evict(chunks: list[dict], excess: int, policy: str, now: int) -> list[dict]:
-    """The reference: chunks as dicts (tokens, written, last, times), one after another until enough tokens left."""
-    chunks = list(chunks)
-    while excess > 0 and chunks:
-        scores = {
-            "oldest": [place for place, _ in enumerate(chunks)],
-            "least_recent": [chunk["last"] for chunk in chunks],
-            "least_frequent": [chunk["times"] / (now - chunk["written"] + 1) for chunk in chunks],
-        }[policy]
-        excess -= chunks.pop(scores.index(min(scores)))["tokens"]
-    return chunks
-
-
 def eviction_problems(name: str) -> list[str]:
     """What is wrong with the name of a policy; [] if nothing."""
     known = isinstance(name, str) and name in EVICTIONS

@@ -1,5 +1,5 @@
-"""Exact search for the best chunks: inner products block by block, of which only the best are kept; and its slow
-reference.
+"""Exact search for the best chunks: inner products block by block, of which only the best are kept.
+Written out naively: tests/reference/search.py.
 
 A block of scores stays in the processor's cache and is never written out. Selecting would cost more than the product:
 so groups of 16 scores first give their maximum (a pass at the speed of memory), then the best groups are picked in the
@@ -34,26 +34,6 @@ CACHED_KEYS = 2**15
 """Keys whose product with a few queries has a faster way: those of a head stay in the cache."""
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 """oneDNN's product in float32, twice as fast as torch.mm's on processors that MKL knows less well."""
-
-
-def naive_search(queries: Tensor, search_keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The reference: one query at a time, in float64.
-
-    queries: [heads, tokens, head_dim]; search_keys: [kv_heads, chunks, head_dim], query head h uses kv head
-    h // (heads / kv_heads). Returns float64 scores and int64 indices [heads, tokens, min(top_k, chunks)], best first.
-    """
-    heads, tokens, _ = queries.shape
-    kv_heads, chunks, _ = search_keys.shape
-    found = min(top_k, chunks)
-    scores = torch.zeros(heads, tokens, found, dtype=torch.float64)
-    indices = torch.zeros(heads, tokens, found, dtype=torch.int64)
-    for head in range(heads):
-        keys = search_keys[head // (heads // kv_heads)].double()
-        for token in range(tokens):
-            products = torch.stack([(queries[head, token].double() * key).sum() for key in keys])
-            order = products.argsort(descending=True, stable=True)[:found]
-            scores[head, token], indices[head, token] = products[order], order
-    return scores, indices
 
 
 def exact_search(queries: Tensor, search_keys: Tensor | Sequence[Tensor], top_k: int) -> tuple[Tensor, Tensor]:
