@@ -21,7 +21,7 @@ from ltm.bank import Bank, BankConfig
 
 
 def new_bank(storage: str | None) -> Bank:
-    config = BankConfig(4, 200, None, "exact", storage, storage, "derived" if storage else None)
+    config = BankConfig(4, 200, None, storage, storage, "derived" if storage else None, index="exact")
     return Bank(config, num_rows=2, num_kv_heads=1, head_dim=4)
 
 

@@ -71,7 +71,7 @@ def new_bank(chunk_size, memory_size, max_chunks, index="exact"):
     shape = {"num_rows": 2, "num_kv_heads": 1, "head_dim": 4}
     of_chunk = Bank(BankConfig(chunk_size=chunk_size), **shape).layout.bytes_per_chunk
     memory_bytes = None if max_chunks is None else max_chunks * of_chunk + of_chunk // 2
-    return Bank(BankConfig(chunk_size, memory_size, memory_bytes, index), **shape)
+    return Bank(BankConfig(chunk_size, memory_size, memory_bytes, index=index), **shape)
 
 
 def check_budget(bank: Bank, row: int) -> None:

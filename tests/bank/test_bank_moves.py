@@ -22,7 +22,7 @@ FINGERPRINT = Fingerprint("Llama", "ab" * 32, None, 4, 4, 2, 8, 32, 1000, "float
 
 
 def new_bank(storage=None, *, size=None, rows=1, fingerprint=FINGERPRINT, **more) -> Bank:
-    config = BankConfig(3, size, None, "exact", storage, storage, "derived" if storage == "int4" else None)
+    config = BankConfig(3, size, None, storage, storage, "derived" if storage == "int4" else None, index="exact")
     return Bank(config, **{"num_rows": rows, "num_kv_heads": 2, "head_dim": 8, "fingerprint": fingerprint, **more})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -22,7 +22,8 @@ class Config:
     """Unset: none."""
     fusion: Literal["gate", "softmax"] = "gate"
     on: bool = True
-    steps: int | None = field(default=None, metadata={"help": "How many."})
+    steps: int | None = None
+    """How many."""
 
 
 def run(*arguments: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def sources(folder: Path) -> list[Path]:
     """Banks of each form: floats with evictions and two rows, codes with a centre, events."""
     floats = Bank(BankConfig(memory_size=40), num_rows=2, num_kv_heads=2, head_dim=8, fingerprint=FINGERPRINT)
     codes = Bank(
-        BankConfig(2, None, None, "exact", "int4", "int8", "derived"),
+        BankConfig(2, None, None, "int4", "int8", "derived", index="exact"),
         num_rows=1,
         num_kv_heads=2,
         head_dim=8,

@@ -24,7 +24,7 @@ from ltm.methods.em_llm.segmentation import event_sizes, refine_boundaries
 from ltm.methods.em_llm.selection import attention_votes, head_products, select_events, votes
 from ltm.session import Session
 
-TINY = {field: getattr(EmLlmConfig.tiny(), field) for field in EmLlmConfig.__dataclass_fields__}
+TINY = vars(EmLlmConfig.tiny())
 VOCAB = 90
 
 

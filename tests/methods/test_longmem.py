@@ -233,7 +233,7 @@ def test_reading_runs_no_layer_above_the_memory_layer(tiny_backbone):
         ({"chunk_size": 31, "retrieved_tokens": 31}, "chunk_size=31 is larger than memory_size=30"),
         ({"retrieved_tokens": 7}, "retrieved_tokens=7 is no multiple of chunk_size=3; use 6"),
         ({"fusion": "sum", "segment_size": 0}, "segment_size=0; use 2 or more; fusion='sum'; use one of gate, softmax"),
-        ({"stride": 9}, "stride=9; use 1 to local_window=8"),
+        ({"stride": 9}, "stride=9; use 1 to 8"),
     ],
 )
 def test_configs_that_cannot_be_are_refused(tiny_backbone, options, words):

@@ -206,11 +206,11 @@ def test_a_session_reads_asks_and_names_passages(tiny_backbone, tmp_path):
     ("options", "words"),
     [
         ({"memory_layer": 6}, "memory_layer=6; the backbone has layers 0 to 5"),
-        ({"top_k": 0, "segment_size": 1}, "top_k=0; use 1 or more; segment_size=1; use 2 or more"),
+        ({"top_k": 0, "segment_size": 1}, "segment_size=1; use 2 or more; top_k=0; use 1 or more"),
         ({"gate_start": 1.0}, "gate_start=1.0; use a share between 0 and 1, such as 0.05"),
         (
             {"stride": 9, "index": "hnsw"},
-            "stride=9; use 1 to local_window=8; index='hnsw'; use one of auto, exact, approximate, faiss, qdrant",
+            "index='hnsw'; use one of auto, exact, approximate, faiss, qdrant; stride=9; use 1 to 8",
         ),
     ],
 )

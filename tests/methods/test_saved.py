@@ -65,7 +65,7 @@ def test_an_odd_record_is_told(changes, told, saved):
         ({"pointer_tokens": 10**6}, "pointer_tokens=1000000; use 65536 or less"),
         (
             {"stride": {}, "index": 3},
-            "stride={}: stride is not a whole number of 64 bits; index=3: index is not a text",
+            "index=3: index is not a text; stride={}: stride is not a whole number of 64 bits",
         ),
         ({"zork": 1}, "method longmem has no option zork"),
     ],

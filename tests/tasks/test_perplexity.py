@@ -17,7 +17,6 @@ from ltm.tasks.perplexity import (
     compare,
     doubling_edges,
     perplexity,
-    window_options,
 )
 
 VOCAB = 7
@@ -129,15 +128,6 @@ def test_a_document_without_a_second_token_counts_nothing():
     assert perplexity(uniform(), [("a", torch.arange(1)), ("b", torch.arange(2))]).tokens == 1  # type: ignore[arg-type]
     with pytest.raises(LtmError, match="two tokens"):
         perplexity(uniform(), [("a", torch.arange(1))])  # type: ignore[arg-type]
-
-
-def test_window_options_suit_each_config():
-    from ltm.methods.baselines import FullConfig, SinksConfig, WindowConfig
-
-    assert window_options(FullConfig, 64) == {}
-    assert window_options(WindowConfig, 64) == {"local_window": 64, "stride": 64}
-    assert window_options(WindowConfig, 64, 16) == {"local_window": 64, "stride": 16}
-    assert window_options(SinksConfig, 64) == {"local_window": 64, "stride": 60}
 
 
 def test_real_methods_score_the_same_tokens_and_agree_where_they_must():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError
 
 import pytest
 
+from ltm.cli.options import config_options
 from ltm.errors import ConfigError
 from ltm.training.config import TrainConfig
 from ltm.training.schedule import learning_rate_at, progress_fraction
@@ -20,8 +21,8 @@ def test_defaults_are_the_papers():
 
 
 def test_every_field_has_a_help_sentence():
-    for field in fields(TrainConfig):
-        assert TrainConfig.help_of(field.name).endswith("."), field.name
+    for option in config_options(TrainConfig):
+        assert option.help.endswith("."), option.name
 
 
 def test_all_problems_are_told_together():

@@ -9,6 +9,7 @@ from typing import Any
 from ltm.bank.eviction import eviction_problems
 from ltm.bank.search.index import INDEXES
 from ltm.bank.storage import storage_problems
+from ltm.configs import BankFields
 from ltm.errors import ConfigError
 
 _MOST = {
@@ -24,33 +25,28 @@ _NEVER_NONE = ("chunk_size", "event_tokens")
 
 
 @dataclass(frozen=True)
-class BankConfig:
+class _Chunks:
+    """The first of a bank's settings."""
+
+    chunk_size: int = 4
+    """Consecutive tokens that share one search key (their mean); larger is faster to search and coarser."""
+
+
+@dataclass(frozen=True)
+class BankConfig(BankFields, _Chunks):
     """Sizes and budgets of a bank, the same for each of its rows.
 
-    Raises ConfigError with every problem of the values together.
+    Raises ConfigError with every problem of the values together, of whatever types they are: a file may hold any.
 
     >>> BankConfig(chunk_size=4, memory_size=65_536).memory_size
     65536
     """
 
-    chunk_size: int = 4
-    """Consecutive tokens that share one search key (their mean); larger is faster to search and coarser."""
-    memory_size: int | None = 65_536
+    memory_size: int | None = 65_536  # type: ignore[assignment]
     """Most tokens a row remembers; None: no limit."""
-    memory_bytes: int | None = None
-    """Most bytes the tensors of a row take, search keys, token ids and spans included; None: no limit."""
-    index: str = "auto"
+    index: str = "auto"  # type: ignore[assignment]
     """Search over chunk keys: 'exact'; 'approximate' (clusters); 'auto': exact up to 131,072 chunks a row, then
     approximate once it pays; 'faiss' or 'qdrant' (exact too, each needs its extra; LTM_QDRANT_URL names a server)."""
-    key_storage: str | None = None
-    """Keys in memory and on disk: float32, float16, bfloat16, int8 or int4; None: as the backbone computes."""
-    value_storage: str | None = None
-    """Values, in the same way."""
-    search_storage: str | None = None
-    """Search keys, in the same way, or 'derived' from the stored keys at each search: no bytes, and more time."""
-    evict: str = "oldest"
-    """What leaves a full memory first: 'oldest', 'least_recent' or 'least_frequent' (retrieved), or a name added to
-    `ltm.bank.eviction.EVICTIONS`."""
     event_heads: int | None = None
     """Heads of the representative keys that writes bring for *events*, runs of tokens that are found together; None:
     no events, chunks are searched by their mean keys."""

@@ -12,13 +12,11 @@ from typing import Any
 from ltm.backbone import Backbone
 from ltm.bench.results import RECORDS_SUFFIX
 from ltm.bench.specs import Budget, MethodSpec, TaskSpec
-from ltm.configs import range_problems
+from ltm.configs import range_problems, stride_problems
 from ltm.errors import ConfigError
 from ltm.methods import method_class
-from ltm.methods.checks import stride_problems
 from ltm.tasks.base import Task, Unit
 from ltm.tasks.data import DataSource
-from ltm.tasks.perplexity import window_options
 from ltm.tasks.registry import task_class
 
 HASH_DIGITS = 12
@@ -109,10 +107,8 @@ class Cell:
         plan, config_class = self.plan, method_class(self.method.name).config_class
         if plan.window is None:
             return {}
-        options = window_options(config_class, plan.window, plan.stride)
-        if plan.stride is None and not getattr(task_class(self.task.name), "full_stride", False):
-            options.pop("stride", None)
-        return options
+        whole = plan.window if task_class(self.task.name).full_stride else None
+        return config_class.with_window(plan.window, plan.stride or whole)
 
     def setup(self, units: Sequence[Unit], method_facts: dict[str, Any]) -> dict[str, Any]:
         """Everything that the records depend on: a run goes on only from records with the same."""

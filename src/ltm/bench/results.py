@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ltm.bench.journal import Entry, read_entries
+from ltm.configs import stride_of
 from ltm.errors import LtmError
-from ltm.methods.checks import stride_of
 from ltm.outputs import begins_with
 from ltm.tasks.base import Record, Row
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ltm.bench.values import typed_options
+from ltm.configs import Config
 from ltm.errors import ConfigError, LtmError
 from ltm.methods import method_class
 from ltm.tasks.registry import task_class
@@ -54,11 +55,9 @@ class Budget:
     def __str__(self) -> str:
         return f"{self.tokens:,} tokens" if self.num_bytes is None else f"{self.num_bytes:,} bytes"
 
-    def options(self, config_class: type) -> dict[str, int]:
+    def options(self, config_class: type[Config]) -> dict[str, int]:
         """The options that give a method this budget; {} for one whose config knows no such limit."""
-        name, value = ("memory_size", self.tokens) if self.num_bytes is None else ("memory_bytes", self.num_bytes)
-        known = getattr(config_class, "__dataclass_fields__", {})
-        return {name: value} if name in known and value is not None else {}
+        return config_class.with_budget(self.tokens, self.num_bytes)
 
 
 def parse_methods(text: str) -> list[MethodSpec]:

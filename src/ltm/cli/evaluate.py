@@ -10,14 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from ltm.backbone import load_backbone
-from ltm.configs import range_problems
+from ltm.configs import range_problems, stride_problems
 from ltm.console import ask_patience, make_progress, notice, print_json, print_table
 from ltm.documents import iter_documents
 from ltm.errors import ConfigError, LtmError
 from ltm.methods import Reader, method_class
-from ltm.methods.checks import stride_problems
 from ltm.session import open_method
-from ltm.tasks.perplexity import PerplexityResult, compare, perplexity, window_options
+from ltm.tasks.perplexity import PerplexityResult, compare, perplexity
 from ltm.tokens import token_ids
 
 DEFAULT_WINDOW = 1024
@@ -38,7 +37,7 @@ def run_perplexity(
     """Every method on the same documents; the table gives each over the tokens that all of them scored."""
     names = _names(methods)
     _check_limits(limits)
-    if (window or stride) and not any(window_options(method_class(name).config_class, 1) for name in names):
+    if (window or stride) and not any(method_class(name).config_class.with_window(1) for name in names):
         raise LtmError(f"none of {', '.join(names)} has a window; leave --window and --stride out")
     window = DEFAULT_WINDOW if window is None else window
     if problems := range_problems({"window": window}) + stride_problems(window, stride):
@@ -50,7 +49,7 @@ def run_perplexity(
     ask_patience(f"loading {backbone}")
     loaded = load_backbone(backbone, device=device)
     ids = [(name, token_ids(loaded.tokenizer, text)[: limits["max_tokens"]]) for name, text in texts]
-    options = {name: window_options(method_class(name).config_class, window, stride) for name in names}
+    options = {name: method_class(name).config_class.with_window(window, stride or window) for name in names}
     weights = {name: sidenet if method_class(name).card.needs_training else None for name in names}
     ready = {name: open_method(name, loaded, weights[name], **options[name]) for name in names}
     results = _measure(ready, ids)

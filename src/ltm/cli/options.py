@@ -6,7 +6,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from itertools import pairwise
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -44,15 +44,14 @@ class ConfigOption:
 def config_options(config_class: type) -> list[ConfigOption]:
     """The fields of a config dataclass as options.
 
-    The help sentence is the field's metadata "help", or the string literal below the field in the class's source.
+    The help sentence is the string literal below the field in the source of the class, or of the base it comes from.
     """
     hints, sentences = field_types(config_class), _sentences(config_class)
     options = []
     for field in fields(config_class):
         kind, optional = _plain_type(hints[field.name])
         default = None if field.default is MISSING else field.default
-        text = field.metadata.get("help") or sentences.get(field.name, "")
-        options.append(ConfigOption(field.name, kind, optional, default, text))
+        options.append(ConfigOption(field.name, kind, optional, default, sentences.get(field.name, "")))
     return options
 
 
@@ -116,7 +115,15 @@ def _optional_parser(kind: type) -> Callable[[str], Any]:
 
 
 def _sentences(config_class: type) -> dict[str, str]:
-    """Field name -> the string literal that stands below it."""
+    """Field name -> the string literal that stands below it, in the class itself or the nearest base."""
+    found: dict[str, str] = {}
+    for kind in reversed(config_class.__mro__):
+        if is_dataclass(kind):
+            found |= _own_sentences(kind)
+    return found
+
+
+def _own_sentences(config_class: type) -> dict[str, str]:
     try:
         body = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body[0].body  # type: ignore[attr-defined]
     except (OSError, TypeError):

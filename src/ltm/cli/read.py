@@ -41,15 +41,15 @@ def run_read(
     total_chars = _survey(sources)
     from ltm.bank import Bank
     from ltm.bank.disk.lock import WriteLock  # only now: what cannot be read is told at once
-    from ltm.methods.registry import has_memory_size
+    from ltm.methods import method_class
     from ltm.session import Session, method_of
 
     with WriteLock(output):  # a second writer is told now, not after hours of reading
         ask_patience(f"opening {output}")
         given = {"memory_size": memory_size, **storages}
         chosen = {name: value for name, value in given.items() if value is not None}
-        has_size = has_memory_size(method_of(output, method)) and not Bank.exists(output)
-        default = {"memory_size": DEFAULT_SIZE} if has_size else {}
+        config = method_class(method_of(output, method)).config_class
+        default = {} if Bank.exists(output) else config.with_budget(tokens=DEFAULT_SIZE)
         session = Session.open(output, backbone, method, sidenet, device=device, **{**default, **chosen})
         check_kept(session, output, chosen)
         whole = {info.id: info.num_tokens for info in session.documents if info.complete}

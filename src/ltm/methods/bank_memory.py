@@ -19,9 +19,9 @@ from ltm.attention import Plugin, StopForward, attach
 from ltm.backbone import Backbone
 from ltm.bank import Bank, BankConfig, LayeredBank
 from ltm.bank.storage import BITS, STORAGE_OPTIONS
+from ltm.configs import stride_of
 from ltm.errors import LtmError
 from ltm.methods.banks import bank_for, check_bank, past_of
-from ltm.methods.checks import stride_of
 from ltm.methods.memory_reader import KeyValueTap
 from ltm.methods.reader import Reader
 from ltm.methods.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments

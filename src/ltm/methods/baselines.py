@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ltm.errors import BankMismatchError, ConfigError, LtmError
+from ltm.configs import Config, WindowFields, stride_of
+from ltm.errors import BankMismatchError, LtmError
 from ltm.memory import Memory
-from ltm.methods.checks import stride_of
 from ltm.methods.method import Card
 from ltm.methods.reader import Reader
 from ltm.methods.registry import register
@@ -25,7 +25,7 @@ from ltm.streams import Past, Stream, StreamMemory, Window
 
 
 @dataclass(frozen=True)
-class FullConfig:
+class FullConfig(Config):
     """The whole context has no choices."""
 
     @classmethod
@@ -34,16 +34,8 @@ class FullConfig:
 
 
 @dataclass(frozen=True)
-class WindowConfig:
+class WindowConfig(WindowFields):
     """The most recent tokens only."""
-
-    local_window: int = 1024
-    """Most tokens the backbone sees at once."""
-    stride: int | None = None
-    """Tokens that leave when the window is full; None: half of the window."""
-
-    def __post_init__(self) -> None:
-        check_window(self.local_window, self.stride, 0)
 
     @classmethod
     def tiny(cls) -> WindowConfig:
@@ -51,35 +43,30 @@ class WindowConfig:
 
 
 @dataclass(frozen=True)
-class SinksConfig:
+class SinksConfig(WindowFields):
     """The first tokens and the most recent ones."""
 
-    local_window: int = 1024
-    """Most tokens the backbone sees at once, sinks included."""
-    stride: int | None = None
-    """Tokens that leave when the window is full; None: half of the window."""
     num_sinks: int = 4
-    """First tokens of the text that always stay."""
+    """First tokens of the text that always stay; local_window counts them too."""
 
-    def __post_init__(self) -> None:
-        check_window(self.local_window, self.stride, self.num_sinks)
+    LEAST = {"num_sinks": 0}
+
+    @property
+    def room(self) -> int:
+        return self.local_window - self.num_sinks
+
+    def problems(self) -> list[str]:
+        if self.room > 0:
+            return super().problems()
+        return [f"num_sinks={self.num_sinks}; use fewer than local_window={self.local_window}"]
+
+    @classmethod
+    def with_window(cls, window: int, stride: int | None = None) -> dict[str, int]:
+        return super().with_window(window, None if stride is None else min(stride, window - cls.num_sinks))
 
     @classmethod
     def tiny(cls) -> SinksConfig:
         return cls(local_window=12, num_sinks=2)
-
-
-def check_window(local_window: int, stride: int | None, num_sinks: int) -> None:
-    """Raise ConfigError for a window that could never move."""
-    problems = []
-    if local_window < 2:
-        problems.append(f"local_window={local_window}; use 2 or more")
-    if stride is not None and not 0 < stride <= local_window - num_sinks:
-        problems.append(f"stride={stride}; use 1 to {max(local_window - num_sinks, 1)}")
-    if not 0 <= num_sinks < local_window:
-        problems.append(f"num_sinks={num_sinks}; use fewer than local_window={local_window}")
-    if problems:
-        raise ConfigError(problems)
 
 
 class StreamReader(Reader):

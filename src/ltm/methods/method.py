@@ -33,7 +33,7 @@ class Method:
     """
 
     name: ClassVar[str]
-    config_class: ClassVar[type]
+    config_class: ClassVar[type[Any]]
     card: ClassVar[Card]
     memory_class: ClassVar[type[Memory]]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,6 @@ register = METHODS.register
 def method_class(name: str) -> type[Reader]:
     """The class of a method; LtmError with the known names for an unknown one."""
     return METHODS[name]
-
-
-def has_memory_size(name: str) -> bool:
-    """Whether a method lets old tokens go beyond a `memory_size`; others keep all, or hold what fits their window."""
-    return "memory_size" in (field.name for field in fields(method_class(name).config_class))
 
 
 def create_method(name: str, backbone: Backbone, **options: Any) -> Reader:

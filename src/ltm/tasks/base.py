@@ -64,6 +64,8 @@ class Task(ABC):
     config_class: ClassVar[type]
     source: ClassVar[str]
     """Paper and data set, one line."""
+    full_stride: ClassVar[bool] = False
+    """Whether all of a full window leaves it, where no other stride is asked for."""
 
     def __init__(self, config: Any, data: DataSource, tokenizer: Any):
         self.config, self.data, self.tokenizer = config, data, tokenizer

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -127,18 +127,6 @@ def compare(results: dict[str, PerplexityResult]) -> dict[str, dict[str, Any]]:
     """
     lengths = [min(counts) for counts in zip(*([d.tokens for d in r.documents] for r in results.values()), strict=True)]
     return {name: {**result.to_dict(), "common": _figures(result.first(lengths))} for name, result in results.items()}
-
-
-def window_options(config_class: type, window: int, stride: int | None = None) -> dict[str, int]:
-    """The options that give a method this local window and stride; {} for one whose config has no window.
-
-    stride None: as long as the window, the paper's protocol. Sinks take their place from the stride.
-    """
-    known: dict[str, Any] = {field.name: field.default for field in fields(config_class)}
-    if "local_window" not in known:
-        return {}
-    most = window - known.get("num_sinks", 0)
-    return {"local_window": window, "stride": most if stride is None else min(stride, most)}
 
 
 def doubling_edges(tokens: int) -> list[int]:

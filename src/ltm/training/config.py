@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
-from ltm.configs import range_problems
+from ltm.configs import choice_problems, range_problems
 from ltm.errors import ConfigError
-
-SCHEDULES = ("linear", "cosine", "polynomial", "constant")
-PRECISIONS = ("auto", "fp32", "bf16")
-
-
-def _option(default: Any, help: str) -> Any:
-    """A field whose help sentence the command line shows (`field.metadata["help"]`)."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -31,35 +23,56 @@ class TrainConfig:
     0.0002
     """
 
-    batch_rows: int = _option(1, "Documents read side by side in each process; more is steadier and takes more memory.")
-    segment_size: int = _option(1024, "Tokens of a document that are scored together in one pass.")
-    max_document_tokens: int | None = _option(
-        None, "Longest stretch of one document, in tokens, cut at a random place; unset: whole documents."
-    )
-    learning_rate: float = _option(2e-4, "Highest learning rate of AdamW, after the warm-up.")
-    warmup_steps: int = _option(0, "Steps over which the learning rate rises from zero.")
-    schedule: str = _option(
-        "polynomial", f"How the learning rate falls to zero: {', '.join(SCHEDULES)} (does not fall)."
-    )
-    schedule_power: float = _option(1.0, "Exponent of the polynomial schedule; 1 is a straight line, 2 falls faster.")
-    adam_beta1: float = _option(0.9, "Decay of AdamW's mean of gradients.")
-    adam_beta2: float = _option(0.98, "Decay of AdamW's mean of squared gradients.")
-    weight_decay: float = _option(0.01, "Weight decay of matrices; norms, biases and other vectors have none.")
-    max_grad_norm: float | None = _option(1.0, "Gradients longer than this are shortened to it; unset: never.")
-    gradient_accumulation: int = _option(1, "Consecutive segments of each row that make one step.")
-    max_steps: int | None = _option(None, "Stop after this many optimizer steps.")
-    max_tokens: int | None = _option(None, "Stop after this many training tokens, all processes together.")
-    max_minutes: float | None = _option(None, "Stop after this many minutes of training, interruptions not counted.")
-    precision: str = _option("auto", "fp32, bf16 (trained weights stay fp32), or auto: bf16 on a GPU that has it.")
-    activation_checkpointing: bool = _option(False, "Recompute activations in the backward pass: less memory, slower.")
-    seed: int = _option(0, "Seed of the order of documents, their cuts and dropout.")
-    log_every: int = _option(1, "Steps between two records of the log.")
-    eval_every: int | None = _option(100, "Steps between two evaluations, if validation data are given; unset: never.")
-    save_every_steps: int | None = _option(None, "Steps between two checkpoints; unset: see save_every_minutes.")
-    save_every_minutes: float | None = _option(10.0, "Minutes between two checkpoints; unset: only at the end.")
-    keep_checkpoints: int = _option(2, "Newest checkpoints that are kept; older ones are removed.")
-    train_only: str | None = _option(None, "Train only weights whose name contains this, such as pointer; unset: all.")
-    max_bad_steps: int = _option(5, "Stop after this many steps in a row whose loss or gradient is not finite.")
+    batch_rows: int = 1
+    """Documents read side by side in each process; more is steadier and takes more memory."""
+    segment_size: int = 1024
+    """Tokens of a document that are scored together in one pass."""
+    max_document_tokens: int | None = None
+    """Longest stretch of one document, in tokens, cut at a random place; unset: whole documents."""
+    learning_rate: float = 2e-4
+    """Highest learning rate of AdamW, after the warm-up."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from zero."""
+    schedule: Literal["linear", "cosine", "polynomial", "constant"] = "polynomial"
+    """How the learning rate falls to zero: linear, cosine, polynomial, constant (does not fall)."""
+    schedule_power: float = 1.0
+    """Exponent of the polynomial schedule; 1 is a straight line, 2 falls faster."""
+    adam_beta1: float = 0.9
+    """Decay of AdamW's mean of gradients."""
+    adam_beta2: float = 0.98
+    """Decay of AdamW's mean of squared gradients."""
+    weight_decay: float = 0.01
+    """Weight decay of matrices; norms, biases and other vectors have none."""
+    max_grad_norm: float | None = 1.0
+    """Gradients longer than this are shortened to it; unset: never."""
+    gradient_accumulation: int = 1
+    """Consecutive segments of each row that make one step."""
+    max_steps: int | None = None
+    """Stop after this many optimizer steps."""
+    max_tokens: int | None = None
+    """Stop after this many training tokens, all processes together."""
+    max_minutes: float | None = None
+    """Stop after this many minutes of training, interruptions not counted."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """fp32, bf16 (trained weights stay fp32), or auto: bf16 on a GPU that has it."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, slower."""
+    seed: int = 0
+    """Seed of the order of documents, their cuts and dropout."""
+    log_every: int = 1
+    """Steps between two records of the log."""
+    eval_every: int | None = 100
+    """Steps between two evaluations, if validation data are given; unset: never."""
+    save_every_steps: int | None = None
+    """Steps between two checkpoints; unset: see save_every_minutes."""
+    save_every_minutes: float | None = 10.0
+    """Minutes between two checkpoints; unset: only at the end."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept; older ones are removed."""
+    train_only: str | None = None
+    """Train only weights whose name contains this, such as pointer; unset: all."""
+    max_bad_steps: int = 5
+    """Stop after this many steps in a row whose loss or gradient is not finite."""
 
     def __post_init__(self) -> None:
         problems = range_problems(self.to_dict()) + self._wrong_counts() + self._wrong_rates() + self._wrong_choices()
@@ -91,11 +104,7 @@ class TrainConfig:
         return problems
 
     def _wrong_choices(self) -> list[str]:
-        problems = []
-        if self.schedule not in SCHEDULES:
-            problems.append(f"schedule={self.schedule!r}; use one of {', '.join(SCHEDULES)}")
-        if self.precision not in PRECISIONS:
-            problems.append(f"precision={self.precision!r}; use one of {', '.join(PRECISIONS)}")
+        problems = choice_problems(self)
         if self.max_steps is None and self.max_tokens is None and self.max_minutes is None:
             problems.append("no end is set; give max_steps, max_tokens or max_minutes")
         return problems
@@ -112,11 +121,6 @@ class TrainConfig:
         if unknown:
             raise ConfigError(f"unknown training options {', '.join(unknown)}; known are {', '.join(known)}")
         return cls(**values)
-
-    @classmethod
-    def help_of(cls, name: str) -> str:
-        """The help sentence of a field."""
-        return next(f.metadata["help"] for f in fields(cls) if f.name == name)
 
 
 def _may_be_unset(name: str) -> bool:

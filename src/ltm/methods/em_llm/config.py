@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ltm.bank.storage import STORAGES
+from ltm.configs import MOST_RETRIEVED, BudgetFields, StorageFields, WindowFields, stride_of
 from ltm.errors import ConfigError
-from ltm.methods.checks import stride_of, stride_problems, value_problems
 
 
 @dataclass(frozen=True)
-class EmLlmConfig:
+class EmLlmConfig(WindowFields, StorageFields, BudgetFields):
     """Fountas et al., 2024, "Human-like Episodic Memory for Infinite Context LLMs" (arXiv:2407.09450); with
     segmentation="blocks" InfLLM (Xiao et al., 2024, arXiv:2402.04617).
 
@@ -67,31 +66,41 @@ class EmLlmConfig:
     stride: int | None = None
     """Tokens that are encoded and then remembered together; the window is at least local_window less these (paper:
     512); None: half of the window."""
-    memory_size: int | None = 262144
+    memory_size: int | None = 262144  # type: ignore[assignment]
     """Most tokens remembered in each row, of every layer; the oldest leave first; none: no limit (as in the paper)."""
-    memory_bytes: int | None = None
-    """Most bytes that a row's memory takes; none: no limit but memory_size."""
     offload: int | None = 65536
     """Tokens of a row above which its keys and values lie in temporary mapped files (paper: disk above 300,000)."""
-    key_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
-    """Keys in a new memory: as floats, or codes of 8 or 4 bits (docs/bank-format.md); None: as computed."""
-    value_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
-    """Values, in the same way; representative keys are always stored as computed."""
 
-    def __post_init__(self) -> None:
-        problems = value_problems(self, _LEAST, _CHOICES)
+    LEAST = {
+        "retrieved_tokens": 1,
+        "candidate_tokens": 1,
+        "min_event_size": 1,
+        "max_event_size": 1,
+        "gamma": 0,
+        "representative_tokens": 1,
+        "num_sinks": 0,
+        "distance": 0,
+        "offload": 1,
+    }
+    MOST = {"retrieved_tokens": MOST_RETRIEVED, "representative_tokens": MOST_RETRIEVED}
+
+    def problems(self) -> list[str]:
+        found = super().problems()
         if self.max_event_size < self.min_event_size:
-            problems.append(f"max_event_size={self.max_event_size}; use min_event_size={self.min_event_size} or more")
+            found.append(f"max_event_size={self.max_event_size}; use min_event_size={self.min_event_size} or more")
         if not 0 <= self.early_candidates <= 1:
-            problems.append(f"early_candidates={self.early_candidates}; use a share from 0 to 1, such as 0.0625")
+            found.append(f"early_candidates={self.early_candidates}; use a share from 0 to 1, such as 0.0625")
         if not 0 <= self.contiguity < 1:
-            problems.append(f"contiguity={self.contiguity}; use a share from 0 to less than 1, such as 0.3")
+            found.append(f"contiguity={self.contiguity}; use a share from 0 to less than 1, such as 0.3")
         if self.candidate_tokens is not None and self.candidate_tokens < self.retrieved_tokens:
             least = f"retrieved_tokens={self.retrieved_tokens}"
-            problems.append(f"candidate_tokens={self.candidate_tokens}; use {least} or more, or none")
-        problems += stride_problems(self.local_window, self.stride)
-        if problems:
-            raise ConfigError(problems)
+            found.append(f"candidate_tokens={self.candidate_tokens}; use {least} or more, or none")
+        return found
+
+    @classmethod
+    def with_window(cls, window: int, stride: int | None = None) -> dict[str, int]:
+        # a segment sees at least as many tokens before it as there are sinks: results were measured so
+        return super().with_window(window, None if stride is None else min(stride, window - cls.num_sinks))
 
     @property
     def segment_size(self) -> int:
@@ -146,28 +155,3 @@ class EmLlmConfig:
             stride=12,
             memory_size=40,
         )
-
-
-_LEAST = {
-    "retrieved_tokens": 1,
-    "candidate_tokens": 1,
-    "min_event_size": 1,
-    "max_event_size": 1,
-    "gamma": 0,
-    "representative_tokens": 1,
-    "num_sinks": 0,
-    "distance": 0,
-    "local_window": 2,
-    "memory_size": 1,
-    "memory_bytes": 1,
-    "offload": 1,
-}
-_CHOICES = {
-    "segmentation": ("surprise", "blocks"),
-    "refinement": ("modularity", "conductance", "none"),
-    "representative": ("mean", "attended"),
-    "vote": ("softmax", "sum"),
-    "placement": ("edge", "ordered"),
-    "key_storage": (*STORAGES, None),
-    "value_storage": (*STORAGES, None),
-}

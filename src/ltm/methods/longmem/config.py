@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ltm.bank.eviction import eviction_problems
-from ltm.bank.storage import storage_problems
+from ltm.configs import MOST_RETRIEVED, BankFields, RecentFields
 from ltm.errors import ConfigError
-from ltm.methods.checks import recent_problems, stride_problems, value_problems
 
 
 @dataclass(frozen=True)
-class LongMemConfig:
+class LongMemConfig(RecentFields, BankFields):
     """Wang et al., 2023, "Augmenting Language Models with Long-Term Memory" (arXiv:2306.07174).
 
     Defaults are ours for a backbone of 30 layers; the paper's values are named where they differ. Raises ConfigError
@@ -28,10 +27,6 @@ class LongMemConfig:
     made for what the SideNet layer sees at the identity start, so that its queries meet the bank's keys at once."""
     chunk_size: int = 2
     """Consecutive tokens that share one search key, their mean (paper: 4; 2 for in-context learning)."""
-    memory_size: int = 65536
-    """Most tokens remembered in each row; the oldest leave first."""
-    memory_bytes: int | None = None
-    """Most bytes of memory in each row, keys, values, token ids and spans; None: memory_size alone decides."""
     retrieved_tokens: int = 32
     """Tokens that each query token of each head gets from memory (paper: 64); a multiple of chunk_size."""
     pointer: bool = True
@@ -55,50 +50,21 @@ class LongMemConfig:
     step then is stale after it, and a bank belongs to the SideNet (the paper's ablation)."""
     segment_size: int = 256
     """Tokens encoded together when reading and training (paper: 1,024)."""
-    local_window: int = 1024
-    """Most tokens of the present that attention sees beside memory (paper: 1,024)."""
-    stride: int | None = None
-    """Tokens that go to memory when the window is full; None: half of the window."""
-    recent_tokens: int = 0
-    """Tokens read last that stand in the window, too, before what is asked; at most local_window less one."""
-    key_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
-    """Keys in a new memory: as floats, or codes of 8 or 4 bits (docs/bank-format.md); None: as computed."""
-    value_storage: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = None
-    """Values, in the same way."""
-    search_storage: Literal["float32", "float16", "bfloat16", "int8", "int4", "derived"] | None = None
-    """Search keys, in the same way, or 'derived' from the stored keys at each search: no bytes, and more time."""
-    evict: str = "oldest"
-    """What leaves a full memory first: 'oldest', 'least_recent' or 'least_frequent' (retrieved), or a name of yours."""
-    index: Literal["auto", "exact", "approximate", "faiss", "qdrant"] = "auto"
-    """Search over keys: 'exact', 'approximate', 'auto' (exact up to 131,072 chunks a row, then approximate once it
-    pays), 'faiss' or 'qdrant' (extras)."""
 
-    def __post_init__(self) -> None:
-        problems = value_problems(self, _LEAST, _CHOICES)
-        if self.memory_bytes is not None and self.memory_bytes < 1:
-            problems.append(f"memory_bytes={self.memory_bytes}; use 1 or more, or None")
-        problems += storage_problems(self)
-        if not problems:
-            problems = self._relations()
-        if problems:
-            raise ConfigError(problems)
+    LEAST = {"reduction_factor": 1, "chunk_size": 1, "retrieved_tokens": 1, "pointer_tokens": 1}
+    MOST = {"retrieved_tokens": MOST_RETRIEVED, "pointer_tokens": MOST_RETRIEVED}
 
-    def _relations(self) -> list[str]:
-        """Values that do not go together."""
-        problems = []
-        if self.chunk_size > self.memory_size:
-            problems.append(f"chunk_size={self.chunk_size} is larger than memory_size={self.memory_size}; use less")
+    def problems(self) -> list[str]:
+        found = [*super().problems(), *eviction_problems(self.evict)]
+        chunk = max(self.chunk_size, 1)
+        if chunk > max(self.memory_size, 1):
+            found.append(f"chunk_size={chunk} is larger than memory_size={self.memory_size}; use less")
         for name in ("retrieved_tokens", "pointer_tokens"):
             tokens = getattr(self, name)
-            if tokens % self.chunk_size:
-                problems.append(
-                    f"{name}={tokens} is no multiple of chunk_size={self.chunk_size}; "
-                    f"use {max(tokens // self.chunk_size, 1) * self.chunk_size}"
-                )
-        problems += eviction_problems(self.evict)
-        problems += stride_problems(self.local_window, self.stride)
-        problems += recent_problems(self.local_window, self.recent_tokens)
-        return problems
+            if tokens % chunk:
+                use = max(tokens // chunk, 1) * chunk
+                found.append(f"{name}={tokens} is no multiple of chunk_size={chunk}; use {use}")
+        return found
 
     def check_layers(self, num_layers: int) -> None:
         """Raise ConfigError where reduction_factor or memory_layer do not fit a backbone of `num_layers`."""
@@ -143,20 +109,3 @@ class LongMemConfig:
             local_window=12,
             start="paper",
         )
-
-
-_LEAST = {
-    "reduction_factor": 1,
-    "chunk_size": 1,
-    "memory_size": 1,
-    "retrieved_tokens": 1,
-    "pointer_tokens": 1,
-    "segment_size": 2,
-    "local_window": 2,
-}
-_CHOICES = {
-    "copied_layer": ("first", "last"),
-    "fusion": ("gate", "softmax"),
-    "start": ("identity", "paper"),
-    "index": ("auto", "exact", "approximate", "faiss", "qdrant"),
-}

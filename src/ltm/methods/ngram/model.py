@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ltm.backbone import Backbone
 from ltm.bank import Bank, BankConfig
+from ltm.configs import stride_of
 from ltm.errors import LtmError
 from ltm.methods.banks import bank_for, check_bank
-from ltm.methods.checks import stride_of
 from ltm.methods.method import Card
 from ltm.methods.ngram.config import NGramConfig
 from ltm.methods.ngram.counts import BREAK, shares, suffix_matches

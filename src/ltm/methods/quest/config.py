@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ltm.errors import ConfigError, short_repr
-from ltm.methods.checks import value_problems
+from ltm.configs import Config
 
 MIN_PAGES = 3
 """Fewest pages that a query attends to, whatever the budget (released evaluation code)."""
 
 
 @dataclass(frozen=True)
-class QuestConfig:
+class QuestConfig(Config):
     """Tang et al., 2024, "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference" (arXiv:2406.10774).
 
     Raises ConfigError with every problem of the values together.
@@ -37,12 +36,7 @@ class QuestConfig:
     extrapolate: bool = False
     """Go on past the positions the backbone was made for, not refuse; what it says there is not to be trusted."""
 
-    def __post_init__(self) -> None:
-        problems = value_problems(self, {"page_size": 1, "token_budget": 1, "dense_layers": 0})
-        if self.current_page not in ("kept", "ranked"):
-            problems.append(f"current_page={short_repr(self.current_page)}; use 'kept' or 'ranked'")
-        if problems:
-            raise ConfigError(problems)
+    LEAST = {"page_size": 1, "token_budget": 1, "dense_layers": 0}
 
     @property
     def num_pages(self) -> int:
