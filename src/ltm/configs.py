@@ -22,6 +22,8 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 from ltm.decode_json import field_types, typed
 from ltm.errors import ConfigError, short_repr
 
+DEFAULT_BACKBONE, DEFAULT_METHOD = "smollm2-135m", "longmem"
+"""What is used where none is named."""
 MOST_COUNTED = 2**40
 """No size, count or number of tokens is larger; beyond, torch's own whole numbers end."""
 MOST_RETRIEVED = 65_536
@@ -107,7 +109,7 @@ class StorageFields(Config):
     """Of banks: how keys and values are kept."""
 
     key_storage: Storage | None = None
-    """Keys in a new memory: as floats, or quantised to 8 or 4 bits (docs/bank-format.md); None: as computed."""
+    """Keys in a new memory: float32, float16, bfloat16, int8 or int4 (docs/bank-format.md); None: as computed."""
     value_storage: Storage | None = None
     """Values, in the same way."""
 

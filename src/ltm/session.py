@@ -14,7 +14,7 @@ from ltm.bank.disk.lock import WriteLock
 from ltm.bank.disk.manifest import Head
 from ltm.bank.disk.manifest_file import read_head
 from ltm.bank.storage import STORAGE_OPTIONS
-from ltm.configs import config_from_options
+from ltm.configs import DEFAULT_BACKBONE, DEFAULT_METHOD, config_from_options
 from ltm.documents import check_text
 from ltm.errors import LtmError
 from ltm.generation import OnText, Sampling, generate, plain_ids, question_ids
@@ -29,8 +29,6 @@ from ltm.tokens import TokenBlock, token_blocks, token_ids
 if TYPE_CHECKING:
     from ltm.methods.trace import UsedChunk
 
-DEFAULT_BACKBONE = "smollm2-135m"
-DEFAULT_METHOD = "longmem"
 BLOCK_TOKENS = 4096
 """Tokens read between two reports of progress, rounded down to whole segments."""
 SAVE_TOKENS = 8192

@@ -21,11 +21,11 @@ def test_repeated_paragraphs_are_dropped_where_they_come_again():
 
 
 def test_the_demo_measures_everything_it_prints(run, sidenet, monkeypatch):
-    import ltm.cli.demo
+    import ltm.cli.demo_steps
 
-    monkeypatch.setattr(ltm.cli.demo, "LEAST_TOKENS", 600)
-    monkeypatch.setattr(ltm.cli.demo, "HELD_OUT_TOKENS", 120)
-    monkeypatch.setattr(ltm.cli.demo, "NEW_TOKENS", 8)
+    monkeypatch.setattr(ltm.cli.demo_steps, "LEAST_TOKENS", 600)
+    monkeypatch.setattr(ltm.cli.demo_steps, "HELD_OUT_TOKENS", 120)
+    monkeypatch.setattr(ltm.cli.demo_steps, "NEW_TOKENS", 8)
     arguments = ("demo", "--backbone", "tiny-llama", "--sidenet", sidenet, "--tokens", 800, "--window", 32)
     shown = run(*arguments)
     assert shown.code == 0, shown.err
@@ -40,7 +40,7 @@ def test_the_demo_measures_everything_it_prints(run, sidenet, monkeypatch):
 
 
 def test_what_is_scored_was_not_read(sidenet, monkeypatch):
-    import ltm.cli.demo as demo
+    import ltm.cli.demo_steps as demo
     from ltm.session import Session
 
     monkeypatch.setattr(demo, "LEAST_TOKENS", 600)

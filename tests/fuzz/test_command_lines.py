@@ -77,13 +77,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes long by design is made short."""
-    import ltm.cli.demo
+    import ltm.cli.demo_steps
     import ltm.pipes
 
     monkeypatch.setattr(ltm.pipes, "WAIT_SECONDS", 0.05)
-    monkeypatch.setattr(ltm.cli.demo, "LEAST_TOKENS", 300)
-    monkeypatch.setattr(ltm.cli.demo, "HELD_OUT_TOKENS", 60)
-    monkeypatch.setattr(ltm.cli.demo, "NEW_TOKENS", 2)
+    monkeypatch.setattr(ltm.cli.demo_steps, "LEAST_TOKENS", 300)
+    monkeypatch.setattr(ltm.cli.demo_steps, "HELD_OUT_TOKENS", 60)
+    monkeypatch.setattr(ltm.cli.demo_steps, "NEW_TOKENS", 2)
 
 
 def _run(line: Line, folder: Path) -> tuple[int | str, str, str]:

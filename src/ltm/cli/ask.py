@@ -3,41 +3,86 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ltm.bank import Bank
+import typer
+from typer.core import TyperCommand
+
+from ltm.cli.declared import (
+    AsJson,
+    BankOrText,
+    Device,
+    MaxTokens,
+    MethodName,
+    OfMemory,
+    Penalty,
+    Seed,
+    SideNetPath,
+    Temperature,
+    new_app,
+)
 from ltm.cli.read import tell_markup
 from ltm.console import ask_patience, notice, print_json, write
 from ltm.documents import iter_documents, read_text
 from ltm.errors import LtmError
 from ltm.outputs import check_output, write_output
-from ltm.passages import Passage
 from ltm.pipes import STDIN, is_stream, stream_name
-from ltm.session import Answer, Session
-from ltm.trace_page import KIND, is_trace_page, trace_page
+
+if TYPE_CHECKING:
+    from ltm.passages import Passage
+    from ltm.session import Answer, Session
+
+app = new_app()
 
 
-def run_ask(
-    bank: Path,
-    question: str,
-    trace: bool,
-    plain: bool,
-    sampling: dict[str, Any],
-    as_json: bool,
-    page: Path | None = None,
-    **opening: Any,
+class _TracePage(TyperCommand):
+    """Takes `--trace out.html` as `--trace --page out.html`: an option cannot have a value at will."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        for place in range(min(end, len(args)) - 1, 0, -1):
+            if args[place - 1] == "--trace" and args[place].lower().endswith((".html", ".htm")):
+                args.insert(place, "--page")
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=_TracePage, epilog='Try: ltm ask moby.bank "Who is Queequeg?" --trace out.html')
+def ask(
+    bank: BankOrText,
+    question: Annotated[str, typer.Argument(help="What to ask (- for stdin); with --continue, a text to go on from.")],
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Show the passages of memory that the answer used; --trace FILE.html writes a page of what each word "
+            "of the answer used.",
+        ),
+    ] = False,
+    page: Annotated[Path | None, typer.Option("--page", hidden=True)] = None,
+    plain: Annotated[
+        bool, typer.Option("--continue", help="Go on from the text as it stands, without a chat template.")
+    ] = False,
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = 0.0,
+    repetition_penalty: Penalty = 1.1,
+    seed: Seed = None,
+    backbone: OfMemory = None,
+    sidenet: SideNetPath = None,
+    method: MethodName = None,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
-    """One answer: streamed to stdout, passages to stderr; with --json all of it as one object; page: a file for
-    `trace_page`."""
+    """Answer a question with a memory."""
+    from ltm.trace_page import KIND, is_trace_page, trace_page
+
     if page is not None:
         check_output(page, is_trace_page, KIND)
-    if question == STDIN:
-        if is_stream(bank):
-            raise LtmError(f"{stream_name(bank)} cannot be both the text and the question; give one of them itself")
-        question = read_text(Path(STDIN)).rstrip("\n")
-    session = open_session(bank, **opening)
+    question = _question(question, bank)
+    session = open_session(bank, backbone=backbone, sidenet=sidenet, method=method, device=device)
     answer = session.continue_text if plain else session.ask
-    made = answer(question, trace=trace, on_text=None if as_json else write, **sampling)
+    traced, on_text = trace or page is not None, None if as_json else write
+    sampling = sampling_options(max_tokens, temperature, repetition_penalty, seed)
+    made = answer(question, trace=traced, on_text=on_text, **sampling)
     if page is not None:
         write_output(page, trace_page(question, made), is_trace_page, KIND)
         notice(f"wrote {page}")
@@ -45,11 +90,28 @@ def run_ask(
         print_json(made.to_dict())
         return
     print()
-    finish(made, trace)
+    finish(made, traced)
+
+
+def sampling_options(max_tokens: int, temperature: float, penalty: float, seed: int | None) -> dict[str, Any]:
+    """The command line's options as `ltm.generation.Sampling` names them."""
+    return {"max_new_tokens": max_tokens, "temperature": temperature, "repetition_penalty": penalty, "seed": seed}
+
+
+def _question(text: str, bank: Path) -> str:
+    """The question itself, or what stdin holds."""
+    if text != STDIN:
+        return text
+    if is_stream(bank):
+        raise LtmError(f"{stream_name(bank)} cannot be both the text and the question; give one of them itself")
+    return read_text(Path(STDIN)).rstrip("\n")
 
 
 def open_session(bank: Path, **opening: Any) -> Session:
     """A session on a memory that must exist, or on a text that is read first and not kept."""
+    from ltm.bank import Bank
+    from ltm.session import Session
+
     if not Bank.exists(bank) and not bank.is_file() and not is_stream(bank):
         raise LtmError(f"{bank} is no memory; make one with: ltm read FILES -o {bank}")
     if Bank.exists(bank):

@@ -2,69 +2,77 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.text import Text
 
-from ltm.bench import Plan, Result, Watch, parse_budget, parse_methods, parse_tasks, run_plan, write_report
-from ltm.bench.grids import headline, sections, tables
-from ltm.bench.plan import has_seed
+from ltm.cli.declared import AsJson, BackboneName, Device, new_app
 from ltm.cli.options import config_options
-from ltm.console import (
-    Interrupted,
-    ask_patience,
-    format_seconds,
-    make_progress,
-    next_step,
-    notice,
-    print_json,
-    print_table,
-    shown,
-)
+from ltm.configs import DEFAULT_BACKBONE
+from ltm.console import Interrupted, ask_patience, next_step, notice, print_json, print_table, shown
 from ltm.errors import LtmError
-from ltm.methods import method_class
-from ltm.tasks.data import DataSource
+from ltm.methods import METHODS
 from ltm.tasks.registry import TASKS
 
 if TYPE_CHECKING:
-    from ltm.bench.journal import Entry
-    from ltm.bench.runner import Work
+    from ltm.bench import Budget, MethodSpec, Result, TaskSpec
 
 FAILED = 1
 """Exit code where a cell could not be measured."""
 
+app = new_app(
+    help="Measure methods on tasks; make a page of the results.", epilog="Try: ltm bench list", no_args_is_help=True
+)
 
-def run_bench(
-    tasks: str,
-    methods: str,
-    settings: Sequence[str],
-    out: Path,
-    data: Path | None,
-    backbone: str,
-    dtype: str,
-    window: int,
-    stride: int | None,
-    budget: str | None,
-    seeds: Sequence[int],
-    device: str | None,
-    restart: bool,
-    as_json: bool,
-) -> int:
-    """Check everything that can be checked at once, load the backbone, run; the exit code."""
-    task_specs, method_specs = parse_tasks(tasks, settings), parse_methods(methods)
+
+@app.command(epilog="Try: ltm bench run --methods window,longmem --data data/ --out results/")
+def run(
+    out: Annotated[Path, typer.Option("--out", help="Folder of result files: made, added to, or gone on with.")],
+    tasks: Annotated[str, typer.Option(help="Names that `ltm bench list` lists, with commas.")] = "long_text",
+    methods: Annotated[
+        str,
+        typer.Option(help="With commas: NAME, NAME:key=value,..., NAME@TRAINED_WEIGHTS; any may end in: as LABEL."),
+    ] = "window,full,longmem",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="TASK.KEY=VALUE", help="An option of a task; repeatable.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of data sets; default: public ones by name.")
+    ] = None,
+    backbone: BackboneName = DEFAULT_BACKBONE,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    window: Annotated[int, typer.Option(help="Local window in tokens, the same for every method that has one.")] = 1024,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens that leave a full window; default: all for long_text, else half of it.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Memory of each method: tokens (65536) or bytes (64MB); default: its own.")
+    ] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="For tasks with a seed; repeatable.")] = None,
+    device: Device = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Remove earlier results of the same cells.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure methods on tasks.
+
+    Each task and method has its result file in --out. A run that was stopped goes on where it was with the same
+    command. Exit code 1: a method could not be measured, the others were.
+    """
+    from ltm.bench import Plan, parse_budget, parse_methods, parse_tasks, run_plan
+    from ltm.bench.progress import BenchBar
+    from ltm.tasks.data import DataSource
+
+    task_specs, method_specs = parse_tasks(tasks, settings or ()), parse_methods(methods)
     limit, source = None if budget is None else parse_budget(budget), DataSource(data)
-    if limit is not None and not any(limit.options(method_class(spec.name).config_class) for spec in method_specs):
-        raise LtmError(f"--budget {budget}: none of the methods has a memory that it limits; leave it out")
-    if seeds and not any(map(has_seed, task_specs)):
-        raise LtmError("--seed: none of the tasks has a seed that is not set; leave it out")
+    _check(task_specs, method_specs, limit, seeds or ())
     from ltm.backbone import load_backbone
 
     ask_patience(f"loading {backbone}")
     loaded = load_backbone(backbone, dtype=dtype, device=device)
-    chosen = tuple(dict.fromkeys(seeds)) or (0,)
+    chosen = tuple(dict.fromkeys(seeds or ())) or (0,)
     plan = Plan(task_specs, method_specs, loaded, source, window, stride, limit, chosen)
     ask_patience("preparing tasks and methods")
     with BenchBar() as bar:
@@ -75,11 +83,31 @@ def run_bench(
     _print_results(results, as_json)
     notice(f"results are in {out}", style="dim")
     next_step("ltm", "bench", "report", out, "--out", "page.md")
-    return FAILED if any(result.failed for result in results) else 0
+    raise typer.Exit(FAILED if any(result.failed for result in results) else 0)
 
 
-def run_report(folder: Path, out: Path, title: str, as_json: bool) -> None:
-    """Write the page and tell where it is."""
+def _check(
+    tasks: Sequence[TaskSpec], methods: Sequence[MethodSpec], budget: Budget | None, seeds: Sequence[int]
+) -> None:
+    """Refuse options that would have no effect."""
+    from ltm.bench.plan import has_seed
+
+    if budget is not None and not any(budget.options(METHODS[method.name].config_class) for method in methods):
+        raise LtmError(f"--budget {budget}: none of the methods has a memory that it limits; leave it out")
+    if seeds and not any(map(has_seed, tasks)):
+        raise LtmError("--seed: none of the tasks has a seed that is not set; leave it out")
+
+
+@app.command(epilog="Try: ltm bench report results/ --out page.md")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RESULTS", help="What `ltm bench run --out` wrote.")],
+    out: Annotated[Path, typer.Option("--out", help="The page, .md; the same as .html is written beside it.")],
+    title: Annotated[str, typer.Option(help="The page's title.")] = "Benchmark results",
+    as_json: AsJson = False,
+) -> None:
+    """Make a page of tables and plots of a folder of results."""
+    from ltm.bench import write_report
+
     markdown, page = write_report(folder, out, title)
     if as_json:
         print_json({"markdown": str(markdown), "html": str(page)})
@@ -88,9 +116,10 @@ def run_report(folder: Path, out: Path, title: str, as_json: bool) -> None:
     print(shown(str(page)))
 
 
-def run_tasks(as_json: bool) -> None:
-    """The tasks there are, with their options."""
-    described = [_describe(name) for name in sorted(TASKS)]
+@app.command("list", epilog="Try: ltm bench list --json")
+def list_tasks(as_json: AsJson = False) -> None:
+    """The tasks there are: source and options."""
+    described = [_describe(name) for name in TASKS]
     if as_json:
         print_json(described)
         return
@@ -109,60 +138,10 @@ def _describe(name: str) -> dict[str, Any]:
     }
 
 
-class BenchBar(Watch):
-    """Shows units as they are done, with the rate and the time left; without a terminal, a line for each cell."""
-
-    def __init__(self) -> None:
-        self.progress = make_progress(time_left=False)
-        self.left = self.taken = 0
-        self.seconds = 0.0
-
-    def __enter__(self) -> BenchBar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def begin(self, work: Sequence[Work]) -> None:
-        self.cells, self.index = len(work), 0
-        self.left = sum(unit.cost for item in work for unit in item.missing)
-        self.all = self.progress.add_task("all", total=max(self.left, 1))
-
-    def start(self, cell: Work) -> None:
-        self.index += 1
-        total, missing = sum(unit.cost for unit in cell.units), sum(unit.cost for unit in cell.missing)
-        name = f"{self.index}/{self.cells} {cell.cell.task.name} {cell.cell.method.label}"
-        self.bar = self.progress.add_task(name, total=max(total, 1), completed=total - missing)
-        self.started, self.had_missing = time.perf_counter(), bool(missing)
-
-    def unit(self, cell: Work, entry: Entry) -> None:
-        self.left -= entry.cost
-        self.taken += entry.cost
-        self.seconds += entry.seconds
-        rate = self.taken / max(self.seconds, 1e-9)
-        text = f"{rate:,.0f} tokens/s, {format_seconds(self.left / rate)} left" if rate else ""
-        self.progress.advance(self.bar, entry.cost)
-        self.progress.update(self.all, advance=entry.cost, detail=text)
-
-    def end(self, cell: Work, result: Result) -> None:
-        self.progress.remove_task(self.bar)
-        facts, name = result.facts, f"{cell.cell.task.name}, {cell.cell.method.label}"
-        seed = "" if result.seed is None else f", seed {result.seed}"
-        if result.failed:
-            left = sum(unit.cost for unit in cell.missing)
-            self.left -= left
-            self.progress.advance(self.all, left)
-            notice(f"{name}{seed}: failed: {facts['error']}", style="red")
-        elif self.had_missing:
-            rate = facts["tokens_per_second"] or 0.0
-            notice(f"{name}{seed}: {facts['tokens']:,} tokens in {format_seconds(facts['seconds'])}, {rate:,.0f}/s")
-        else:
-            notice(f"{name}{seed}: done before", style="dim")
-
-
 def _print_results(results: Sequence[Result], as_json: bool) -> None:
     """The headline of each task with methods as columns, or everything as JSON."""
+    from ltm.bench.grids import headline, sections, tables
+
     if as_json:
         print_json([{"file": str(result.path), **result.facts} for result in results])
         return

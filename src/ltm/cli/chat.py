@@ -6,14 +6,29 @@ import re
 import sys
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ltm.cli.ask import finish, open_session, print_passages
+import typer
+
+from ltm.cli.ask import finish, open_session, print_passages, sampling_options
+from ltm.cli.declared import (
+    BankOrText,
+    Device,
+    MaxTokens,
+    MethodName,
+    OfMemory,
+    Penalty,
+    Seed,
+    SideNetPath,
+    Temperature,
+    new_app,
+)
 from ltm.console import notice, notices, shell_line, write
 from ltm.errors import LtmError
 from ltm.pipes import is_stream, stream_name
-from ltm.session import Answer, Session
+
+if TYPE_CHECKING:
+    from ltm.session import Answer, Session
 
 COMMANDS = {
     "/why": "the passages that the last answer used",
@@ -22,18 +37,38 @@ COMMANDS = {
 }
 _COMMAND = re.compile(r"/[a-z]+")
 
+app = new_app()
 
-def run_chat(bank: Path, trace: bool, keep: bool, sampling: dict[str, Any], **opening: Any) -> None:
-    """Questions from stdin, one a line, until it ends; earlier turns stay in the prompt, and go into a saved memory."""
+
+@app.command(epilog="Try: ltm chat moby.bank")
+def chat(
+    bank: BankOrText,
+    trace: Annotated[bool, typer.Option("--trace", help="Show the passages of memory that the answer used.")] = False,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep what was said in a saved memory.")] = True,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    repetition_penalty: Penalty = 1.1,
+    seed: Seed = None,
+    backbone: OfMemory = None,
+    sidenet: SideNetPath = None,
+    method: MethodName = None,
+    device: Device = None,
+) -> None:
+    """Talk with a model that has a memory, a question a line; what was said is kept in a saved memory.
+
+    /why shows the passages that the last answer used, /forget drops what was said so far, /quit or Ctrl-D ends. A
+    document of the memory holds the whole conversation afterwards; `ltm bank delete` removes it.
+    """
     if is_stream(bank):
         raise LtmError(f"{stream_name(bank)} is where questions come from; give the text as a file")
-    chat = Chat(open_session(bank, **opening), trace, sampling)
+    session = open_session(bank, backbone=backbone, sidenet=sidenet, method=method, device=device)
+    talk = Chat(session, trace, sampling_options(max_tokens, temperature, repetition_penalty, seed))
     notice("Ask away. " + "; ".join(f"{name}: {meaning}" for name, meaning in COMMANDS.items()) + ".", style="dim")
     try:
-        chat.run()
+        talk.run()
     finally:
         if keep:
-            chat.save()
+            talk.save()
 
 
 class Chat:

@@ -5,55 +5,84 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from torch import Tensor
+import typer
 
-from ltm.backbone import load_backbone
-from ltm.configs import range_problems, stride_problems
+from ltm.cli.declared import AsJson, BackboneName, Device, SideNetPath, new_app
+from ltm.configs import DEFAULT_BACKBONE, range_problems, stride_problems
 from ltm.console import ask_patience, make_progress, notice, print_json, print_table
 from ltm.documents import iter_documents
 from ltm.errors import ConfigError, LtmError
-from ltm.methods import Reader, method_class
-from ltm.session import open_method
-from ltm.tasks.perplexity import PerplexityResult, compare, perplexity
-from ltm.tokens import token_ids
+from ltm.methods import METHODS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ltm.backbone import Backbone
+    from ltm.methods import Reader
+    from ltm.tasks.perplexity import PerplexityResult
 
 DEFAULT_WINDOW = 1024
 
+app = new_app(
+    help="Measure methods.",
+    epilog="Try: ltm eval perplexity --method window,longmem --data moby.txt",
+    no_args_is_help=True,
+)
 
-def run_perplexity(
-    data: Sequence[Path],
-    methods: str,
-    backbone: str,
-    sidenet: Path | None,
-    window: int | None,
-    stride: int | None,
-    limits: dict[str, int | None],
-    by_position: bool,
-    device: str | None,
-    as_json: bool,
+
+@app.callback()
+def measure() -> None:
+    pass
+
+
+@app.command("perplexity", epilog="Try: ltm eval perplexity --method window,longmem --data moby.txt")
+def eval_perplexity(
+    data: Annotated[
+        list[Path],
+        typer.Option(
+            "--data", help="A file or folder of .txt, .md, .html, .jsonl, .jsonl.gz (field text), or -; repeatable."
+        ),
+    ],
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DATA]...", help="More data, so that --data *.txt works.")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option("--method", help="Names that `ltm methods` lists, with commas.")
+    ] = "window,full,longmem",
+    backbone: BackboneName = DEFAULT_BACKBONE,
+    sidenet: SideNetPath = None,
+    window: Annotated[
+        int | None, typer.Option(help="Local window in tokens, the same for every method that has one; default: 1024.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens that leave a full window; default: all, as in the paper.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Most tokens of each document; default: all.")
+    ] = None,
+    max_documents: Annotated[
+        int | None, typer.Option("--max-documents", help="First documents only; default: all.")
+    ] = None,
+    by_position: Annotated[bool, typer.Option("--by-position", help="Also by place in the document.")] = False,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Every method on the same documents; the table gives each over the tokens that all of them scored."""
+    """Perplexity on long texts, for several methods in one table."""
+    data, limits = [*data, *(more or [])], {"max_tokens": max_tokens, "max_documents": max_documents}
     names = _names(methods)
-    _check_limits(limits)
-    if (window or stride) and not any(method_class(name).config_class.with_window(1) for name in names):
-        raise LtmError(f"none of {', '.join(names)} has a window; leave --window and --stride out")
+    _check(names, limits, window, stride, sidenet)
     window = DEFAULT_WINDOW if window is None else window
-    if problems := range_problems({"window": window}) + stride_problems(window, stride):
-        raise ConfigError(problems)
-    if sidenet is not None and not any(method_class(name).card.needs_training for name in names):
-        raise LtmError(f"none of {', '.join(names)} is trained, so --sidenet has no effect; leave it out")
-    documents = islice(iter_documents(data), limits["max_documents"])
-    texts = [(document.name, document.text) for document in documents]
+    texts = [(document.name, document.text) for document in islice(iter_documents(data), max_documents)]
     ask_patience(f"loading {backbone}")
+    from ltm.backbone import load_backbone  # only now: what cannot be read is told at once
+    from ltm.tasks.perplexity import compare
+    from ltm.tokens import token_ids
+
     loaded = load_backbone(backbone, device=device)
-    ids = [(name, token_ids(loaded.tokenizer, text)[: limits["max_tokens"]]) for name, text in texts]
-    options = {name: method_class(name).config_class.with_window(window, stride or window) for name in names}
-    weights = {name: sidenet if method_class(name).card.needs_training else None for name in names}
-    ready = {name: open_method(name, loaded, weights[name], **options[name]) for name in names}
-    results = _measure(ready, ids)
-    figures = compare(results)
+    documents = [(name, token_ids(loaded.tokenizer, text)[:max_tokens]) for name, text in texts]
+    figures = compare(_measure(_ready(names, loaded, sidenet, window, stride), documents))
     if as_json:
         settings = {
             "window": window,
@@ -64,7 +93,7 @@ def run_perplexity(
         }
         print_json({"settings": settings, "methods": figures})
         return
-    _print_table(figures, backbone, len(ids))
+    _print_table(figures, backbone, len(documents))
     if by_position:
         _print_positions(figures)
 
@@ -74,18 +103,51 @@ def _names(methods: str) -> list[str]:
     if not names:
         raise LtmError("no method given; name some that `ltm methods` lists: --method window,longmem")
     for name in names:
-        method_class(name)
+        METHODS.card(name)
     return names
 
 
-def _check_limits(limits: dict[str, int | None]) -> None:
-    least = {"max_tokens": 2, "max_documents": 1}
-    for name, value in limits.items():
-        if value is not None and value < least.get(name, 1):
-            raise LtmError(f"{name}={value}; use {least.get(name, 1)} or more")
+def _check(
+    names: Sequence[str],
+    limits: dict[str, int | None],
+    window: int | None,
+    stride: int | None,
+    sidenet: Path | None,
+) -> None:
+    """Refuse what cannot be, or would have no effect, before anything is loaded."""
+    for name, least in {"max_tokens": 2, "max_documents": 1}.items():
+        if (value := limits[name]) is not None and value < least:
+            raise LtmError(f"{name}={value}; use {least} or more")
+    listed = ", ".join(names)
+    if (window or stride) and not any(METHODS[name].config_class.with_window(1) for name in names):
+        raise LtmError(f"none of {listed} has a window; leave --window and --stride out")
+    window = DEFAULT_WINDOW if window is None else window
+    if problems := range_problems({"window": window}) + stride_problems(window, stride):
+        raise ConfigError(problems)
+    if sidenet is not None and not any(METHODS.card(name).needs_training for name in names):
+        raise LtmError(f"none of {listed} is trained, so --sidenet has no effect; leave it out")
+
+
+def _ready(
+    names: Sequence[str], backbone: Backbone, sidenet: Path | None, window: int, stride: int | None
+) -> dict[str, Reader]:
+    """Every method with the same window, all of which leaves it where no stride is asked for."""
+    from ltm.session import open_method
+
+    return {
+        name: open_method(
+            name,
+            backbone,
+            sidenet if METHODS.card(name).needs_training else None,
+            **METHODS[name].config_class.with_window(window, stride or window),
+        )
+        for name in names
+    }
 
 
 def _measure(methods: dict[str, Reader], documents: Sequence[tuple[str, Tensor]]) -> dict[str, PerplexityResult]:
+    from ltm.tasks.perplexity import perplexity
+
     results, total = {}, sum(len(ids) for _, ids in documents)
     with make_progress() as progress:
         for name, method in methods.items():

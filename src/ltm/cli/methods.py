@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from ltm.cli.declared import AsJson, new_app
 from ltm.cli.options import config_options
 from ltm.console import print_json, print_table
 from ltm.methods import METHODS
 
+app = new_app()
 
-def run_methods(as_json: bool) -> None:
-    """A table to stdout, or a list with every option of every method as JSON."""
+
+@app.command(epilog="Try: ltm methods --json")
+def methods(as_json: AsJson = False) -> None:
+    """The methods there are: name, paper and what each claims."""
     cards = METHODS.cards()
     if as_json:
         print_json([_describe(name) for name in cards])

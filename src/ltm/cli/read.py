@@ -6,10 +6,22 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.progress import Progress
 
+from ltm.cli.declared import (
+    AsJson,
+    Device,
+    KeyStorage,
+    MethodName,
+    OfMemory,
+    SearchStorage,
+    SideNetPath,
+    ValueStorage,
+    new_app,
+)
 from ltm.console import Interrupted, ask_patience, format_bytes, make_progress, next_step, notice, print_json
 from ltm.documents import Document, Source, documents_of, find_sources
 from ltm.errors import LtmError
@@ -24,44 +36,75 @@ if TYPE_CHECKING:
     from ltm.session import ReadProgress, Session
 
 
-def run_read(
-    files: Sequence[Path],
-    output: Path,
-    backbone: str | None,
-    sidenet: Path | None,
-    method: str | None,
-    memory_size: int | None,
-    device: str | None,
-    as_json: bool,
-    piped_name: str | None,
-    **storages: str | None,
+app = new_app()
+
+
+@app.command(epilog="Try: ltm read moby.txt -o moby.bank")
+def read(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILES...", help="Files or folders of .txt, .md, .html, .jsonl, .jsonl.gz; - for stdin."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="BANK", help="The memory: made, or added to.")],
+    backbone: OfMemory = None,
+    sidenet: SideNetPath = None,
+    method: MethodName = None,
+    memory_size: Annotated[
+        int | None, typer.Option(help="Most tokens a new memory holds, the oldest leave first; default: 65536.")
+    ] = None,
+    piped_name: Annotated[
+        str | None, typer.Option("--name", help="What a text from a pipe is called; as .html or .jsonl it is read so.")
+    ] = None,
+    key_storage: KeyStorage = None,
+    value_storage: ValueStorage = None,
+    search_storage: SearchStorage = None,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Look at all files, then open or make the memory and read them into it."""
+    """Read documents into a memory on disk.
+
+    A read that is killed leaves what was complete; the same command goes on from there. Documents that the memory
+    holds already are passed over.
+    """
     sources = find_sources(files, piped_name)
-    total_chars = _survey(sources)
-    from ltm.bank import Bank
+    total_chars = _survey(sources)  # all of them, before anything is written
     from ltm.bank.disk.lock import WriteLock  # only now: what cannot be read is told at once
+
+    storages = {"key_storage": key_storage, "value_storage": value_storage, "search_storage": search_storage}
+    given = {name: value for name, value in {"memory_size": memory_size, **storages}.items() if value is not None}
+    opening = {"backbone": backbone, "method": method, "sidenet": sidenet, "device": device}
+    with WriteLock(output):  # a second writer is told now, not after hours of reading
+        ask_patience(f"opening {output}")
+        session = _open(output, given, opening)
+        _read_all(session, sources, output, total_chars, as_json)
+
+
+def _open(output: Path, given: dict[str, Any], opening: dict[str, Any]) -> Session:
+    """The memory as it is, or a new one of the default size; given: sizes and storages that were asked for."""
+    from ltm.bank import Bank
     from ltm.methods import method_class
     from ltm.session import Session, method_of
 
-    with WriteLock(output):  # a second writer is told now, not after hours of reading
-        ask_patience(f"opening {output}")
-        given = {"memory_size": memory_size, **storages}
-        chosen = {name: value for name, value in given.items() if value is not None}
-        config = method_class(method_of(output, method)).config_class
-        default = {} if Bank.exists(output) else config.with_budget(tokens=DEFAULT_SIZE)
-        session = Session.open(output, backbone, method, sidenet, device=device, **{**default, **chosen})
-        check_kept(session, output, chosen)
-        whole = {info.id: info.num_tokens for info in session.documents if info.complete}
-        results = []
-        with make_progress() as progress, _explain_interrupt(output):
-            bar = ReadBar(progress, total_chars)
-            for document in documents_of(sources):
-                bar.start(document)
-                info = session.read(document.text, document.name, progress=bar.update)
-                results.append((info, info.id not in whole))
-                bar.finish(document)
-        _report(session, output, results, sum(whole.values()) + bar.tokens, bar, as_json)
+    config = method_class(method_of(output, opening["method"])).config_class
+    default = {} if Bank.exists(output) else config.with_budget(tokens=DEFAULT_SIZE)
+    session = Session.open(output, **opening, **{**default, **given})
+    check_kept(session, output, given)
+    return session
+
+
+def _read_all(session: Session, sources: Sequence[Source], output: Path, total_chars: int, as_json: bool) -> None:
+    whole = {info.id: info.num_tokens for info in session.documents if info.complete}
+    results = []
+    with make_progress() as progress, _explain_interrupt(output):
+        bar = ReadBar(progress, total_chars)
+        for document in documents_of(sources):
+            bar.start(document)
+            info = session.read(document.text, document.name, progress=bar.update)
+            results.append((info, info.id not in whole))
+            bar.finish(document)
+    _report(session, output, results, sum(whole.values()) + bar.tokens, bar, as_json)
 
 
 def check_kept(session: Session, output: Path, chosen: dict[str, Any]) -> None:

@@ -6,29 +6,36 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ltm.cli.declared import AsJson, BackboneName, Device, new_app
 from ltm.cli.options import ConfigOption, config_options, refuse, run_with_options
-from ltm.configs import config_from_options
+from ltm.configs import DEFAULT_BACKBONE, DEFAULT_METHOD, config_from_options
 from ltm.console import next_step, notice, print_json
 from ltm.errors import LtmError
 from ltm.methods import METHODS, create_method, load_method, method_class
 from ltm.pipes import is_stream
-from ltm.session import DEFAULT_BACKBONE, DEFAULT_METHOD
-from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, TrainResult, Validation, exercises
-from ltm.training.record import check_out
 
-EPILOG = "Try: ltm train --data books/ --out sidenet/ --max-minutes 45"
+if TYPE_CHECKING:
+    from ltm.training import TrainResult, Validation
 
-
-def run_train(arguments: Sequence[str]) -> None:
-    """Parse the options of the method that the arguments name, and train."""
-    run_with_options(train, _all_options(_method_name(arguments)), arguments, "ltm train", EPILOG)
+app = new_app()
 
 
-def train(
+@app.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    epilog="Try: ltm train --help",
+)
+def train(context: typer.Context) -> None:
+    """Train a method's own weights beside a frozen backbone."""
+    epilog = "Try: ltm train --data books/ --out sidenet/ --max-minutes 45"
+    run_with_options(_train, _all_options(_method_name(context.args)), context.args, "ltm train", epilog)
+
+
+def _train(
     context: typer.Context,
     data: Annotated[
         list[Path],
@@ -40,7 +47,7 @@ def train(
     more: Annotated[
         list[Path] | None, typer.Argument(metavar="[DATA]...", help="More data, so that --data *.txt works.")
     ] = None,
-    backbone: Annotated[str, typer.Option(help="A built-in name, hub id, directory or .gguf file.")] = DEFAULT_BACKBONE,
+    backbone: BackboneName = DEFAULT_BACKBONE,
     method: Annotated[str, typer.Option(help="A method that `ltm methods` lists as trained.")] = DEFAULT_METHOD,
     validation: Annotated[
         list[Path] | None, typer.Option(help="Held-out data to evaluate on meanwhile; repeatable.")
@@ -50,8 +57,8 @@ def train(
         int, typer.Option("--exercises", help="Documents of generated exercises for memory to add to the data.")
     ] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON to stdout.")] = False,
+    device: Device = None,
+    as_json: AsJson = False,
     **options: Any,
 ) -> None:
     """Train a method's own weights beside a frozen backbone.
@@ -60,6 +67,8 @@ def train(
     command with --resume goes on from it. For several processes: torchrun --nproc-per-node 2 -m ltm.cli train ...
     """
     from ltm.backbone import load_backbone
+    from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, exercises
+    from ltm.training.record import check_out
 
     fields = {option.name for option in config_options(TrainConfig)}
     config = TrainConfig(**{name: value for name, value in options.items() if name in fields})
@@ -95,6 +104,8 @@ def train(
 def _validation(paths: Sequence[Path] | None, tokenizer: Any, segment_size: int) -> Validation | None:
     if not paths:
         return None
+    from ltm.training import Corpus, Validation
+
     return Validation(Corpus.from_paths(paths), tokenizer, segment_size=segment_size)
 
 
@@ -110,16 +121,15 @@ def _method_name(arguments: Sequence[str]) -> str:
 
 def _all_options(method: str) -> list[ConfigOption]:
     """The method's options, then those of training; one that both have is given once and set in both."""
+    from ltm.training import TrainConfig
+
     chosen = method_class(method)
     if not chosen.card.needs_training:
-        raise LtmError(f"method {method} has nothing to train; use one of: {', '.join(_trained_methods())}")
+        trained = [name for name, card in METHODS.cards().items() if card.needs_training]
+        raise LtmError(f"method {method} has nothing to train; use one of: {', '.join(trained)}")
     own = config_options(chosen.config_class)
     names = {option.name for option in own}
     return [*own, *(option for option in config_options(TrainConfig) if option.name not in names)]
-
-
-def _trained_methods() -> list[str]:
-    return [name for name, card in METHODS.cards().items() if card.needs_training]
 
 
 def _is_main() -> bool:

@@ -1,0 +1,59 @@
+"""Arguments and options that several commands have, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ltm.cli.options import config_options
+from ltm.configs import BankFields
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """A Typer app as all of them are: plain help, no completion, and tracebacks for mistakes of ours alone."""
+    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
+
+
+def _of_bank(name: str) -> Any:
+    """An option of a bank, with the sentence that stands below its field."""
+    (found,) = [option for option in config_options(BankFields) if option.name == name]
+    return typer.Option(help=found.help)
+
+
+BankPath = Annotated[Path, typer.Argument(metavar="BANK", help="The directory of a memory.")]
+BankOrText = Annotated[
+    Path, typer.Argument(metavar="BANK", help="A memory, or a text that is read first, each time; -: stdin.")
+]
+NewBank = Annotated[Path, typer.Option("--output", "-o", metavar="BANK", help="The new memory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON to stdout.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")]
+
+OfMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help="A built-in name, hub id, directory or .gguf file; default: the memory's own, else smollm2-135m.",
+    ),
+]
+BackboneName = Annotated[str, typer.Option("--backbone", help="A built-in name, hub id, directory or .gguf file.")]
+SideNetPath = Annotated[
+    Path | None, typer.Option("--sidenet", help="What `ltm train` wrote; default: the one shipped.")
+]
+MethodName = Annotated[
+    str | None,
+    typer.Option("--method", help="A name that `ltm methods` lists; default: the memory's own, else longmem."),
+]
+
+MemorySize = Annotated[int | None, typer.Option(help="Most tokens of the new memory; default: as it was, or 65536.")]
+KeyStorage = Annotated[str | None, _of_bank("key_storage")]
+ValueStorage = Annotated[str | None, _of_bank("value_storage")]
+SearchStorage = Annotated[str | None, _of_bank("search_storage")]
+
+Temperature = Annotated[float, typer.Option(help="0: the likeliest token each time; 1: sample as the model believes.")]
+Penalty = Annotated[
+    float, typer.Option("--repetition-penalty", help="Above 1, what occurred already gets less likely.")
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Most tokens of an answer.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.")]
