@@ -5,21 +5,28 @@ Names, texts and messages that come from files, models or other libraries reach 
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 """What a terminal obeys, a line breaks at, turns its neighbours round or is half a character."""
+
+
+PLAIN_LINE_SECONDS = 15.0
+"""Least time between two plain lines, so that a log file of an hour stays short."""
 
 
 class Interrupted(Exception):
@@ -185,6 +192,54 @@ def make_progress(console: Console = notices, time_left: bool = True) -> Progres
     )
 
 
+class RunDisplay:
+    """Context manager that shows how a long run goes: a bar with figures, or without a terminal a line now and then.
+
+    enabled: False shows nothing (all processes but the first, or quiet). console: default stderr.
+
+    >>> with RunDisplay(enabled=False) as display:
+    ...     display.update(0.5, seconds=60.0, facts={"loss": 3.2})
+    """
+
+    def __init__(self, enabled: bool = True, console: Console | None = None):
+        self.console, self.enabled = console or notices, enabled
+        self._bar: Progress | None = None
+        if enabled and self.console.is_terminal:
+            self._bar = Progress(BarColumn(bar_width=20), TaskProgressColumn(), Detail(), console=self.console)
+            self._task = self._bar.add_task("train", total=1.0, detail="starting")
+        self._last_line = -PLAIN_LINE_SECONDS
+
+    def __enter__(self) -> RunDisplay:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, fraction: float, *, seconds: float, facts: Mapping[str, Any], force: bool = False) -> None:
+        """Show figures. fraction: 0 to 1 of the run; seconds: time so far; force: print a plain line now."""
+        text = " · ".join(f"{name} {_short(value)}" for name, value in facts.items() if value is not None)
+        text += f" · {format_seconds(seconds * (1 - fraction) / fraction)} left" if fraction > 0 else ""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=fraction, detail=text)
+        elif force or fraction >= 1 or time.monotonic() - self._last_line >= PLAIN_LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.message(f"{fraction:4.0%} · {text}")
+
+    def message(self, text: str) -> None:
+        """A line that stays."""
+        if self.enabled:
+            self.console.print(shown(text), markup=False, soft_wrap=True)
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def format_bytes(count: float) -> str:
     """12 B, 3.4 kB, 56.7 MB, 8.9 GB: powers of 1,000."""
     for unit in ("B", "kB", "MB"):
@@ -199,3 +254,29 @@ def format_seconds(seconds: float) -> str:
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+@contextmanager
+def quiet(*, downloads: bool = False) -> Iterator[None]:
+    """A block in which other libraries say nothing while a model is fetched, converted or loaded: no warnings, no bars;
+    then every switch is put back as it was.
+
+    downloads: leave the hub's own bars on, for a block that may fetch gigabytes; otherwise the block writes
+    nothing to stderr at all (the GGUF reader draws a bar that has no switch).
+    """
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if downloads and had_bars:
+        enable_progress_bars()
+    try:
+        with warnings.catch_warnings(), nullcontext() if downloads else redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        (transformers_logging.enable_progress_bar if had_bars else disable_progress_bars)()

@@ -13,11 +13,11 @@ from conftest import make_documents
 from fake_method import ByteTokenizer, FakeMethod
 from rich.console import Console
 
+from ltm.console import RunDisplay
 from ltm.errors import LtmError
+from ltm.plots import smooth
 from ltm.training import Corpus, Validation, plot_loss, read_log
 from ltm.training.log import TrainLog
-from ltm.training.plot import smooth
-from ltm.training.progress import ProgressDisplay
 
 
 def write_run(folder, evaluations=True):
@@ -87,7 +87,7 @@ def test_plot_without_evaluations_or_with_one_step(tmp_path):
 def test_missing_matplotlib_is_one_line(tmp_path, monkeypatch):
     path = write_run(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(LtmError, match="pip install matplotlib"):
+    with pytest.raises(LtmError, match=r"pip install \"ltm\[plot\]\""):
         plot_loss(path, tmp_path / "loss.png")
 
 
@@ -100,7 +100,7 @@ def test_trainer_draws_its_plot(bench):
 
 def test_progress_in_a_file_is_few_plain_lines():
     out = io.StringIO()
-    with ProgressDisplay(console=Console(file=out, width=40)) as display:
+    with RunDisplay(console=Console(file=out, width=40)) as display:
         for step in range(1, 101):
             facts = {"step": step, "loss": 2.34567, "perplexity": None, "tokens/s": 1234.5}
             display.update(step / 100, seconds=step * 0.6, facts=facts)
@@ -112,13 +112,13 @@ def test_progress_in_a_file_is_few_plain_lines():
 
 def test_progress_in_a_terminal_is_a_bar_that_shows_figures():
     out = io.StringIO()
-    with ProgressDisplay(console=Console(file=out, force_terminal=True, width=120)) as display:
+    with RunDisplay(console=Console(file=out, force_terminal=True, width=120)) as display:
         display.update(0.5, seconds=3600.0, facts={"loss": 2.0})
     assert "loss 2 · 1:00:00 left" in out.getvalue() and "50%" in out.getvalue()
 
 
 def test_disabled_progress_is_silent(capsys):
-    with ProgressDisplay(enabled=False) as display:
+    with RunDisplay(enabled=False) as display:
         display.update(0.5, seconds=1.0, facts={"loss": 2.0})
         display.message("hidden")
     assert capsys.readouterr().err == ""

@@ -19,9 +19,8 @@ from gguf import GGUFReader
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ltm.backbone.notices import quiet
 from ltm.compat import gguf_architectures, tell_gguf_version
-from ltm.console import working
+from ltm.console import quiet, working
 from ltm.errors import LtmError, error_line
 
 # Part of a converted model's directory name: raise it when the conversion gives other files than before.

@@ -24,12 +24,11 @@ from ltm.backbone.contiguous_head import lay_out_input
 from ltm.backbone.conversion import converted_directory, load_whole
 from ltm.backbone.fingerprint import Fingerprint, fingerprint_of, signature_of
 from ltm.backbone.integrity import MOST_LAYERS, check_config, check_scores, not_finite
-from ltm.backbone.notices import quiet
 from ltm.backbone.tiny import TINY_ARCHITECTURES, build_tiny
 from ltm.backbone.turns import lock_of
 from ltm.backbone.view import KNOWN_FAMILIES, BackboneView
 from ltm.compat import cpu_has_fast_bf16, heed_softcap
-from ltm.console import notice
+from ltm.console import notice, quiet
 from ltm.errors import LtmError, error_line
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

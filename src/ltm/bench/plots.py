@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltm.bench.grids import Line, Value, condition_text
-from ltm.errors import LtmError
+from ltm.plots import COLOURS, GREY, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,10 +23,7 @@ AXES = {
 """Conditions that are drawn along an axis."""
 MOST_PANELS = 12
 
-# Okabe and Ito's colours, told apart by every eye; markers tell them apart in print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_GREY = "#8C959F"
 _UNKNOWN_COST = " (no bytes a token)"
 _LETTERS_PER_INCH, _HANDLE_LETTERS = 13, 8
 
@@ -54,9 +51,9 @@ def styles(labels: Sequence[str]) -> dict[str, Style]:
     lines = ("-", "--", ":", "-.")
     return {
         label: Style(
-            _COLOURS[index % len(_COLOURS)],
-            _MARKERS[(index + index // len(_COLOURS)) % len(_MARKERS)],
-            lines[index // len(_COLOURS) % len(lines)],
+            COLOURS[index % len(COLOURS)],
+            _MARKERS[(index + index // len(COLOURS)) % len(_MARKERS)],
+            lines[index // len(COLOURS) % len(lines)],
         )
         for index, label in enumerate(labels)
     }
@@ -171,7 +168,7 @@ def _draw_method(axes: Axes, panel: Panel, label: str, style: Style) -> None:
 def _draw_chance(axes: Axes, panel: Panel) -> None:
     chances = {value.chance for line in panel.lines for value in line.values.values()}
     if len(chances) == 1 and (chance := chances.pop()) is not None:
-        axes.axhline(chance, color=_GREY, linestyle=":", linewidth=1.2, label="chance")
+        axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.2, label="chance")
 
 
 def _draw_heat(axes: Axes, lines: Sequence[Line], label: str, low: float, high: float) -> Any:
@@ -205,13 +202,9 @@ def _scale(lines: Sequence[Line]) -> tuple[float, float]:
 
 def _figure(count: int, columns: int = 3) -> tuple[Figure, list[Axes]]:
     """A figure with at least `count` axes; those too many are hidden."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise LtmError("matplotlib is missing, so no plot can be drawn; run: pip install 'ltm[bench]'") from error
     columns = min(columns, 2) if count == 4 else min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(max(4.4 * columns, 6.0), 3.3 * rows + 0.6), layout="constrained")
+    figure = new_figure(max(4.4 * columns, 6.0), 3.3 * rows + 0.6)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid[count:]:
         axes.set_visible(False)
@@ -233,8 +226,7 @@ def _dress(axes: Axes, title: str, ylabel: str, xlabel: str) -> None:
     axes.set_xlabel(xlabel, fontsize=9)
     axes.set_ylabel(ylabel, fontsize=9)
     axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_axes(axes)
 
 
 def _legend(figure: Figure, grid: Sequence[Axes]) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from ltm.bench import facts
+from ltm import facts
+from ltm.bench.costs import bytes_per_token, trained_hash
 from ltm.bench.journal import Entry, Journal
 from ltm.bench.plan import HASH_DIGITS, Cell, Plan
 from ltm.bench.results import Result, is_records, is_result, read_result, rows_to_json, write_result
@@ -131,9 +132,9 @@ def _about_method(cell: Cell) -> tuple[dict[str, Any], float | None] | LtmError:
     """What the records of a method depend on, and its bytes a token; the method itself is let go of."""
     try:
         method = open_cell_method(cell)
-        weights = facts.trained_hash(method)
+        weights = trained_hash(method)
         about = {"options": asdict(method.method_config), "weights": weights and weights[:HASH_DIGITS]}
-        return about, facts.bytes_per_token(method)
+        return about, bytes_per_token(method)
     except LtmError as error:
         return error
 
@@ -222,7 +223,7 @@ def _result_facts(work: Work, error: str | None) -> dict[str, Any]:
         },
         "bytes_per_token": work.bytes_per_token,
         "machine": facts.machine(),
-        "versions": facts.versions(),
+        "versions": facts.versions("torch", "transformers", "numpy"),
         "commit": facts.commit(),
         "seconds": round(seconds, 3),
         "tokens": tokens,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 
+from ltm.console import RunDisplay
 from ltm.errors import LtmError
 
 from .checkpoint import Checkpointer, list_checkpoints
@@ -19,7 +20,6 @@ from .config import TrainConfig
 from .log import TrainLog
 from .optimizer import build_optimizer, named_trainables, share_weights
 from .plot import plot_loss
-from .progress import ProgressDisplay
 from .protocol import TrainableMethod, set_aside_memory
 from .record import PLOT_FILE, check_out, write_run_record
 from .schedule import learning_rate_at, progress_fraction
@@ -84,7 +84,7 @@ class Trainer:
         """
         self._begin(resume)
         shown = self.accelerator.is_main_process and not self.quiet
-        with StopRequest() as stop, ProgressDisplay(shown) as self.display:
+        with StopRequest() as stop, RunDisplay(shown) as self.display:
             if self.state.step == 0:
                 self._validate()
             stopped = self._run(stop)
@@ -110,13 +110,25 @@ class Trainer:
             share_weights(self.parameters, self.accelerator)
             self.method.memory = self.method.new_memory()
         if self.accelerator.is_main_process:
-            write_run_record(self.out_dir, self)
+            write_run_record(self.out_dir, self._about())
             self.log = TrainLog(self.out_dir, after_step=self.state.step if resume else None)
         self._started = time.monotonic() - self.state.seconds
         self._saved_seconds = self.state.seconds
         self._interval = Interval(since=self.state.seconds)
         self._loss: float | None = None
         self._figures: dict[str, float] = {}
+
+    def _about(self) -> dict[str, Any]:
+        """What this run is, for its record."""
+        return {
+            "method": type(self.method).__name__,
+            "num_trainable": sum(parameter.numel() for parameter in self.parameters.values()),
+            "config": self.config.to_dict(),
+            "precision": self.precision,
+            "device": str(self.device),
+            "processes": self.accelerator.num_processes,
+            "data": self.stream.describe(),
+        }
 
     def _run(self, stop: StopRequest) -> str | None:
         """Steps until the end or a stop, with what is due after each; returns the signal's name or None."""

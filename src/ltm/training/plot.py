@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ltm.errors import LtmError
+from ltm.plots import COLOURS, GREY, new_figure, plain_axes, smooth
 
 from .log import read_log
 
-# Okabe and Ito's colours: told apart by every eye; line styles tell them apart in print.
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#9A9A9A"
 SMOOTHING = 0.06
 """Share of the points that a smoothed value averages over."""
 
@@ -30,8 +28,7 @@ def plot_loss(log_path: str | Path, plot_path: str | Path) -> Path:
     evaluations = [r for r in records if r["event"] == "eval" and r.get("perplexity") is not None]
     if not train:
         raise LtmError(f"{log_path} has no training steps to draw; train for at least one step")
-    figure_class = _matplotlib_figure()
-    figure = figure_class(figsize=(11 if evaluations else 6.5, 4.2), layout="constrained")
+    figure = new_figure(11 if evaluations else 6.5, 4.2)
     axes = figure.subplots(1, 2 if evaluations else 1, squeeze=False)[0]
     unit, name = _token_unit(train[-1]["tokens"])
     _draw_loss(axes[0], train, unit)
@@ -39,25 +36,10 @@ def plot_loss(log_path: str | Path, plot_path: str | Path) -> Path:
         _draw_perplexity(axes[1], evaluations, unit)
     for axis in axes:
         axis.set_xlabel(f"training tokens ({name})" if name else "training tokens")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
+        plain_axes(axis)
         axis.legend(frameon=False)
     figure.savefig(plot_path, dpi=150)
     return Path(plot_path)
-
-
-def smooth(values: Sequence[float], weights: Sequence[float], width: int) -> list[float]:
-    """Mean over the last `width` values at each point, weighted; it never looks ahead.
-
-    >>> smooth([4.0, 2.0, 0.0], [1, 1, 3], width=2)
-    [4.0, 3.0, 0.5]
-    """
-    smoothed = []
-    for end in range(1, len(values) + 1):
-        window = slice(max(end - width, 0), end)
-        total = sum(weights[window])
-        smoothed.append(sum(v * w for v, w in zip(values[window], weights[window], strict=True)) / total)
-    return smoothed
 
 
 def _draw_loss(axis: Any, train: list[dict[str, Any]], unit: float) -> None:
@@ -67,7 +49,7 @@ def _draw_loss(axis: Any, train: list[dict[str, Any]], unit: float) -> None:
     at = [count / unit for count in tokens]
     axis.plot(at, losses, color=GREY, linewidth=0.8, alpha=0.7, label="each record")
     if width > 1:
-        axis.plot(at, smooth(losses, weights, width), color=BLUE, linewidth=2, label=f"mean of the last {width}")
+        axis.plot(at, smooth(losses, weights, width), color=COLOURS[0], linewidth=2, label=f"mean of the last {width}")
     axis.set_ylabel("training loss (nats per token)")
     ends = smooth(losses, weights, width)
     axis.set_title(f"Loss {ends[0]:.3f} at the start, {ends[-1]:.3f} at the end", fontsize=11)
@@ -75,12 +57,12 @@ def _draw_loss(axis: Any, train: list[dict[str, Any]], unit: float) -> None:
 
 def _draw_perplexity(axis: Any, evaluations: list[dict[str, Any]], unit: float) -> None:
     at = [r["tokens"] / unit for r in evaluations]
-    axis.plot(at, [r["perplexity"] for r in evaluations], color=BLUE, marker="o", label="with memory")
+    axis.plot(at, [r["perplexity"] for r in evaluations], color=COLOURS[0], marker="o", label="with memory")
     off = [
         (x, r["perplexity_memory_off"]) for x, r in zip(at, evaluations, strict=True) if r.get("perplexity_memory_off")
     ]
     if off:
-        axis.plot(*zip(*off, strict=True), color=ORANGE, marker="s", linestyle="--", label="memory off")
+        axis.plot(*zip(*off, strict=True), color=COLOURS[1], marker="s", linestyle="--", label="memory off")
     axis.set_ylabel("validation perplexity")
     first, last = evaluations[0]["perplexity"], evaluations[-1]["perplexity"]
     axis.set_title(f"Validation perplexity {first:.2f} → {last:.2f} ({last / first - 1:+.1%})", fontsize=11)
@@ -90,12 +72,3 @@ def _token_unit(most: int) -> tuple[float, str]:
     if most >= 2_000_000:
         return 1e6, "millions"
     return (1e3, "thousands") if most >= 2_000 else (1.0, "")
-
-
-def _matplotlib_figure() -> Any:
-    """matplotlib's Figure, imported only when something is drawn; no window system is touched."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise LtmError("matplotlib is missing, so no plot can be drawn; run: pip install matplotlib") from error
-    return Figure

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import sys
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ltm.errors import LtmError
+from ltm.facts import versions
 from ltm.methods.storage import CONFIG_FILE, WEIGHTS_FILE
 
 from .log import LOG_FILE
-
-if TYPE_CHECKING:
-    from .loop import Trainer
 
 RECORD_FILE, PLOT_FILE = "train_config.json", "loss.png"
 
@@ -40,39 +36,13 @@ def _is_record(path: Path) -> bool:
     return isinstance(values, dict) and {"command", "method", "num_trainable", "config"} <= set(values)
 
 
-def write_run_record(out_dir: Path, trainer: Trainer) -> Path:
-    """Write config, command, versions, device and data of a run; LtmError where that fails."""
+def write_run_record(out_dir: Path, about: dict[str, Any]) -> Path:
+    """Write what a run is, beside the command and the versions that run it; LtmError where that fails."""
     path = out_dir / RECORD_FILE
+    record = {"command": shlex.join(sys.argv), **about, "versions": versions("torch", "transformers", "accelerate")}
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_record(trainer), indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise LtmError(f"cannot write to {out_dir} ({error.strerror or error}); choose another folder") from error
     return path
-
-
-def _record(trainer: Trainer) -> dict[str, Any]:
-    return {
-        "command": shlex.join(sys.argv),
-        "method": type(trainer.method).__name__,
-        "num_trainable": sum(parameter.numel() for parameter in trainer.parameters.values()),
-        "config": trainer.config.to_dict(),
-        "precision": trainer.precision,
-        "device": str(trainer.device),
-        "processes": trainer.accelerator.num_processes,
-        "data": trainer.stream.describe(),
-        "versions": {
-            "python": platform.python_version(),
-            **_versions("ltm", "torch", "transformers", "accelerate"),
-        },
-    }
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found

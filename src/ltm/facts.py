@@ -1,8 +1,7 @@
-"""What a result says about where it came from: machine, versions, commit, memory."""
+"""What a result says about where it came from: command, commit, versions, machine, the memory it took."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -11,17 +10,11 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 import ltm
-
-if TYPE_CHECKING:
-    from ltm.methods import Reader
-
-PROBE_TOKENS = 64
-"""Tokens that a method reads to show whether it has a bank."""
 
 
 def machine() -> dict[str, Any]:
@@ -35,10 +28,19 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computed the numbers."""
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of what computed the numbers, this library and Python included.
+
+    >>> versions("torch")  # doctest: +SKIP
+    {'ltm': '0.1.0', 'python': '3.12.3', 'torch': '2.8.0'}
+    """
     found = {"ltm": ltm.__version__, "python": platform.python_version()}
-    return found | {package: metadata.version(package) for package in ("torch", "transformers", "numpy")}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def commit() -> str | None:
@@ -58,12 +60,12 @@ def commit() -> str | None:
     return run.stdout.strip() or None if tracked.returncode == 0 else None
 
 
-def command() -> str:
-    """The command line of this process, absolute paths shortened to names."""
-    program = Path(sys.argv[0]).name
+def command(program: str | None = None) -> str:
+    """The command line of this process, absolute paths shortened to names; program: what it starts with."""
     words = [re.sub(r"(?<![\w.~])/[^\s:,]*/", "", word) for word in sys.argv[1:]]
-    start = ["ltm"] if program in ("ltm", "__main__.py") else ["python", program]
-    return " ".join([*start, *map(_quoted, words)])
+    called = Path(sys.argv[0]).name
+    start = program or ("ltm" if called in ("ltm", "__main__.py") else f"python {called}")
+    return " ".join([start, *map(_quoted, words)])
 
 
 def _quoted(word: str) -> str:
@@ -89,36 +91,6 @@ def reset_gpu_peak() -> None:
     """Count the GPU's peak anew."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-
-
-def bytes_per_token(method: Reader) -> float | None:
-    """Bytes that each remembered token takes: a bank's entries, or what a stream without an end keeps.
-
-    None for a method that keeps nothing beyond its window, or in a form that this cannot see. Forgets what was read.
-    """
-    method.reset()
-    method.read(torch.zeros(1, PROBE_TOKENS, dtype=torch.long, device=method.device))
-    bank = method.bank
-    holds = bank is not None and bank.num_rows > 0 and bank.num_tokens(0) > 0
-    method.reset()
-    if bank is not None:
-        if not holds:
-            return None
-        of_events = bank.layout.bytes_per_event / bank.config.event_tokens  # at most: 0 without events
-        return bank.layout.bytes_per_chunk / bank.config.chunk_size + of_events
-    return method.stream_bytes_per_token
-
-
-def trained_hash(method: Reader) -> str | None:
-    """sha256 of a method's trained weights; None where it has none."""
-    state = method.trained_state()
-    if not state:
-        return None
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _processor() -> str:
