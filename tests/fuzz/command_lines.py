@@ -278,6 +278,7 @@ COMMANDS = [
         (TINY, ("--tokens", "1")),
         1,
     ),
+    Command(("new",), (one_of(["attention", *WORDS]), one_of(["mine", "longmem", *WORDS], 2)), weight=1),
     Command((), (one_of(["frob", "--version", "--help", "bank", "", "\x1b[31m", "bench frob", "--frob"]),), weight=1),
 ]
 STDIN = ["empty", "text", "questions", "bytes", "closed"]

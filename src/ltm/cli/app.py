@@ -18,6 +18,7 @@ MODULES = {
     "train": "ltm.cli.train",
     "methods": "ltm.cli.methods",
     "demo": "ltm.cli.demo",
+    "new": "ltm.cli.new",
     "bank": "ltm.cli.bank",
     "eval": "ltm.cli.evaluate",
     "bench": "ltm.cli.bench",
