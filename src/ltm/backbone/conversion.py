@@ -111,13 +111,18 @@ def _convert_into(target: Path, gguf_file: Path) -> None:
             with quiet():
                 model.save_pretrained(made)
                 tokenizer.save_pretrained(made)
-            sizes = {path.name: path.stat().st_size for path in made.iterdir()}
-            (made / MANIFEST).write_text(json.dumps({"source": gguf_file.name, "bytes": sizes}, indent=2))
-            _move_into_place(made, target)
+            put_in_place(made, target, gguf_file.name)
         except Exception as error:  # safetensors reports a full disk with an exception of its own
             if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
                 raise _unwritable(target, error) from error
             raise
+
+
+def put_in_place(made: Path, target: Path, source: str) -> None:
+    """Note in a directory that was made what it came from and what belongs to it, and give it its name."""
+    sizes = {path.name: path.stat().st_size for path in made.iterdir()}
+    (made / MANIFEST).write_text(json.dumps({"source": source, "bytes": sizes}, indent=2))
+    _move_into_place(made, target)
 
 
 def _move_into_place(made: Path, target: Path) -> None:
