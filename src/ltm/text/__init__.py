@@ -1,0 +1,1 @@
+"""Memory as text: a store of what was said and read, the encoder that finds it, and the writer that speaks."""
