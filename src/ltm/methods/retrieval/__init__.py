@@ -1,0 +1,1 @@
+"""Methods that look passages up and answer from them."""
