@@ -1,0 +1,217 @@
+"""TextSession: the verbs of a `Session` for methods that remember text, and the choice between the two."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ltm.bank.results import DocumentInfo
+from ltm.documents import check_text
+from ltm.errors import LtmError
+from ltm.generation import OnText, Sampling
+from ltm.methods.registry import config_from_options, method_class
+from ltm.methods.text.base import TextMemory
+from ltm.passages import AnswerTrace, Passage, TokenUse, TracedToken
+from ltm.session import Answer, ReadProgress, Session
+from ltm.text.means import DEFAULT_BACKBONE, Means
+from ltm.text.notes import NoteStore
+from ltm.text.records import Event
+
+_WORD = re.compile(r"\S+")
+
+
+def open_session(path: str | Path | None = None, method: str | None = None, **opening: Any) -> Session | TextSession:
+    """A session on a memory, or on one to be made: of the kind that its method speaks. Arguments as `Session.open`.
+
+    >>> open_session("moby.notes", method="rag").ask("Who is Queequeg?").passages[0]  # doctest: +SKIP
+    """
+    if path is not None and NoteStore.exists(path):
+        return TextSession.open(path, method=method, **opening)
+    if method is not None and getattr(method_class(method), "speaks", "tokens") == "text":
+        return TextSession.open(path, method=method, **opening)
+    return Session.open(path, method=method, **opening)
+
+
+class TextSession:
+    """A text memory with its store, spoken to as a `Session` is; from several threads, too.
+
+    path: the directory of the store, where everything is written at once; None keeps it in this process. A document is
+    one event of the log; its `num_tokens` are words, which need no tokenizer, its `num_chunks` notes.
+
+    >>> session = TextSession.open("moby.notes", method="rag")  # doctest: +SKIP
+    >>> session.read(open("moby.txt").read(), "moby.txt"); session.ask("Who is Queequeg?").text  # doctest: +SKIP
+    """
+
+    def __init__(self, method: TextMemory, path: str | Path | None = None):
+        self.method, self.path = method, None if path is None else Path(path)
+        self.memory = method.new_memory() if self.path is None else method.open_memory(self.path)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path | None = None,
+        backbone: str | None = None,
+        method: str | None = None,
+        sidenet: str | Path | None = None,
+        device: str | None = None,
+        **options: Any,
+    ) -> TextSession:
+        """A session on a store, or on an empty one; the method and what shapes its notes are as the store has them.
+
+        backbone: what writes, loaded at the first answer. options: fields of the method's config. Raises LtmError for
+        what does not fit the store.
+        """
+        made = _made_by(path)
+        if made is None and method is None:
+            raise LtmError("no method was named; give one that remembers text, such as rag")
+        if made is not None and method not in (None, made["name"]):
+            raise LtmError(f"{path} was made by method {made['name']}; leave --method {method} out, or read anew")
+        name = str(made["name"] if made is not None else method)
+        if sidenet is not None:
+            raise LtmError(f"method {name} is not trained, so it takes no weights ({sidenet}); leave them out")
+        chosen: Any = method_class(name)
+        shaped = {} if made is None else made["options"]
+        config = config_from_options(chosen.config_class, {**shaped, **options}, name)
+        return cls(chosen.open(config, Means(backbone or DEFAULT_BACKBONE, device=device)), path)
+
+    # the memory
+
+    @property
+    def documents(self) -> list[DocumentInfo]:
+        """What was read, in order; turns of conversations are not among it."""
+        return [self._info(event) for event in self.memory[0].events() if event.role == "document"]
+
+    def read(
+        self,
+        text: str,
+        name: str,
+        path: str | Path | None = None,
+        progress: Callable[[ReadProgress], None] | None = None,
+        ranges: Sequence[tuple[int, int]] | None = None,
+    ) -> DocumentInfo:
+        """Take a text in as the document `name`, whole or, if it fails, not at all.
+
+        One of this name is left as it is if its text is the same, LtmError otherwise. path: also save to that
+        directory. ranges: the characters that are to be remembered, not to be had here.
+        """
+        check_text(name, "the name")
+        text = check_text(text, name)
+        if ranges is not None:
+            raise LtmError(f"method {self.method.name} remembers whole texts; leave ranges out, or cut {name} before")
+        for known in self.memory[0].events(name):
+            if known.text != text:
+                raise LtmError(
+                    f"this memory holds another text called {name}; delete that one first, or rename the new one"
+                )
+            return self._info(known)
+        told = None if progress is None else self._told(progress, name, text)
+        event = self.method.remember(text, name, role="document", memory=self.memory, progress=told)
+        if path is not None:
+            self.memory.save(path)
+        assert event is not None
+        return self._info(event)
+
+    def delete(self, document: str | int) -> DocumentInfo:
+        """Remove a document, by name or id, and all that was derived from it, from memory and disk. Returns what it
+        was."""
+        for info in self.documents:
+            if document in (info.name, info.id):
+                self.method.forget(info.name, memory=self.memory)
+                return info
+        names = ", ".join(info.name for info in self.documents) or "nothing"
+        raise LtmError(f"no document {document!r} in this memory; it holds: {names}")
+
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write the store to `path`; where it was opened from (None) it is on the disk already."""
+        directory = self.path if path is None else Path(path)
+        if directory is None:
+            raise LtmError("this session was opened without a directory; give save() a path")
+        self.memory.save(directory)
+        return directory
+
+    # text in, text out
+
+    def ask(
+        self,
+        question: str,
+        *,
+        history: Sequence[dict[str, str]] = (),
+        trace: bool = False,
+        on_text: OnText | None = None,
+        **sampling: Any,
+    ) -> Answer:
+        """Answer a question from what is remembered; arguments as `Session.ask`.
+
+        The answer's passages are what was recalled for it, whether the writer used it or not, weighted by how well it
+        fits the question.
+        """
+        check_text(question, "the question")
+        chosen = Sampling(**sampling)
+        sampling.pop("max_new_tokens", None)
+        usage, started = self.method.means.writer.usage, time.perf_counter()
+        prompt_tokens, new_tokens = usage.prompt_tokens, usage.new_tokens
+        reply = self.method.reply(
+            [*history, {"role": "user", "content": question}],
+            memory=self.memory,
+            max_tokens=chosen.max_new_tokens,
+            on_text=on_text,
+            **sampling,
+        )
+        seconds = time.perf_counter() - started
+        found = self.method.passages(reply.found, memory=self.memory) if trace else []
+        return Answer(
+            reply.text,
+            self._tokens(reply.text),
+            found,
+            usage.prompt_tokens - prompt_tokens,
+            usage.new_tokens - new_tokens < chosen.max_new_tokens,
+            seconds,
+            _trace(reply.text, found),
+        )
+
+    def continue_text(self, text: str, **_: Any) -> Answer:
+        """Not to be had of a method that speaks in messages."""
+        raise LtmError(
+            f"method {self.method.name} answers questions and does not go on from a text; leave --continue out, or "
+            "take a method that reads tokens, such as longmem"
+        )
+
+    # helpers
+
+    def _info(self, event: Event) -> DocumentInfo:
+        words, notes = len(_WORD.findall(event.text)), len(self.memory[0].citing(event.id))
+        return DocumentInfo(event.id, event.source, 0, words, notes, len(event.text), complete=True)
+
+    def _told(self, progress: Callable[[ReadProgress], None], name: str, text: str) -> Callable[[int, int], None]:
+        words = len(_WORD.findall(text))
+
+        def tell(made: int, to_make: int) -> None:
+            share = made / max(to_make, 1)
+            progress(ReadProgress(name, int(words * share), int(len(text) * share), len(text), self.memory.nbytes))
+
+        return tell
+
+    def _tokens(self, text: str) -> list[int]:
+        """The answer's tokens; none from a writer that has no tokenizer."""
+        tokenizer = getattr(self.method.means.writer, "tokenizer", None)
+        return [] if tokenizer is None else tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _made_by(path: str | Path | None) -> dict[str, Any] | None:
+    """The method's entry of a store on disk; None where there is none."""
+    if path is None or not NoteStore.exists(path):
+        return None
+    store = NoteStore.open(path)
+    try:
+        return store.facts.get("method")
+    finally:
+        store.close()
+
+
+def _trace(text: str, found: list[Passage]) -> AnswerTrace:
+    """The answer as one word that used every passage: which word used which cannot be told."""
+    uses = [TokenUse(number, 0, len(one.text), one.weight) for number, one in enumerate(found)]
+    return AnswerTrace(found, [TracedToken(text, sum(one.weight for one in found), uses)] if found else [])

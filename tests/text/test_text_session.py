@@ -1,0 +1,79 @@
+"""TextSession: a session's verbs on a store of notes."""
+
+import pytest
+from scripted_writer import ScriptedWriter
+
+from ltm.errors import LtmError
+from ltm.methods.retrieval.rag import Rag, RagConfig
+from ltm.text.encoder import HashEncoder
+from ltm.text.means import Means
+from ltm.text.notes import NoteStore
+from ltm.text.text_session import TextSession
+from ltm.trace_page import trace_page
+
+TEXT = "The brass key lies under the doormat. " + "It rains a lot in these parts. " * 30
+
+
+def make(path=None, **options):
+    config = RagConfig(**{"encoder": "hash", "passage_words": 8, **options})
+    return TextSession(Rag.open(config, Means(writer=ScriptedWriter("Under it."), encoder=HashEncoder())), path)
+
+
+def test_documents_are_read_listed_asked_and_deleted(tmp_path):
+    session, told = make(tmp_path), []
+    info = session.read(TEXT, "a.txt", progress=told.append)
+    assert (info.name, info.num_chars, info.num_tokens, info.num_chunks) == ("a.txt", len(TEXT), 217, 31)
+    assert told[-1].chars == told[-1].total_chars == len(TEXT) and told[-1].bank_bytes > 0
+    session.read("Another text.", "b.txt")
+    assert [one.name for one in session.documents] == ["a.txt", "b.txt"]
+
+    heard = []
+    history = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hi."}]
+    answer = session.ask("Where is the key?", history=history, trace=True, on_text=heard.append, max_new_tokens=9)
+    assert answer.text == "".join(heard) == "Under it." and answer.ended and answer.prompt_tokens > 10
+    best = answer.passages[0]
+    assert (best.document, best.text) == ("a.txt", "The brass key lies under the doormat.")
+    assert TEXT[best.start : best.end] == best.text
+    page = trace_page("Where is the key?", answer)
+    assert "doormat" in page and answer.to_dict()["passages"][0]["document"] == "a.txt"
+    assert session.ask("Where?").passages == []
+
+    assert session.delete("a.txt").name == "a.txt" and session.delete(1).name == "b.txt"
+    with pytest.raises(LtmError, match="no document 'a.txt' in this memory; it holds: nothing"):
+        session.delete("a.txt")
+    assert NoteStore.load(tmp_path).is_empty
+
+
+def test_a_text_of_the_same_name_is_passed_over_or_refused():
+    session = make()
+    first = session.read(TEXT, "a.txt")
+    assert session.read(TEXT, "a.txt") == first and len(session.documents) == 1
+    with pytest.raises(LtmError, match="holds another text called a.txt"):
+        session.read("Other.", "a.txt")
+    with pytest.raises(LtmError, match="holds no text"):
+        session.read(" ", "empty.txt")
+    with pytest.raises(LtmError, match="remembers whole texts"):
+        session.read("Other.", "c.txt", ranges=[(0, 2)])
+
+
+def test_what_was_said_is_no_document():
+    session = make()
+    session.method.remember("I like plums.", "chat", memory=session.memory)
+    assert session.documents == []
+
+
+def test_saved_elsewhere_and_opened_again(tmp_path):
+    session = make()
+    with pytest.raises(LtmError, match="give save\\(\\) a path"):
+        session.save()
+    session.read(TEXT, "a.txt", path=tmp_path / "one")
+    session.save(tmp_path / "two")
+    for name in ("one", "two"):
+        assert [one.name for one in make(tmp_path / name).documents] == ["a.txt"]
+    with pytest.raises(LtmError, match="was made with passage_words=8"):
+        make(tmp_path / "one", passage_words=9)
+
+
+def test_a_text_is_not_gone_on_with():
+    with pytest.raises(LtmError, match="leave --continue out"):
+        make().continue_text("Once")
