@@ -78,6 +78,7 @@ class VectorCache:
         with self.database.lock:
             known = self._held.get((row, encoder))
             if known is None or known.version != self.database.version:
+                self.drop(row)  # a row has vectors of one encoder; those of another are replaced
                 known = self._held[row, encoder] = RowVectors(self.database, row, encoder)
             return known
 
