@@ -69,6 +69,10 @@ class Memory(ABC):
     def reset(self, rows: Rows | None = None) -> None:
         """Forget what these rows hold; None: all."""
 
+    def detach(self) -> None:  # noqa: B027
+        """Keep what is held, cut off from the graph that computed it: training calls it after each backward pass.
+        By default nothing: most memories hold no graph."""
+
     @abstractmethod
     def save(self, path: str | Path) -> None:
         """Write it to a directory, beside and renamed: a killed process leaves what was there before."""
