@@ -46,7 +46,10 @@ class TrainConfig:
     max_grad_norm: float | None = 1.0
     """Gradients longer than this are shortened to it; unset: never."""
     gradient_accumulation: int = 1
-    """Consecutive segments of each row that make one step."""
+    """Consecutive segments of each row that make one step (see next)."""
+    backprop_segments: int = 1
+    """Consecutive segments whose losses are back-propagated at once, through what was remembered in between; a step has
+    gradient_accumulation times as many; more than 1 needs a memory that was computed with gradients."""
     max_steps: int | None = None
     """Stop after this many optimizer steps."""
     max_tokens: int | None = None

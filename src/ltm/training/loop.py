@@ -71,7 +71,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.parameters, config)
         stream.shard(self.accelerator.process_index, self.accelerator.num_processes)
         shared = method, self.parameters, self.optimizer, self.accelerator
-        self.stepper = Stepper(*shared, precision=self.precision, max_grad_norm=config.max_grad_norm)
+        self.stepper = Stepper(*shared, config, precision=self.precision)
         self.checkpoints = Checkpointer(*shared, stream, self.out_dir, keep=config.keep_checkpoints)
         self.state = TrainState()
 
@@ -148,7 +148,7 @@ class Trainer:
 
     def _step(self, stop: StopRequest) -> StepFigures:
         """One optimizer step, counted; too many in a row that are not finite end the run."""
-        batches = [next(self.stream) for _ in range(self.config.gradient_accumulation)]
+        batches = [next(self.stream) for _ in range(self.config.gradient_accumulation * self.config.backprop_segments)]
         rate = learning_rate_at(self.config, self.state.step, self._progress())
         figures = self.stepper.step(
             batches,

@@ -59,3 +59,8 @@ def forget_rows(method: TrainableMethod, starts: Tensor) -> None:
     """Reset the memory of the rows that begin a document; starts: bool [rows]."""
     if bool(starts.any()):
         method.reset(rows=starts.nonzero().flatten())
+
+
+def detach_memory(method: TrainableMethod) -> None:
+    """Cut what is remembered off from the graph that made it."""
+    getattr(method.bank, "detach", lambda: None)()

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
+from .config import TrainConfig
 from .optimizer import gradient_norm, sum_gradients
-from .protocol import TrainableMethod, forget_rows
+from .protocol import TrainableMethod, detach_memory, forget_rows
 from .stream import Batch
 
 
@@ -40,8 +41,7 @@ class StepFigures:
 class Stepper:
     """Runs steps of one method; processes meet in it and leave it with the same weights and the same figures.
 
-    precision: 'fp32' or 'bf16' (autocast; weights and gradients stay float32). max_grad_norm: None leaves
-    gradients.
+    config: the run's. precision: 'fp32' or 'bf16' (autocast; weights and gradients stay float32).
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Stepper:
         parameters: Mapping[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
         accelerator: Accelerator,
+        config: TrainConfig,
         *,
         precision: str,
-        max_grad_norm: float | None,
     ):
         self.method, self.parameters, self.optimizer, self.accelerator = (
             method,
@@ -61,7 +61,7 @@ class Stepper:
             accelerator,
         )
         self.device = next(iter(parameters.values())).device
-        self.precision, self.max_grad_norm = precision, max_grad_norm
+        self.precision, self.config = precision, config
 
     def step(
         self,
@@ -82,7 +82,7 @@ class Stepper:
         first = self.accelerator.is_main_process
         # one clock and one decision: processes that disagreed on either would part company
         loss, asked, seconds = self.sum(own_loss, float(stop_asked()), clock() if first else 0.0)
-        norm = gradient_norm(self.parameters, self.max_grad_norm)
+        norm = gradient_norm(self.parameters, self.config.max_grad_norm)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             for group in self.optimizer.param_groups:
@@ -92,23 +92,31 @@ class Stepper:
         return StepFigures(loss, norm, scored, tokens, finite, asked > 0, seconds)
 
     def _backward(self, batches: Sequence[Batch], scored: int) -> float:
-        """Gradients of the mean loss over the step's `scored` tokens; returns this process's part."""
-        total = torch.zeros((), device=self.device)
-        for batch in batches:
-            moved = batch.to(self.device)
-            forget_rows(self.method, moved.starts)
-            inputs = {
-                "input_ids": moved.input_ids,
-                "attention_mask": moved.attention_mask,
-                "labels": moved.labels,
-            }
-            with self.autocast():
-                loss = self.method(**inputs, remember=True).loss
-            part = loss * (batch.num_scored / scored)  # batches and processes score different numbers of tokens
-            if part.requires_grad:  # else nothing that is trained took part: a pointer beside an empty memory
-                part.backward()
-            total += part.detach()
+        """Gradients of the mean loss over the step's `scored` tokens; returns this process's part.
+
+        Groups of `backprop_segments` batches have one graph, in which the loss of the last reaches what the first
+        left in memory. Afterwards the memory is cut off from it: the weights are about to change.
+        """
+        total, size = torch.zeros((), device=self.device), self.config.backprop_segments
+        for start in range(0, len(batches), size):
+            # batches and processes score different numbers of tokens
+            parts = [self._loss(batch) * (batch.num_scored / scored) for batch in batches[start : start + size]]
+            loss = sum(parts[1:], parts[0])
+            if loss.requires_grad:  # else nothing that is trained took part: a pointer beside an empty memory
+                loss.backward()
+            detach_memory(self.method)
+            total += loss.detach()
         return float(total)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Mean loss over the scored tokens of a batch, which is remembered."""
+        moved = batch.to(self.device)
+        forget_rows(self.method, moved.starts)
+        with self.autocast():
+            loss: Tensor = self.method(
+                input_ids=moved.input_ids, attention_mask=moved.attention_mask, labels=moved.labels, remember=True
+            ).loss
+        return loss
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of this run's forward passes."""
