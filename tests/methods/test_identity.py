@@ -54,11 +54,37 @@ def replace_forward(backbone: Backbone) -> None:
     mlp.forward = lambda hidden: hidden * 0
 
 
+@torch.no_grad()
+def edit_one_weight(backbone: Backbone) -> None:
+    """In the middle of a matrix, between the samples; the smallest step there is."""
+    weight = backbone.view.layers[3].mlp.up_proj.weight
+    weight[weight.shape[0] // 2, 3] = torch.nextafter(weight[weight.shape[0] // 2, 3], torch.tensor(9.0))
+
+
+def train_a_step(backbone: Backbone) -> None:
+    """One row of one matrix."""
+    weight = backbone.view.layers[0].self_attn.k_proj.weight.requires_grad_(True)
+    optimizer = torch.optim.SGD([weight], lr=10.0)
+    with torch.enable_grad():
+        weight[2].sum().backward()
+    optimizer.step()
+    weight.requires_grad_(False)
+
+
+def load_others(backbone: Backbone) -> None:
+    state = backbone.model.state_dict()
+    name = "model.layers.2.self_attn.v_proj.weight"
+    backbone.model.load_state_dict({**state, name: state[name] * 1.1})
+
+
 CHANGES = {
     put_on_lora: "added: bank none, backbone .*LoraLinear: 6",
     merge_lora: "weights: bank",
     change_eps: r"modules: variance_epsilon: bank \[1e-06\], backbone \[0.5, 1e-06\]",
     replace_forward: r"replace_forward.*\(forward\)",
+    edit_one_weight: "weights: a few single ones are others",
+    train_a_step: "weights: ",
+    load_others: "weights: bank",
 }
 
 

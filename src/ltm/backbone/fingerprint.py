@@ -1,24 +1,25 @@
 """What a backbone is, in a few hashes: a memory made with one model must not be read with another.
 
 A model can change after it was loaded: weights are trained or merged, adapters put on, settings replaced. So the
-fingerprint is asked for whenever a memory is written or attached, and `signature_of` tells in milliseconds whether it
-has to be taken anew.
+fingerprint is asked for whenever a memory is written or attached, and `Watched` tells in milliseconds whether it has to
+be taken anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ltm.backbone.settings import setting_differences, settings_of
 from ltm.backbone.view import BackboneView
+from ltm.backbone.watched import Named, Watched, digest_in_threads, sample_of
 from ltm.decode_json import typed
 from ltm.errors import LtmError
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SAMPLES_PER_TENSOR = 4096
-SIGNATURE_SAMPLES = 16
-"""Elements of each tensor that are compared bit for bit at every look: `weight.data += ...`, by which adapters are
-merged, changes no version counter."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,10 @@ class Fingerprint:
 
     weights, tokenizer: hexadecimal sha256 (tokenizer None: there is none). rope: JSON of the rotary settings,
     "null" without. dtype: what the keys and values were computed in, such as "bfloat16". settings: JSON of
-    `settings_of`: norms, activation, sliding windows, quantisation, adapters, ...; None in what older versions wrote,
-    which did not know it: then it is not compared.
+    `settings_of`: norms, activation, sliding windows, quantisation, adapters, ... bits: the dtype, and sha256 of every
+    bit of the weights, "bfloat16:c0ffee..."; `weights` looks at a sample in bfloat16, which copies of other dtypes
+    share, and so at no single element. Both are None in what older versions wrote, which did not know them: then they
+    are not compared.
 
     >>> Fingerprint.from_dict(fingerprint.to_dict()).differences(fingerprint)
     []
@@ -56,6 +56,7 @@ class Fingerprint:
     dtype: str
     rope: str
     settings: str | None = None
+    bits: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -82,11 +83,18 @@ class Fingerprint:
         lines = [
             f"{name}: bank {_short(mine[name])}, backbone {_short(theirs[name])}"
             for name in mine
-            if name != "settings" and mine[name] != theirs[name]
+            if name not in ("settings", "bits") and mine[name] != theirs[name]
         ]
+        if self.weights == other.weights and self._other_bits(other):
+            lines.append("weights: a few single ones are others in the backbone than in the bank's")
         if self.settings is None or other.settings is None or self.architecture != other.architecture:
             return lines
         return lines + setting_differences(self._settings(), other._settings())
+
+    def _other_bits(self, other: Fingerprint) -> bool:
+        """Whether both know every bit of weights of one dtype, and these differ."""
+        mine, theirs = ((known.bits or "").partition(":") for known in (self, other))
+        return bool(mine[2] and theirs[2]) and mine[0] == theirs[0] and mine[2] != theirs[2]
 
     def _settings(self) -> dict[str, Any]:
         return {} if self.settings is None else typed(dict[str, Any], json.loads(self.settings), "its settings")
@@ -95,57 +103,63 @@ class Fingerprint:
 _KINDS: dict[str, Any] = {"int": int, "str | None": str | None}
 
 
-def fingerprint_of(view: BackboneView, tokenizer: PreTrainedTokenizerBase | None) -> Fingerprint:
-    """Take the fingerprint of a loaded model: a fraction of a second for 135M parameters, a few for 7B."""
+class Identity:
+    """The fingerprint of a loaded model as it is now, taken anew where anything has changed.
+
+    A look costs 5 ms for 135M parameters in 272 tensors; a fingerprint a fraction of a second, a few seconds for 7B.
+    """
+
+    def __init__(self) -> None:
+        self._weights, self._tokenizer = Watched[Fingerprint](), Watched[str]()
+
+    def of(self, view: BackboneView, tokenizer: PreTrainedTokenizerBase | None) -> Fingerprint:
+        """The fingerprint of a model and its tokenizer, which is known by its size: hashing it takes 0.2 s."""
+        tensors, settings = list(tensors_of(view.model)), json.dumps(settings_of(view), sort_keys=True)
+        who = (id(tokenizer), tokenizer and len(tokenizer))
+
+        def take() -> Fingerprint:
+            known = None if tokenizer is None else self._tokenizer.of([], lambda: hash_tokenizer(tokenizer), who)
+            return fingerprint_of(view, tensors, settings, known)
+
+        return self._weights.of(tensors, take, (settings, view.model.dtype, who))
+
+
+def fingerprint_of(view: BackboneView, tensors: Sequence[Named], settings: str, tokenizer: str | None) -> Fingerprint:
+    """The fingerprint of a loaded model of these tensors and settings (JSON); tokenizer: its hash."""
+    dtype = dtype_name(view.model.dtype)
     return Fingerprint(
         architecture=type(view.model).__name__,
-        weights=hash_weights(view.model),
-        tokenizer=None if tokenizer is None else hash_tokenizer(tokenizer),
+        weights=hash_weights(tensors),
+        tokenizer=tokenizer,
         num_layers=view.num_layers,
         num_heads=view.num_heads,
         num_kv_heads=view.num_kv_heads,
         head_dim=view.head_dim,
         hidden_size=view.hidden_size,
         vocab_size=view.vocab_size,
-        dtype=dtype_name(view.model.dtype),
+        dtype=dtype,
         rope=json.dumps(getattr(view.config, "rope_parameters", None), sort_keys=True, default=str),
-        settings=json.dumps(settings_of(view), sort_keys=True),
+        settings=settings,
+        bits=f"{dtype}:{digest_in_threads(tensors)}",
     )
 
 
 @torch.no_grad()
-def signature_of(view: BackboneView, tokenizer: PreTrainedTokenizerBase | None) -> tuple[Any, ...]:
-    """What is another one after any change that `fingerprint_of` could see: 5 ms for 135M parameters in 272 tensors.
-
-    Settings and the tokenizer's size; of every tensor where it lies, its version counter and a few of its elements.
-    """
-    samples: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    places = []
-    for name, tensor in _tensors(view.model):
-        places.append((name, tensor.data_ptr(), None if tensor.is_inference() else tensor._version))
-        few = _sample(tensor, SIGNATURE_SAMPLES)
-        samples.setdefault((few.device, few.dtype), []).append(few)
-    bits = tuple(torch.cat(group).view(torch.uint8).cpu().numpy().tobytes() for group in samples.values())
-    settings = json.dumps(settings_of(view), sort_keys=True)
-    return (tuple(places), bits, settings, view.model.dtype, id(tokenizer), tokenizer and len(tokenizer))
-
-
-@torch.no_grad()
-def hash_weights(model: PreTrainedModel) -> str:
+def hash_weights(tensors: Sequence[Named]) -> str:
     """sha256 over every tensor's name, shape and a sample of its elements rounded to bfloat16.
 
     At most 4,096 elements of each tensor are looked at: a change to a few single elements may go unseen, a
     fine-tuned, merged or re-initialised tensor does not. A float32 model and its bfloat16 copy agree.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(_tensors(model), key=lambda named: (not isinstance(named[1], nn.Parameter), named[0])):
+    for name, tensor in sorted(tensors, key=lambda named: (not isinstance(named[1], nn.Parameter), named[0])):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        sample = _sample(tensor).to(torch.bfloat16).contiguous().cpu()
+        sample = sample_of(tensor, SAMPLES_PER_TENSOR).to(torch.bfloat16).contiguous().cpu()
         digest.update(sample.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(model: PreTrainedModel) -> Iterator[Named]:
     """Every parameter by name, once, and the buffers that are saved with them, such as the codes of quantised weights;
     in one walk, which takes half of the time of a look."""
     seen: set[int] = set()
@@ -155,15 +169,6 @@ def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
             if tensor is not None and name not in passing and id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield f"{path}.{name}" if path else name, tensor
-
-
-def _sample(tensor: Tensor, most: int = SAMPLES_PER_TENSOR) -> Tensor:
-    """So many elements or fewer, at an odd stride: an even one could stay in one column."""
-    if tensor.is_meta:
-        raise LtmError("the model's weights are not in memory (offloaded); load it whole to use it as a backbone.")
-    flat = tensor.reshape(-1)
-    stride = -(-flat.numel() // most) | 1
-    return flat[:: max(stride, 1)]
 
 
 def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

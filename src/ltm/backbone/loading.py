@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import model_info, try_to_load_from_cache
@@ -22,7 +21,7 @@ from transformers import (
 from ltm.backbone.builtin import BUILTIN_MODELS, builtin_directory
 from ltm.backbone.contiguous_head import lay_out_input
 from ltm.backbone.conversion import converted_directory, load_whole
-from ltm.backbone.fingerprint import Fingerprint, fingerprint_of, signature_of
+from ltm.backbone.fingerprint import Fingerprint, Identity
 from ltm.backbone.integrity import MOST_LAYERS, check_config, check_scores, not_finite
 from ltm.backbone.tiny import TINY_ARCHITECTURES, build_tiny
 from ltm.backbone.turns import lock_of
@@ -47,7 +46,7 @@ class Backbone:
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None = None
-    _identity: tuple[tuple[Any, ...], Fingerprint] | None = field(default=None, init=False, repr=False)
+    _identity: Identity = field(default_factory=Identity, init=False, repr=False)
 
     def __post_init__(self) -> None:
         heed_softcap(self.model)
@@ -63,10 +62,7 @@ class Backbone:
     def fingerprint(self) -> Fingerprint:
         """The identity that banks are checked against, as the model is now: taken anew where anything has changed."""
         with lock_of(self.model):  # what another thread has attached for a moment is no part of it
-            signature = signature_of(self.view, self.tokenizer)
-            if self._identity is None or self._identity[0] != signature:
-                self._identity = (signature, fingerprint_of(self.view, self.tokenizer))
-            return self._identity[1]
+            return self._identity.of(self.view, self.tokenizer)
 
     @property
     def device(self) -> torch.device:
