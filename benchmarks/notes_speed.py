@@ -3,8 +3,8 @@
     python benchmarks/notes_speed.py --data data --folder SCRATCH
 
 Notes are passages of about 100 words of the test books, one event a book. Vectors of all of them are made by hashing,
-which costs little; MiniLM is timed on 256 of them, and the search goes through random vectors of its width. Milliseconds
-on one thread, of the wall (medians; a commit waits for the disk) and of the process alone. Writes
+which costs little; MiniLM is timed on 256 of them, and the search goes through random vectors of its width.
+Milliseconds on one thread, of the wall (medians; a commit waits for the disk) and of the process alone. Writes
 benchmarks/results/notes_speed.json.
 """
 

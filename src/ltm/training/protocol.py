@@ -63,4 +63,4 @@ def forget_rows(method: TrainableMethod, starts: Tensor) -> None:
 
 def detach_memory(method: TrainableMethod) -> None:
     """Cut what is remembered off from the graph that made it."""
-    getattr(method.bank, "detach", lambda: None)()
+    getattr(method.memory, "detach", lambda: None)()
