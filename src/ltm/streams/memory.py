@@ -87,7 +87,8 @@ class StreamMemory(Memory):
         tokens = self.past.tokens or [torch.empty(0, dtype=torch.long)] * self._rows
         tensors = {f"tokens.{row}": ids.detach().cpu().contiguous().clone() for row, ids in enumerate(tokens)}
         known = None if self._fingerprint is None else self._fingerprint.to_dict()
-        write_memory(path, self.kind, {"fingerprint": known, "rows": self._rows, **self._facts()}, tensors)
+        facts = {"fingerprint": known, "rows": self._rows, **self._facts()}
+        write_memory(path, self.kind, facts, tensors | self._held())
 
     @classmethod
     def load(cls: type[Self], path: str | Path, *, device: Any = "cpu", mmap: bool = True) -> Self:
@@ -97,6 +98,7 @@ class StreamMemory(Memory):
         if facts["rows"]:
             memory.begin(facts["rows"], torch.device(device))
             memory._fill([tensors[f"tokens.{row}"] for row in range(facts["rows"])])
+            memory._take(facts, tensors)
         return memory
 
     @contextmanager
@@ -127,3 +129,10 @@ class StreamMemory(Memory):
         """Hold these tokens of each row; their keys and values are encoded when they are first needed."""
         self.past.tokens = list(tokens)
         self.past.stale = self.past.holds_tokens
+
+    def _held(self) -> dict[str, Tensor]:
+        """What is saved beside the token ids."""
+        return {}
+
+    def _take(self, facts: dict[str, Any], held: dict[str, Tensor]) -> None:
+        """Take in what `_facts` and `_held` gave, after the token ids."""
