@@ -29,11 +29,11 @@ from torch import Tensor
 
 from ltm.attention import attach
 from ltm.backbone import Backbone
+from ltm.configs import value_problems
 from ltm.errors import BankMismatchError, ConfigError, LtmError
 from ltm.memory import Memory
 from ltm.methods.baselines import StreamReader
 from ltm.methods.cache.attending import KeptAttention
-from ltm.methods.checks import value_problems
 from ltm.streams import StreamMemory, Window
 from ltm.streams.kept import EMPTY, Codec, KeptCache, KeptLayer
 from ltm.streams.kept_memory import KeptMemory, KeptStream
