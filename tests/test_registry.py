@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import ltm
 from ltm.errors import LtmError
 from ltm.methods import METHODS
 from ltm.registry import Card, Registry
@@ -147,3 +148,8 @@ def test_names_help_and_cards_come_without_torch(code):
     )
     found, _, count = done.stderr.rpartition(" ")
     assert found == "[]" and int(count) < 700
+
+
+def test_the_package_is_a_program():
+    done = subprocess.run([sys.executable, "-m", "ltm", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"ltm {ltm.__version__}\n"
