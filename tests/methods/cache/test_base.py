@@ -240,7 +240,7 @@ def test_learned_positions_cannot_be_moved(tiny_backbone):
 
 
 def test_all_problems_of_a_config_are_told_together():
-    with pytest.raises(ConfigError, match=r"budget=0(.|\n)*block=0(.|\n)*positions='lost'(.|\n)*budget_share=2"):
+    with pytest.raises(ConfigError, match="budget=0.*block=0.*budget_share=2.*positions='lost'"):
         Config(budget=0, block=0, positions="lost", budget_share=2)
 
 

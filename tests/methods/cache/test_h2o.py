@@ -45,5 +45,5 @@ def test_sums_grow_with_every_query_and_recent_tokens_stay(tiny_backbone):
 
 
 def test_a_share_that_cannot_be_is_refused():
-    with pytest.raises(ConfigError, match=r"recent=1\.5; use 0 to 1"):
+    with pytest.raises(ConfigError, match=r"recent=1\.5; use 1 or less"):
         H2oConfig(recent=1.5)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ltm.attention import attach
 from ltm.backbone import Backbone
-from ltm.configs import value_problems
+from ltm.configs import Config
 from ltm.errors import BankMismatchError, ConfigError, LtmError
 from ltm.memory import Memory
 from ltm.methods.baselines import StreamReader
@@ -44,7 +44,7 @@ PASS_TOKENS = 1024
 
 
 @dataclass(frozen=True)
-class CacheFields:
+class CacheFields(Config):
     """What every rule's config has."""
 
     budget: int | None = 1024
@@ -58,16 +58,12 @@ class CacheFields:
     heads: Literal["own", "same"] = "own"
     """Whether each head keeps its own tokens, or all heads of a layer the same, by their mean score."""
 
-    def __post_init__(self) -> None:
-        choices = {"positions": ("true", "cache"), "heads": ("own", "same")}
-        problems = value_problems(self, {"budget": 1, "block": 1, "budget_share": 0}, choices)
-        problems += [f"budget_share={self.budget_share}; use 0 to 1"] if self.budget_share > 1 else []
-        if problems := problems + self.problems():
-            raise ConfigError(problems)
+    LEAST = {"budget": 1, "block": 1, "budget_share": 0}
+    MOST = {"budget_share": 1}
 
-    def problems(self) -> list[str]:
-        """What is wrong with a rule's own fields."""
-        return []
+    @classmethod
+    def with_budget(cls, tokens: int | None = None, num_bytes: int | None = None) -> dict[str, int]:
+        return {} if tokens is None else {"budget": tokens}
 
 
 def best_slots(scores: Tensor, held: Tensor, room: int | Tensor) -> Tensor:

@@ -40,8 +40,8 @@ class H2oConfig(CacheFields):
     recent: float = 0.5
     """Share of the budget that is for the most recent tokens, whatever they got; the paper has half."""
 
-    def problems(self) -> list[str]:
-        return [] if 0 <= self.recent <= 1 else [f"recent={self.recent}; use 0 to 1"]
+    LEAST = {"recent": 0}
+    MOST = {"recent": 1}
 
     @classmethod
     def tiny(cls) -> H2oConfig:
