@@ -44,6 +44,19 @@ def test_run_then_report(bench, run, sidenet, tmp_path):
     assert "| books |" in page.read_text() and "Difference from window" in page.read_text()
 
 
+def test_an_experiment_says_it_all_and_options_win(run, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = 'out = "own"\ndata = "data"\nmethods = ["window"]\nbackbone = "tiny-llama"\nwindow = 32\n'
+    (tmp_path / "own.toml").write_text(text + '[set.long_text]\nkinds = ["books"]\nmax_tokens = 80\n')
+    (facts,) = run("bench", "run", "own.toml", "--device", "cpu", "--json").json()
+    assert (facts["setup"]["task"]["config"]["max_tokens"], facts["tokens"]) == (80, 160)
+    assert (tmp_path / "own" / "long_text.window.json").exists()
+    (full,) = run("bench", "run", "own.toml", "--methods", "full", "--out", "other", "--json").json()
+    assert full["setup"]["method"]["name"] == "full" and (tmp_path / "other").is_dir()
+    assert "path/to/experiment.toml" in one_line(run("bench", "run", "long_text"))
+    assert "--out results/" in one_line(run("bench", "run", "--backbone", "tiny-llama"))
+
+
 def test_one_that_fails_gives_exit_code_1(bench):
     result = bench("--methods", "longmem,window")
     assert result.code == 1

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from ltm.bench.experiments import Experiment, read_experiment
 from ltm.bench.journal import DifferentSetupError
 from ltm.bench.plan import Plan
 from ltm.bench.report import write_report
@@ -18,6 +19,7 @@ from ltm.bench.specs import Budget, MethodSpec, TaskSpec, parse_budget, parse_me
 __all__ = [
     "Budget",
     "DifferentSetupError",
+    "Experiment",
     "MethodSpec",
     "Plan",
     "Result",
@@ -26,6 +28,7 @@ __all__ = [
     "parse_budget",
     "parse_methods",
     "parse_tasks",
+    "read_experiment",
     "read_results",
     "run_plan",
     "write_report",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from ltm.cli.declared import AsJson, BackboneName, Device, new_app
+from ltm.cli.declared import AsJson, Device, new_app
 from ltm.cli.options import config_options
 from ltm.configs import DEFAULT_BACKBONE
 from ltm.console import Interrupted, ask_patience, next_step, notice, print_json, print_table, shown
@@ -18,7 +18,7 @@ from ltm.methods import METHODS
 from ltm.tasks.registry import TASKS
 
 if TYPE_CHECKING:
-    from ltm.bench import Budget, MethodSpec, Result, TaskSpec
+    from ltm.bench import Budget, Experiment, MethodSpec, Result, TaskSpec
 
 FAILED = 1
 """Exit code where a cell could not be measured."""
@@ -30,21 +30,40 @@ app = new_app(
 
 @app.command(epilog="Try: ltm bench run --methods window,longmem --data data/ --out results/")
 def run(
-    out: Annotated[Path, typer.Option("--out", help="Folder of result files: made, added to, or gone on with.")],
-    tasks: Annotated[str, typer.Option(help="Names that `ltm bench list` lists, with commas.")] = "long_text",
+    experiment: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[EXPERIMENT]",
+            help="A file .toml that says all this, or its name in benchmarks/experiments; options given besides win.",
+        ),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="Folder of result files: made, added to, or gone on with.")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Names that `ltm bench list` lists, with commas; default: long_text.")
+    ] = None,
     methods: Annotated[
-        str,
-        typer.Option(help="With commas: NAME, NAME:key=value,..., NAME@TRAINED_WEIGHTS; any may end in: as LABEL."),
-    ] = "window,full,longmem",
+        str | None,
+        typer.Option(
+            help="With commas: NAME, NAME:key=value,..., NAME@TRAINED_WEIGHTS; any may end in: as LABEL; default: "
+            "window,full,longmem."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="TASK.KEY=VALUE", help="An option of a task; repeatable.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Folder of data sets; default: public ones by name.")
+        str | None, typer.Option("--data", help="Folder of data sets; default: public ones by name.")
     ] = None,
-    backbone: BackboneName = DEFAULT_BACKBONE,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
-    window: Annotated[int, typer.Option(help="Local window in tokens, the same for every method that has one.")] = 1024,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help=f"A built-in name, hub id, directory or .gguf file; default: {DEFAULT_BACKBONE}."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16; default: auto.")] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Local window in tokens, the same for every method that has one; default: 1024.")
+    ] = None,
     stride: Annotated[
         int | None, typer.Option(help="Tokens that leave a full window; default: all for long_text, else half of it.")
     ] = None,
@@ -61,29 +80,51 @@ def run(
     Each task and method has its result file in --out. A run that was stopped goes on where it was with the same
     command. Exit code 1: a method could not be measured, the others were.
     """
-    from ltm.bench import Plan, parse_budget, parse_methods, parse_tasks, run_plan
+    from ltm.bench import Experiment, read_experiment
+
+    plan = (Experiment() if experiment is None else read_experiment(experiment)).given(
+        out=out,
+        tasks=tasks and tasks.split(","),
+        methods=methods and methods.split(","),
+        data=data,
+        backbone=backbone,
+        dtype=dtype,
+        window=window,
+        stride=stride,
+        budget=budget,
+        seeds=seeds,
+    )
+    results = _run(plan, settings or (), device, restart)
+    _print_results(results, as_json)
+    notice(f"results are in {plan.out}", style="dim")
+    next_step("ltm", "bench", "report", plan.out, "--out", "page.md")
+    raise typer.Exit(FAILED if any(result.failed for result in results) else 0)
+
+
+def _run(experiment: Experiment, settings: Sequence[str], device: str | None, restart: bool) -> list[Result]:
+    """Check everything that can be checked at once, load the backbone, run."""
+    from ltm.bench import Plan, parse_budget, run_plan
     from ltm.bench.progress import BenchBar
     from ltm.tasks.data import DataSource
 
-    task_specs, method_specs = parse_tasks(tasks, settings or ()), parse_methods(methods)
-    limit, source = None if budget is None else parse_budget(budget), DataSource(data)
-    _check(task_specs, method_specs, limit, seeds or ())
+    if experiment.out is None:
+        raise LtmError("no folder for the result files; give one: --out results/")
+    task_specs, method_specs = experiment.task_specs(settings), experiment.method_specs()
+    limit = None if experiment.budget is None else parse_budget(experiment.budget)
+    source = DataSource(experiment.data)
+    _check(task_specs, method_specs, limit, experiment.seeds)
     from ltm.backbone import load_backbone
 
-    ask_patience(f"loading {backbone}")
-    loaded = load_backbone(backbone, dtype=dtype, device=device)
-    chosen = tuple(dict.fromkeys(seeds or ())) or (0,)
-    plan = Plan(task_specs, method_specs, loaded, source, window, stride, limit, chosen)
+    ask_patience(f"loading {experiment.backbone}")
+    loaded = load_backbone(experiment.backbone, dtype=experiment.dtype, device=device)
+    seeds = tuple(dict.fromkeys(experiment.seeds)) or (0,)
+    plan = Plan(task_specs, method_specs, loaded, source, experiment.window, experiment.stride, limit, seeds)
     ask_patience("preparing tasks and methods")
     with BenchBar() as bar:
         try:
-            results = run_plan(plan, out, restart=restart, watch=bar)
+            return run_plan(plan, experiment.out, restart=restart, watch=bar)
         except KeyboardInterrupt:
-            raise Interrupted(f"{out} keeps what was done; the same command goes on from there") from None
-    _print_results(results, as_json)
-    notice(f"results are in {out}", style="dim")
-    next_step("ltm", "bench", "report", out, "--out", "page.md")
-    raise typer.Exit(FAILED if any(result.failed for result in results) else 0)
+            raise Interrupted(f"{experiment.out} keeps what was done; the same command goes on from there") from None
 
 
 def _check(
