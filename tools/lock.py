@@ -3,7 +3,7 @@
 Left out are torch and the libraries of its CUDA builds, since requirements/torch.txt pins it and pip takes the build
 that suits the machine, and pip, which every environment brings.
 
-    python tools/lock.py        # the newest versions within pyproject's bounds
+    python tools/lock.py  # the newest versions within pyproject's bounds
 """
 
 from __future__ import annotations

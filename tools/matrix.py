@@ -1,8 +1,8 @@
 """Run the fast tests with the lowest and the newest versions that can be had, each in an environment of its own.
 
-    python tools/matrix.py                  # both rows
-    python tools/matrix.py newest           # one of them
-    python tools/matrix.py --only-set-up    # make the environments, run nothing
+    python tools/matrix.py  # both rows
+    python tools/matrix.py newest  # one of them
+    python tools/matrix.py --only-set-up  # make the environments, run nothing
 
 `lowest`: every direct dependency at pyproject's lower bound, Python 3.10. `newest`: the newest release of everything,
 past pyproject's upper bounds, so that what a release breaks is seen before a user sees it. Environments are made anew

@@ -178,7 +178,7 @@ def test_votes_are_shares_of_one_softmax_with_the_sinks(num_sinks):
 
 
 def released_cases():
-    """Answers of the released code; benchmarks/parity_em_llm.py made them, and says how."""
+    """Answers of the released code; benchmarks/measurements/parity_em_llm.py made them, and says how."""
     return json.loads((Path(__file__).parent / "em_llm_released.json").read_text())
 
 

@@ -96,8 +96,8 @@ def test_what_was_read_and_what_left_the_window_are_one_choice(tiny_backbone, fu
 @pytest.mark.parametrize("last_residual", ["before", "after"])
 def test_equals_the_released_code_up_to_where_the_last_residual_is_taken(monkeypatch, last_residual):
     """Before the final norm, as ours, or after it, as the released code: with either choice ours gives what the
-    released pass gives, which benchmarks/parity_longmem.py kept."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    released pass gives, which benchmarks/measurements/parity_longmem.py kept."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks" / "measurements")
     parity = import_module("parity_longmem")
     released = json.loads(parity.FIXTURES.read_text())["logits_of_the_last_token"]
     method = parity.method()

@@ -1,4 +1,7 @@
-"""Quest against numbers of the released code, kept by benchmarks/parity_quest.py (how, is in the file's metadata)."""
+"""Quest against numbers of the released code, kept by benchmarks/measurements/parity_quest.py.
+
+How is in the file's metadata.
+"""
 
 from __future__ import annotations
 

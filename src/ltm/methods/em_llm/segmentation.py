@@ -1,7 +1,7 @@
 """Where events begin: at surprising tokens, moved to where keys cohere, and never too close nor too far apart.
 
 Fountas et al., 2024, section 3.1 and 3.2, with the details of the released code (em-llm/EM-LLM-model), whose boundaries
-these functions reproduce; `benchmarks/parity_em_llm.py` compares them.
+these functions reproduce; `benchmarks/measurements/parity_em_llm.py` compares them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from ltm.methods.ngram.weights import WEIGHTS
 class NGramConfig(WindowFields, BudgetFields):
     """A cache of suffix counts beside a language model. Raises ConfigError with every problem of the values together.
 
-    How much each count weighs comes with the method (`ltm.methods.ngram.weights`, by benchmarks/fit_ngram.py).
+    How much each count weighs comes with the method (`ltm.methods.ngram.weights`, by tools/fit_ngram.py).
     """
 
     max_length: int = len(WEIGHTS)

@@ -1,4 +1,4 @@
-"""How much a suffix's counts weigh beside everything shorter: written by benchmarks/fit_ngram.py.
+"""How much a suffix's counts weigh beside everything shorter: written by tools/fit_ngram.py.
 
 Fitted on one validation document of each kind:
 
