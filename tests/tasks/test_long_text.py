@@ -177,3 +177,19 @@ def test_public_sets_stand_in_where_no_folder_is_given(tiny_backbone):
     made = LongText(LongTextConfig(kinds="books,wikitext2"), stub, tiny_backbone("tiny-llama").tokenizer)  # type: ignore
     assert [unit.key for unit in made.units()][:2] == ["books/Walden", "wikitext2/First"]
     assert asked == [("deepmind/pg19",), ("Salesforce/wikitext", "wikitext-2-raw-v1")]
+
+
+def test_ranges_end_where_a_compared_method_does():
+    """`near` scores 4 tokens, `far` 9: to there they are compared, whatever `far` does afterwards."""
+    ends = [5]
+    near, far = (torch.full((count,), math.log(2)) for count in (4, 9))
+    far[4:] = math.log(32)
+    records = {}
+    for name, losses in (("near", near), ("far", far)):
+        parts = [tuple(part.values()) for part in position_sums(losses, ends)]
+        records[name] = [record("a", parts)]
+    assert [part["to"] for part in records["far"][0]["positions"]] == [5, 1024]
+    common = LongText.common(records)
+    assert common["near"] == records["near"] and common["far"][0]["tokens"] == 4
+    assert common["far"][0]["nats"] == pytest.approx(4 * math.log(2))
+    assert LongText.common({name: [record("a", [(0, 1024, 9, 1.0)])] for name in ("a", "b")})["a"][0]["nats"] == 1.0

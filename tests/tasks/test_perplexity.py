@@ -1,4 +1,4 @@
-"""The metric against examples worked by hand, and every method on the same tokens."""
+"""Losses of a stream against examples worked by hand, and every method on the same tokens."""
 
 from __future__ import annotations
 
@@ -8,16 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ltm.errors import LtmError
 from ltm.streams.open_stream import OpenStream
 from ltm.streams.scoring import PIECE_TOKENS, score_stream
-from ltm.tasks.perplexity import (
-    DocumentScore,
-    PerplexityResult,
-    compare,
-    doubling_edges,
-    perplexity,
-)
+from ltm.tasks.perplexity import DocumentScore, PerplexityResult, doubling_edges
 
 VOCAB = 7
 
@@ -52,27 +45,21 @@ def uniform(**options: int | None) -> TableModel:
 @pytest.mark.parametrize("length", [2, 3, PIECE_TOKENS, PIECE_TOKENS + 1, 2 * PIECE_TOKENS + 5])
 def test_uniform_logits_give_the_vocabulary_size(length):
     ids = torch.arange(length) % VOCAB
-    result = perplexity(uniform(), [("a", ids)])
+    result = PerplexityResult([DocumentScore("a", score_stream(uniform(), ids))], 1.0)  # type: ignore[arg-type]
     assert result.tokens == length - 1
     assert result.perplexity == pytest.approx(VOCAB, rel=1e-6)  # float32 log of 7, summed
 
 
-def test_two_tokens_by_hand():
-    # after token 0 the model gives token 1 a logit of ln 3 and the six others 0: p = 3 / (3 + 6) = 1/3
-    table = torch.zeros(VOCAB, VOCAB)
-    table[0, 1] = math.log(3)
-    result = perplexity(TableModel(table), [("a", torch.tensor([0, 1]))])
-    assert result.nats == pytest.approx(math.log(3), rel=1e-6)
-    assert result.perplexity == pytest.approx(3, rel=1e-6)
-
-
 def test_documents_are_weighed_by_their_tokens():
+    # after token 0 the model gives token 1 a logit of ln 3 and the six others 0: p = 3 / (3 + 6) = 1/3
     # 1 token at p = 1/3 and 2 tokens at p = 1/7: exp((ln 3 + 2 ln 7) / 3) = 147 ** (1/3)
     table = torch.zeros(VOCAB, VOCAB)
     table[0, 1] = math.log(3)
-    result = perplexity(TableModel(table), [("a", torch.tensor([0, 1])), ("b", torch.tensor([2, 3, 4]))])
+    losses = [score_stream(TableModel(table), torch.tensor(ids)) for ids in ([0, 1], [2, 3, 4])]  # type: ignore[arg-type]
+    result = PerplexityResult([DocumentScore("", own) for own in losses], 1.0)
+    assert PerplexityResult(result.documents[:1], 1.0).nats == pytest.approx(math.log(3), rel=1e-6)
     assert result.perplexity == pytest.approx(147 ** (1 / 3), rel=1e-6)
-    assert [document["tokens"] for document in result.to_dict()["documents"]] == [1, 2]
+    assert math.isnan(PerplexityResult([], 1.0).perplexity)
 
 
 @pytest.mark.parametrize("window", [None, 3, 4, 100])
@@ -87,47 +74,14 @@ def test_pieces_do_not_change_a_score(window):
     assert max(map(len, method.pieces)) == min(window or PIECE_TOKENS, len(ids))
 
 
-def test_documents_share_nothing_and_progress_counts_tokens():
-    method, seen = uniform(), []
-    perplexity(method, [("a", torch.arange(3)), ("b", torch.arange(4))], progress=seen.append)  # type: ignore[arg-type]
-    assert method.caches == 2 and method.resets == 3  # before each document, and afterwards
-    assert seen == [3, 4]
+def test_progress_counts_tokens():
+    seen: list[int] = []
+    score_stream(uniform(window=3), torch.arange(5), progress=seen.append)  # type: ignore[arg-type]
+    assert seen == [3, 2]
 
 
-def test_max_tokens_and_the_end_of_positions_cut_documents():
-    ids = torch.arange(6)
-    assert perplexity(uniform(), [("a", ids)], max_tokens=4).tokens == 3  # type: ignore[arg-type]
-    assert perplexity(uniform(max_stream_tokens=3), [("a", ids)], max_tokens=4).tokens == 2  # type: ignore[arg-type]
-
-
-def test_comparison_uses_the_tokens_that_all_scored():
-    # `far` scores all 5 tokens, the last 3 of them badly; `near` only fits 3 tokens, scoring 2
-    good, bad = math.log(2), math.log(32)
-    far = PerplexityResult([DocumentScore("a", torch.tensor([good, good, bad, bad, bad]))], 1.0)
-    near = PerplexityResult([DocumentScore("a", torch.tensor([good, good]))], 1.0)
-    table = compare({"far": far, "near": near})
-    assert table["far"]["perplexity"] == pytest.approx(2 ** (17 / 5))
-    assert table["far"]["common"] == {
-        "tokens": 2,
-        "nats": pytest.approx(2 * good),
-        "perplexity": pytest.approx(2),
-    }
-    assert table["near"]["common"]["perplexity"] == table["near"]["perplexity"] == pytest.approx(2)
-
-
-def test_positions_count_from_the_start_of_each_document():
-    losses = [torch.full((4,), math.log(2)), torch.full((2,), math.log(8))]  # places 1-4, and 1-2
-    result = PerplexityResult([DocumentScore(str(i), loss) for i, loss in enumerate(losses)], 1.0)
-    rows = result.by_position([0, 3, 5, 9])
-    assert [(row["from"], row["to"], row["tokens"]) for row in rows] == [(0, 2, 4), (3, 4, 2)]
-    assert [row["perplexity"] for row in rows] == pytest.approx([4, 2])  # sqrt(2 * 8), and 2
+def test_edges_double():
     assert doubling_edges(3000) == [0, 1024, 2048, 4096]
-
-
-def test_a_document_without_a_second_token_counts_nothing():
-    assert perplexity(uniform(), [("a", torch.arange(1)), ("b", torch.arange(2))]).tokens == 1  # type: ignore[arg-type]
-    with pytest.raises(LtmError, match="two tokens"):
-        perplexity(uniform(), [("a", torch.arange(1))])  # type: ignore[arg-type]
 
 
 def test_real_methods_score_the_same_tokens_and_agree_where_they_must():
@@ -136,16 +90,16 @@ def test_real_methods_score_the_same_tokens_and_agree_where_they_must():
 
     backbone = load_backbone("tiny-llama")
     ids = torch.randint(256, (50,), generator=torch.Generator().manual_seed(1))
-    full = perplexity(create_method("full", backbone), [("a", ids)])
-    wide = perplexity(create_method("window", backbone, local_window=64), [("a", ids)])
-    narrow = perplexity(create_method("window", backbone, local_window=8, stride=8), [("a", ids)])
+    full = score_stream(create_method("full", backbone), ids)
+    wide = score_stream(create_method("window", backbone, local_window=64), ids)
+    narrow = score_stream(create_method("window", backbone, local_window=8, stride=8), ids)
     expected = torch.nn.functional.cross_entropy(
         backbone.model(ids[None]).logits[0, :-1].float(), ids[1:], reduction="none"
     )
-    torch.testing.assert_close(full.documents[0].losses, expected, atol=1e-4, rtol=1e-4)  # attention in pieces
-    torch.testing.assert_close(wide.documents[0].losses, expected, atol=1e-4, rtol=1e-4)
-    assert full.tokens == narrow.tokens == 49
-    assert abs(narrow.nats - full.nats) > 1e-2
-    with torch.no_grad():  # the 9th token is foretold by the whole first window, the 10th by the 9th alone
+    torch.testing.assert_close(full, expected, atol=1e-4, rtol=1e-4)  # attention in pieces
+    torch.testing.assert_close(wide, expected, atol=1e-4, rtol=1e-4)
+    assert len(full) == len(narrow) == 49
+    assert abs(float(narrow.sum() - full.sum())) > 1e-2
+    with torch.no_grad():  # the 9th token is predicted by the whole first window, the 10th by the 9th alone
         alone = backbone.model(ids[None, 8:9]).logits[0, -1].float()
-    assert narrow.documents[0].losses[8] == pytest.approx(-float(alone.log_softmax(-1)[ids[9]]), abs=1e-4)
+    assert float(narrow[8]) == pytest.approx(-float(alone.log_softmax(-1)[ids[9]]), abs=1e-4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from ltm.backbone import Backbone
     from ltm.methods import Reader
-    from ltm.tasks.perplexity import PerplexityResult
+    from ltm.tasks.base import Record
 
 DEFAULT_WINDOW = 1024
 
@@ -77,12 +79,11 @@ def eval_perplexity(
     texts = [(document.name, document.text) for document in islice(iter_documents(data), max_documents)]
     ask_patience(f"loading {backbone}")
     from ltm.backbone import load_backbone  # only now: what cannot be read is told at once
-    from ltm.tasks.perplexity import compare
     from ltm.tokens import token_ids
 
     loaded = load_backbone(backbone, device=device)
     documents = [(name, token_ids(loaded.tokenizer, text)[:max_tokens]) for name, text in texts]
-    figures = compare(_measure(_ready(names, loaded, sidenet, window, stride), documents))
+    figures = _figures(*_measure(_ready(names, loaded, sidenet, window, stride), documents))
     if as_json:
         settings = {
             "window": window,
@@ -145,16 +146,73 @@ def _ready(
     }
 
 
-def _measure(methods: dict[str, Reader], documents: Sequence[tuple[str, Tensor]]) -> dict[str, PerplexityResult]:
-    from ltm.tasks.perplexity import perplexity
+def _measure(
+    methods: Mapping[str, Reader], documents: Sequence[tuple[str, Tensor]]
+) -> tuple[dict[str, list[Record]], dict[str, float]]:
+    """Each method's records and seconds. Raises LtmError where nothing could be scored."""
+    from ltm.tasks.long_text import score_document
 
-    results, total = {}, sum(len(ids) for _, ids in documents)
+    total = sum(len(ids) for _, ids in documents)
+    ends = [method.max_stream_tokens for method in methods.values() if method.max_stream_tokens is not None]
+    records: dict[str, list[Record]] = {name: [] for name in methods}
+    seconds = {}
     with make_progress() as progress:
         for name, method in methods.items():
-            task = progress.add_task(name, total=total)
-            results[name] = perplexity(method, documents, progress=_advance(progress, task))
+            task, started = progress.add_task(name, total=total), time.perf_counter()
+            for index, (document, ids) in enumerate(documents):  # two files may have one name
+                advance = _advance(progress, task)
+                records[name] += score_document(
+                    method, kind=str(index), name=document, ids=ids, ends=ends, progress=advance
+                )
+            seconds[name] = time.perf_counter() - started
             progress.update(task, completed=total)
-    return results
+    if not any(record["tokens"] for own in records.values() for record in own):
+        raise LtmError(f"{len(documents)} documents held no text of two tokens or more; there is nothing to score")
+    return records, seconds
+
+
+def _figures(records: Mapping[str, Sequence[Record]], seconds: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """Each method's figures: of everything it scored, of each document, by place, and of what all of them scored.
+
+    Like with like: a method whose positions end (`full`) scores a document only as far as they reach, so figures over
+    everything that each method could score would compare different texts.
+    """
+    from ltm.tasks.long_text import LongText
+
+    common = LongText.common(records)
+    return {
+        name: {
+            **_totals(own),
+            "seconds": seconds[name],
+            "documents": [{"name": record["document"], **_totals([record])} for record in own],
+            "by_position": _by_position(own),
+            "common": _totals(common[name]),
+        }
+        for name, own in records.items()
+    }
+
+
+def _totals(records: Sequence[Record]) -> dict[str, Any]:
+    """JSON has no NaN: a perplexity of no tokens is None."""
+    tokens, nats = sum(record["tokens"] for record in records), sum(record["nats"] for record in records)
+    return {"tokens": tokens, "nats": nats, "perplexity": math.exp(min(nats / tokens, 700.0)) if tokens else None}
+
+
+def _by_position(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Perplexity by place, all documents together; "to" is the last place of a range."""
+    from ltm.tasks.long_text import perplexity_rows
+
+    rows = perplexity_rows([{**record, "kind": "all"} for record in records])
+    return [
+        {
+            "from": row.extra["first_position"],
+            "to": row.condition["position"] - 1,
+            "tokens": row.extra["tokens"],
+            "perplexity": row.value,
+        }
+        for row in rows
+        if "position" in row.condition
+    ]
 
 
 def _advance(progress: Any, task: Any) -> Callable[[int], None]:

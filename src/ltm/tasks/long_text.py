@@ -1,8 +1,11 @@
 """Long-text perplexity: each document one stream of tokens, by kind of text, place in the document and its length.
 
-The protocol is that of `ltm.tasks.perplexity`; here its losses are kept as sums over ranges of places, so that methods
+The paper's protocol (Wang et al., 2023, §3.2) is a stride as long as the window: segments do not overlap, and what
+leaves the window is gone for `window` and remembered by a method with a memory. A shorter stride gives every token more
+local context and takes window / stride times as long. Losses are kept as sums over ranges of places, so that methods
 can be compared over the same tokens afterwards. Where a method's stream ends (`max_stream_tokens`), it scores what
-fits and its records say so; `LongText.common` cuts the records of several methods to what all of them scored.
+fits and its records say so; `LongText.common` cuts the records of several methods to what all of them scored. `ltm eval
+perplexity` scores a user's own files by the same functions.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ltm.errors import ConfigError, LtmError
-from ltm.streams.scoring import score_stream
+from ltm.streams.scoring import Progress, score_stream
 from ltm.tasks.base import Record, Row, Task, Unit
 from ltm.tasks.perplexity import doubling_edges
 from ltm.tasks.registry import register
@@ -84,20 +87,8 @@ class LongText(Task):
                     yield Unit(f"{kind}/{name}", len(ids), partial(score_document, kind=kind, name=name, ids=ids))
 
     def summarise(self, records: Sequence[Record]) -> list[Row]:
-        """Perplexity by kind, by kind and place in the document, and by kind and length of the document."""
-        rows: list[Row] = []
-        for kind in dict.fromkeys(record["kind"] for record in records):
-            own = [record for record in records if record["kind"] == kind]
-            rows += _row({"kind": kind}, [(record["nats"], record["tokens"]) for record in own])
-            ends = sorted({(part["to"], part["from"]) for record in own for part in record["positions"]})
-            for end, start in ends:
-                parts = [part for record in own for part in record["positions"] if part["to"] == end]
-                sums = [(part["nats"], part["tokens"]) for part in parts]
-                rows += _row({"kind": kind, "position": end}, sums, first_position=start)
-            for most in sorted({_length_bucket(record["length"]) for record in own}):
-                same = [record for record in own if _length_bucket(record["length"]) == most]
-                rows += _row({"kind": kind, "length": most}, [(record["nats"], record["tokens"]) for record in same])
-        return rows
+        """The rows of `perplexity_rows`."""
+        return perplexity_rows(records)
 
     @staticmethod
     def common(records: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
@@ -137,16 +128,25 @@ class LongText(Task):
         return _public_texts(self.data, kind, split)
 
 
-def score_document(method: Reader, *, kind: str, name: str, ids: Tensor) -> list[Record]:
+def score_document(
+    method: Reader,
+    *,
+    kind: str,
+    name: str,
+    ids: Tensor,
+    ends: Sequence[int] = (),
+    progress: Progress | None = None,
+) -> list[Record]:
     """One document under a method: its record, losses summed over ranges of places.
 
     A range "from".."to" - 1 counts places from 0; the first token has no loss. length: tokens of the document; taken:
-    those the method was given; ended_at: where its stream ended before the document did, else None.
+    those the method was given; ended_at: where its stream ended before the document did, else None. ends: where the
+    streams of methods end that this one is compared with, as ranges then do too.
     """
     method.reset()
     limit = method.max_stream_tokens
     fits = len(ids) if limit is None else min(limit, len(ids))
-    losses = score_stream(method, ids[:fits])
+    losses = score_stream(method, ids[:fits], progress=progress)
     record = {
         "id": f"{kind}/{name}",
         "kind": kind,
@@ -156,20 +156,38 @@ def score_document(method: Reader, *, kind: str, name: str, ids: Tensor) -> list
         "taken": fits,
         "tokens": len(losses),
         "nats": float(losses.double().sum()),
-        "positions": position_sums(losses),
+        "positions": position_sums(losses, ends),
     }
     method.reset()
     return [record]
 
 
-def position_sums(losses: Tensor) -> list[dict[str, Any]]:
-    """Tokens and nats in ranges of places that double; losses: float32 [tokens - 1], of place 1, 2, ...
+def perplexity_rows(records: Sequence[Record]) -> list[Row]:
+    """Perplexity by kind, by kind and place in the document, and by kind and length of the document."""
+    rows: list[Row] = []
+    for kind in dict.fromkeys(record["kind"] for record in records):
+        own = [record for record in records if record["kind"] == kind]
+        rows += _row({"kind": kind}, [(record["nats"], record["tokens"]) for record in own])
+        ends = sorted({(part["to"], part["from"]) for record in own for part in record["positions"]})
+        for end, start in ends:
+            parts = [part for record in own for part in record["positions"] if part["to"] == end]
+            sums = [(part["nats"], part["tokens"]) for part in parts]
+            rows += _row({"kind": kind, "position": end}, sums, first_position=start)
+        for most in sorted({_length_bucket(record["length"]) for record in own}):
+            same = [record for record in own if _length_bucket(record["length"]) == most]
+            rows += _row({"kind": kind, "length": most}, [(record["nats"], record["tokens"]) for record in same])
+    return rows
+
+
+def position_sums(losses: Tensor, ends: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """Tokens and nats in ranges of places that double, cut at `ends`; losses: float32 [tokens - 1], of place 1, 2, ...
 
     >>> position_sums(torch.ones(2))
     [{'from': 0, 'to': 1024, 'tokens': 2, 'nats': 2.0}]
     """
-    parts = []
-    for start, end in pairwise(doubling_edges(len(losses) + 1)):
+    parts, tokens = [], len(losses) + 1
+    edges = {*doubling_edges(tokens), *(end for end in ends if end <= tokens)}
+    for start, end in pairwise(sorted(edges)):
         inside = losses[max(start - 1, 0) : end - 1]
         if len(inside):
             nats = float(inside.double().sum())
@@ -255,8 +273,10 @@ def _length_bucket(tokens: int) -> int:
 
 
 def _cut(record: Record, shared: set[tuple[str, int]]) -> Record:
-    """A record with the ranges that are shared, its sums taken anew."""
+    """A record with the ranges that are shared, its sums taken anew; itself where all are."""
     kept = [part for part in record["positions"] if (record["id"], part["to"]) in shared]
+    if len(kept) == len(record["positions"]):
+        return record
     return {
         **record,
         "tokens": sum(part["tokens"] for part in kept),
