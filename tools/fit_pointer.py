@@ -13,7 +13,7 @@ retrieved, the SideNet's output, the model's log-probabilities. Two passes over 
 texts, fit all of the pointer but its search. The last tenth of what was collected is held out and scored before and
 after.
 
-Writes what `longmem_learns.py` writes of a run: the method, log.jsonl, train_config.json.
+Writes what `train_sidenet.py` writes of a run: the method, log.jsonl, train_config.json.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from longmem_learns import MEMORY_SIZE, corpus_of
 from torch import Tensor
+from train_sidenet import MEMORY_SIZE, corpus_of
 
 from ltm.backbone import load_backbone
 from ltm.console import notice

@@ -1,7 +1,7 @@
 """Put a trained SideNet into the package: weights in int8, its config, its training log and how it was made.
 
-    python tools/longmem_learns.py --data DATA --out RUN1
-    python tools/longmem_learns.py --data DATA --start-from RUN1 --out RUN2 --runs longmem
+    python tools/train_sidenet.py --data DATA --out RUN1
+    python tools/train_sidenet.py --data DATA --start-from RUN1 --out RUN2 --runs longmem
     python tools/fit_pointer.py --data DATA --start-from RUN2 --out RUN3
     python tools/ship_sidenet.py RUN1/longmem RUN2/longmem RUN3/longmem --name smollm2-135m
 
