@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from commands import commands
 from recall_maps import FOLDERS, bench_results, heat_results, recall_heat, recall_table
 from results_page import KINDS, TAKEN_OUT
 from tables import DOCS, RESULTS, grid
@@ -70,7 +71,7 @@ def page(folder: Path) -> str:
     meaning = "\n".join(COLUMNS).format(kinds=" / ".join(KINDS), tokens=scored_tokens(results))
     parts = [START, grid(header, rows), meaning, *pictures(folder), *(half_window(apart) if apart else []), *notes]
     parts += ["## What a deleted document leaves behind", *deletions()]
-    parts += ["## Measured with", *commands([*results, *apart], folder)]
+    parts += ["## Measured with", *made_by([*results, *apart], folder)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -209,9 +210,9 @@ def scored_tokens(results: Iterable[Result]) -> str:
     return " or ".join("all" if limit is None else f"{limit:,}" for limit in sorted(limits, key=str)) or "all"
 
 
-def commands(results: Iterable[Result], folder: Path) -> list[str]:
+def made_by(results: Iterable[Result], folder: Path) -> list[str]:
     """Every command that a figure came from, once."""
-    own = [result.facts["command"] for result in results if result.task in ("long_text", "recall")]
+    own = commands([result for result in results if result.task in ("long_text", "recall")])
     for file in sorted(folder.glob("*.json")):
         result = json.loads(file.read_text())
         own += [result["command"]] if "decode_cost" in result or file.stem == "longmem_context" else []

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
+from commands import commands
 from recall_maps import recall_table
 from tables import DOCS, RESULTS, grid
 
@@ -100,8 +101,8 @@ def of(results: list[Result], task: str, label: str) -> Result | None:
 
 
 def command(results: list[Result], task: str, labels: Iterable[str]) -> str:
-    commands = {r.facts["command"]: None for label in labels if (r := of(results, task, label))}
-    return "\n".join(f"`{line}`" for line in commands)
+    found = [result for label in labels if (result := of(results, task, label))]
+    return "\n".join(f"`{line}`" for line in commands(found))
 
 
 def records(results: list[Result], label: str) -> dict[str, dict]:
@@ -271,8 +272,8 @@ def windows(results: list[Result], apart: dict[str, list[Result]]) -> str:
             loss = losses(found, EARLIER_LABELS, documents, kind)
             rows.append([f"{kind}, {size:,}", *_comparison({**loss, **full})])
     table = grid(["kind, window", *COMPARED], rows)
-    commands = [command(at[size], "long_text", EARLIER_LABELS) for size in WINDOWS]
-    return "\n\n".join([table, "\n".join(commands)])
+    runs = [command(at[size], "long_text", EARLIER_LABELS) for size in WINDOWS]
+    return "\n\n".join([table, "\n".join(runs)])
 
 
 def adapted_bound(results: list[Result], apart: list[Result]) -> str:

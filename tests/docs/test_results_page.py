@@ -25,7 +25,8 @@ def result(label, perplexity, documents=("one",), tokens=100):
     place = {"from": 0, "to": 1024, "tokens": tokens, "nats": nats}
     found = [{"id": f"books/{name}", "positions": [place], **scored} for name in documents]
     facts = {"command": f"ltm bench run --methods {label}"}
-    return SimpleNamespace(task="long_text", label=label, failed=False, records=found, facts=facts)
+    path = Path(f"{label}.json")
+    return SimpleNamespace(task="long_text", label=label, failed=False, records=found, facts=facts, path=path)
 
 
 def cells(table, name):
