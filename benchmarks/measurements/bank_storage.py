@@ -7,7 +7,7 @@
 Perplexity: the shipped SideNet with a local window of 1,024 emptied when full, memory of all that left it, on whole
 test documents to 8k tokens, all settings on the same tokens. Recall: of the chunks that the SideNet's own queries find
 among float32 search keys, how many are found. Time: tokens/s of that scoring, and of generating with 64k tokens of
-real keys remembered. A run that was stopped goes on where it was: each document and setting is a line of a journal.
+real keys remembered. A run that was stopped goes on where it was: each document and setting is a line of a file.
 Writes benchmarks/results/bank_storage.json.
 """
 
@@ -28,7 +28,7 @@ from common import KINDS, RESULTS, machine, notice, print_table, write_result
 
 from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank
-from ltm.bench.journal import Entry, Journal
+from ltm.bench.records_file import Entry, RecordsFile
 from ltm.malloc import keep_freed_memory
 from ltm.methods import Method
 from ltm.session import open_method
@@ -60,18 +60,18 @@ def main() -> None:
     config = LongTextConfig(**options)
     units = list(LongText(config, DataSource(arguments.data), backbone.tokenizer).units())
     setup = {"backbone": arguments.backbone, "dtype": str(backbone.dtype), "window": arguments.window, **options}
-    journal = Journal(RESULTS / "bank_storage.jsonl", setup)
-    with journal.writing():
+    records_file = RecordsFile(RESULTS / "bank_storage.jsonl", setup)
+    with records_file.writing():
         for unit in units:
             for name in names:
                 key = f"{name}|{unit.key}"
-                if key not in journal.entries:
+                if key not in records_file.entries:
                     method = method_with(backbone, name, arguments.window)
                     started = time.perf_counter()
                     (record,) = unit.run(method)
-                    journal.add(Entry(key, unit.cost, record["tokens"], time.perf_counter() - started, [record]))
+                    records_file.add(Entry(key, unit.cost, record["tokens"], time.perf_counter() - started, [record]))
                     notice(f"{key}: perplexity {math.exp(record['nats'] / record['tokens']):.4f}")
-    figures = {name: perplexities(journal, name) for name in names}
+    figures = {name: perplexities(records_file, name) for name in names}
     search = searches(backbone, units, names, arguments.window)
     for name in names:
         figures[name] |= search[name]
@@ -97,9 +97,9 @@ def method_with(backbone: Backbone, name: str, window: int) -> Method:
     return open_method("longmem", backbone, local_window=window, stride=window, **storages)
 
 
-def perplexities(journal: Journal, name: str) -> dict[str, Any]:
+def perplexities(records_file: RecordsFile, name: str) -> dict[str, Any]:
     """Over all documents that are done, by kind and together."""
-    entries = [entry for key, entry in journal.entries.items() if key.startswith(f"{name}|")]
+    entries = [entry for key, entry in records_file.entries.items() if key.startswith(f"{name}|")]
     records = [record for entry in entries for record in entry.records]
     by_kind = {kind: [r for r in records if r["kind"] == kind] for kind in sorted({r["kind"] for r in records})}
     nats = {

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tables import grid
 
-from ltm.bench.grids import make_lines
 from ltm.bench.plots import plot_heat
 from ltm.bench.results import Result, read_results
-from ltm.tasks.lists import numbers
+from ltm.bench.tables import make_lines
+from ltm.tasks.comma_lists import numbers
 
 FOLDERS = ("recall-sentences", "recall-far", "recall-farthest")
 MORE_READINGS = "recall-trials"

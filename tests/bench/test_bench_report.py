@@ -11,12 +11,12 @@ import pytest
 from fake_task import add_fake
 
 from ltm.bench import read_results, write_report
-from ltm.bench.grids import Line, make_lines, number, sections
-from ltm.bench.journal import Entry, Journal
 from ltm.bench.page import CellText, Heading, Paragraph, Table, to_html, to_markdown
 from ltm.bench.pairing import measured, paired_difference
 from ltm.bench.plots import styles
+from ltm.bench.records_file import Entry, RecordsFile
 from ltm.bench.results import records_path, rows_to_json, write_result
+from ltm.bench.tables import Line, make_lines, number, sections
 from ltm.errors import LtmError
 from ltm.tasks.base import Row
 
@@ -65,10 +65,10 @@ def write(folder, label, rows, order, records=(), per_token=None, error=None, **
         "rows": rows_to_json(rows),
     }
     write_result(path, facts)
-    journal = Journal(records_path(path), own)
-    with journal.writing():
+    records_file = RecordsFile(records_path(path), own)
+    with records_file.writing():
         for index, record in enumerate(records):
-            journal.add(Entry(f"unit/{index}", 10, 10, 0.5, [record]))
+            records_file.add(Entry(f"unit/{index}", 10, 10, 0.5, [record]))
 
 
 def recall(shift: float) -> list[Row]:

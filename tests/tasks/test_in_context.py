@@ -15,7 +15,7 @@ from ltm.tasks import in_context
 from ltm.tasks.data import DataSource
 from ltm.tasks.in_context import DATASETS, InContext, InContextConfig, begins, load_set
 from ltm.tasks.intervals import t_interval, wilson_interval
-from ltm.tasks.lists import numbers
+from ltm.tasks.comma_lists import numbers
 from ltm.tasks.registry import TASKS
 from ltm.tasks.scoring import Scored
 

@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 from ltm.bench.experiments import Experiment, read_experiment
-from ltm.bench.journal import DifferentSetupError
 from ltm.bench.plan import Plan
+from ltm.bench.records_file import DifferentSetupError
 from ltm.bench.report import write_report
 from ltm.bench.results import Result, read_results
 from ltm.bench.runner import Watch, run_plan

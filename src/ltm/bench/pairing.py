@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ltm.bench.grids import Line
 from ltm.bench.results import Result
+from ltm.bench.tables import Line
 from ltm.tasks.base import Record
 
 RESAMPLES = 2000

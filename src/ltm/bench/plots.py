@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm.bench.grids import Line, Value, condition_text
+from ltm.bench.tables import Line, Value, condition_text
 from ltm.plots import COLOURS, GREY, new_figure, plain_axes
 
 if TYPE_CHECKING:

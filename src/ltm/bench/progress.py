@@ -11,7 +11,7 @@ from ltm.bench.runner import Watch, Work
 from ltm.console import format_seconds, make_progress, notice
 
 if TYPE_CHECKING:
-    from ltm.bench.journal import Entry
+    from ltm.bench.records_file import Entry
 
 
 class BenchBar(Watch):

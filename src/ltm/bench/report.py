@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ltm.bench.chapter import section_blocks
-from ltm.bench.grids import sections
 from ltm.bench.page import (
     HTML_MARK,
     MARKDOWN_MARK,
@@ -23,6 +21,8 @@ from ltm.bench.page import (
 )
 from ltm.bench.plots import styles
 from ltm.bench.results import Result, read_results
+from ltm.bench.tables import sections
+from ltm.bench.task_section import section_blocks
 from ltm.errors import LtmError
 from ltm.outputs import IsOwn, begins_with, check_output, write_output
 

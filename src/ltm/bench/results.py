@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ltm.bench.journal import Entry, read_entries
+from ltm.bench.records_file import Entry, read_entries
 from ltm.configs import stride_of
 from ltm.errors import LtmError
 from ltm.outputs import begins_with

@@ -17,8 +17,8 @@ import torch
 
 from ltm import facts
 from ltm.bench.costs import bytes_per_token, trained_hash
-from ltm.bench.journal import Entry, Journal
 from ltm.bench.plan import HASH_DIGITS, Cell, Plan
+from ltm.bench.records_file import Entry, RecordsFile, packed
 from ltm.bench.results import Result, is_records, is_result, read_result, rows_to_json, write_result
 from ltm.errors import LtmError
 from ltm.methods import Reader
@@ -46,20 +46,20 @@ class Watch:
 
 @dataclass(eq=False)
 class Work:
-    """A cell with its units. error: why it cannot be run; journal: None then."""
+    """A cell with its units. error: why it cannot be run; records_file: None then."""
 
     cell: Cell
     task: Task | None = None
     units: Sequence[Unit] = ()
     about_method: dict[str, Any] = field(default_factory=dict)
     bytes_per_token: float | None = None
-    journal: Journal | None = None
+    records_file: RecordsFile | None = None
     error: str | None = None
 
     @property
     def missing(self) -> list[Unit]:
         """Units that are not done yet."""
-        done = {} if self.journal is None else self.journal.entries
+        done = {} if self.records_file is None else self.records_file.entries
         return [] if self.error else [unit for unit in self.units if unit.key not in done]
 
 
@@ -87,7 +87,7 @@ def run_plan(plan: Plan, out: str | Path, *, restart: bool = False, watch: Watch
 
 def _remove(cells: Sequence[Cell], folder: Path) -> None:
     for cell in cells:
-        for path in _checked_paths(cell, folder):
+        for path in (*_checked_paths(cell, folder), packed(cell.records_path(folder))):
             path.unlink(missing_ok=True)
 
 
@@ -150,8 +150,8 @@ def _make_work(
         return Work(cell, error=str(error))
     (task, units), (about, per_token) = made, known
     _checked_paths(cell, folder)
-    journal = Journal(cell.records_path(folder), cell.setup(units, about))
-    return Work(cell, task, units, about, per_token, journal)
+    records_file = RecordsFile(cell.records_path(folder), cell.setup(units, about))
+    return Work(cell, task, units, about, per_token, records_file)
 
 
 def open_cell_method(cell: Cell) -> Reader:
@@ -180,16 +180,16 @@ def _run_cell(work: Work, folder: Path, watch: Watch) -> Result:
 def _run_units(work: Work, watch: Watch) -> None:
     if not work.missing:
         return
-    assert work.journal is not None
+    assert work.records_file is not None
     torch.manual_seed(work.cell.seed or 0)
     method = open_cell_method(work.cell)
-    with work.journal.writing():
+    with work.records_file.writing():
         for unit in work.missing:
             started = time.perf_counter()
             records = unit.run(method)
             seconds = time.perf_counter() - started
             entry = Entry(unit.key, unit.cost, _tokens_taken(unit, records), seconds, records)
-            work.journal.add(entry)
+            work.records_file.add(entry)
             watch.unit(work, entry)
 
 
@@ -199,24 +199,24 @@ def _tokens_taken(unit: Unit, records: Sequence[Record]) -> int:
     return sum(told) if told else unit.cost
 
 
-def _in_order(units: Sequence[Unit], journal: Journal) -> list[Record]:
+def _in_order(units: Sequence[Unit], file: RecordsFile) -> list[Record]:
     """All records in the order of the units, whatever the order in which these were run."""
-    return [record for unit in units for record in journal.entries[unit.key].records]
+    return [record for unit in units for record in file.entries[unit.key].records]
 
 
 def _result_facts(work: Work, error: str | None) -> dict[str, Any]:
     """The whole result, apart from the format's number."""
-    cell, journal = work.cell, work.journal
-    entries = [] if journal is None else list(journal.entries.values())
+    cell, file = work.cell, work.records_file
+    entries = [] if file is None else list(file.entries.values())
     tokens, seconds = sum(entry.tokens for entry in entries), sum(entry.seconds for entry in entries)
-    rows = [] if error or work.task is None or journal is None else work.task.summarise(_in_order(work.units, journal))
+    rows = [] if error or work.task is None or file is None else work.task.summarise(_in_order(work.units, file))
     return {
         "status": "done" if error is None else "failed",
         "error": error,
         "command": facts.command(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "order": list(cell.order),
-        "setup": cell.setup(work.units, work.about_method) if journal is None else journal.setup,
+        "setup": cell.setup(work.units, work.about_method) if file is None else file.setup,
         "budget": {
             "asked": None if cell.plan.budget is None else str(cell.plan.budget),
             "given": {name: value for name, value in cell.options.items() if name in ("memory_size", "memory_bytes")},

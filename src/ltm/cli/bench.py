@@ -181,7 +181,7 @@ def _describe(name: str) -> dict[str, Any]:
 
 def _print_results(results: Sequence[Result], as_json: bool) -> None:
     """The headline of each task with methods as columns, or everything as JSON."""
-    from ltm.bench.grids import headline, sections, tables
+    from ltm.bench.tables import headline, sections, tables
 
     if as_json:
         print_json([{"file": str(result.path), **result.facts} for result in results])

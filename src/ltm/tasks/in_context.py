@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 from ltm.errors import ConfigError, LtmError
 from ltm.tasks.base import Record, Row, Task, Unit
+from ltm.tasks.comma_lists import numbers, words
 from ltm.tasks.demonstrations import read_demonstrations
 from ltm.tasks.intervals import Interval, seeds_interval, t_interval
-from ltm.tasks.lists import numbers, words
 from ltm.tasks.registry import register
 from ltm.tasks.scoring import BATCH_SIZE, Scored, score_continuations, start_tokens, text_tokens
 

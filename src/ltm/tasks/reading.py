@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 from ltm.errors import ConfigError, LtmError
 from ltm.tasks.base import Record, Row, Task, Unit
+from ltm.tasks.comma_lists import numbers
 from ltm.tasks.demonstrations import read_demonstrations
 from ltm.tasks.intervals import seeds_interval
-from ltm.tasks.lists import numbers
 from ltm.tasks.registry import register
 from ltm.tasks.scoring import greedy_tokens, start_tokens, text_tokens
 

@@ -37,8 +37,8 @@ import torch
 
 from ltm.errors import ConfigError
 from ltm.tasks.base import Record, Row, Task, Unit
+from ltm.tasks.comma_lists import numbers, words
 from ltm.tasks.intervals import bootstrap_interval, wilson_interval
-from ltm.tasks.lists import numbers, words
 from ltm.tasks.recall_text import (
     NAMES,
     NUM_DISTRACTORS,

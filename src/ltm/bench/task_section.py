@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from ltm.bench import plots
-from ltm.bench.grids import NOTHING, Line, Section, condition_text, headline, make_lines, number, tables
 from ltm.bench.page import Block, CellText, Heading, Paragraph, Picture, Table
 from ltm.bench.pairing import Difference, Key, keyed_records, paired_difference
 from ltm.bench.results import uneven_windows
+from ltm.bench.tables import NOTHING, Line, Section, condition_text, headline, make_lines, number, tables
 from ltm.tasks.base import Record, Task
 from ltm.tasks.data import DataSource
 from ltm.tasks.registry import task_class

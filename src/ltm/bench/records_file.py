@@ -1,13 +1,16 @@
 """The records of one cell as JSON lines: what was set first, then a line for each unit that is done.
 
 A unit is written in one line and flushed to disk, so that it is there whole or not at all: a last line that was torn
-by a kill is cut off and its unit run again.
+by a kill is cut off and its unit run again. A file that is done may be packed (`gzip FILE`); it is read as before, and
+unpacked where more is added.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -33,7 +36,7 @@ class Entry:
     records: list[Record]
 
 
-class Journal:
+class RecordsFile:
     """The file of one cell. entries: what is done, by the unit's key, in the order it was done.
 
     path: .jsonl, made when the first unit is added. setup: what the records depend on, plain JSON values.
@@ -51,6 +54,9 @@ class Journal:
     def writing(self) -> Iterator[None]:
         """Inside the block `add` writes, and no other process does."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists() and packed(self.path).exists():
+            self.path.write_bytes(_content(self.path))
+            packed(self.path).unlink()
         with open(self.path, "ab") as self._file:
             _lock(self._file, self.path)
             self._file.truncate(self._good_bytes)
@@ -100,11 +106,24 @@ def read_entries(path: Path) -> list[Entry]:
     return [Entry(**line) for line in _read_lines(path)[0][1:]]
 
 
+def packed(path: Path) -> Path:
+    """Where a file of records is when it is packed."""
+    return path.with_name(path.name + ".gz")
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file of records, packed or not; none where there is no file."""
+    if path.exists() or not packed(path).exists():
+        return path.read_bytes() if path.exists() else b""
+    try:
+        return gzip.decompress(packed(path).read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise LtmError(f"{packed(path)} is damaged ({error}); --restart removes it and begins anew") from error
+
+
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The values of whole lines, and how many bytes these take; nothing where there is no file."""
-    if not path.exists():
-        return [], 0
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    whole, _, _ = _content(path).rpartition(b"\n")
     lines = whole.split(b"\n") if whole else []
     values = []
     for number, line in enumerate(lines, 1):
