@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, line_plot, machine, notice, print_table, write_result
+from common import RESULTS, machine, notice, print_table, write_result
 
 from ltm.backbone import Backbone, load_backbone
 from ltm.bank import Bank, EventCut
@@ -72,7 +72,6 @@ def main() -> None:
             save(arguments, backbone, known)
     save(arguments, backbone, known)
     report(known, lengths)
-    plot(known, arguments.name)
 
 
 @torch.no_grad()
@@ -177,15 +176,6 @@ def costs(arguments: argparse.Namespace, figures: dict[str, dict[str, float]]) -
         for length in own
         if length in full
     ]
-
-
-def plot(figures: dict[str, dict[str, float]], name: str) -> None:
-    """Milliseconds a token against tokens remembered."""
-    with line_plot(name, "Decoding with memory in attention, SmolLM2-135M") as axes:
-        for (label, own), marker in zip(figures.items(), "sodv^", strict=False):
-            points = sorted((int(length), value) for length, value in own.items())
-            axes.plot(*zip(*points, strict=True), marker=marker, label=label)
-        axes.set(xscale="log", yscale="log", xlabel="tokens before", ylabel="ms for one token, one thread")
 
 
 def report(figures: dict[str, dict[str, float]], lengths: list[int]) -> None:

@@ -10,7 +10,7 @@ is noted on the way. Processor time of one thread (what other programs do on the
   segment and as many before it as the methods have. Nothing that reads with such a window can be faster.
 - window, scoring: `ltm`'s window, which gives logits for every token and encodes the kept half anew as it moves.
 
-Writes benchmarks/results/attention_reading.json after every method, with a plot; --restart begins anew.
+Writes benchmarks/results/attention_reading.json after every method; --restart begins anew.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from attention_memory import real_tokens
-from common import RESULTS, line_plot, machine, notice, print_table, write_result
+from common import RESULTS, machine, notice, print_table, write_result
 
 from ltm.backbone import Backbone, load_backbone
 from ltm.bench import parse_methods
@@ -64,7 +64,6 @@ def main() -> None:
             known[label] = seconds_by_length(label, make(), text[:, :longest])
             save(arguments, backbone, known)
     report(known, lengths)
-    plot(known, arguments.name)
 
 
 def sides(backbone: Backbone, methods: str) -> dict[str, Callable[[], Reader]]:
@@ -147,22 +146,6 @@ def report(figures: dict[str, list[list[float]]], lengths: list[int]) -> None:
         )
     header = ["tokens/s", *(f"{length:,}" for length in lengths), f"/ {SLIDING}", f"/ {SCORING}", "second half / first"]
     print_table(header, rows)
-
-
-def plot(figures: dict[str, list[list[float]]], name: str) -> None:
-    """Tokens a second between doublings of what was read."""
-    with line_plot(name, "Reading with memory in attention, SmolLM2-135M") as axes:
-        for (label, own), marker in zip(figures.items(), "*sodv^", strict=False):
-            seconds = {0: 0.0} | {int(tokens): total for tokens, total in own}
-            marks = [0, *(PIECE * 2**power for power in range(20) if PIECE * 2**power in seconds)]
-            places = [(b, (b - a) / (seconds[b] - seconds[a])) for a, b in zip(marks, marks[1:], strict=False)]
-            axes.plot(*zip(*places, strict=True), marker=marker, markersize=5, label=label)
-        axes.set(xscale="log", xlabel="tokens read", ylabel="tokens read a second, one thread")
-        longest = int(max(own[-1][0] for own in figures.values()))
-        ticks = [PIECE * 2**power for power in range(longest.bit_length()) if PIECE * 2**power <= longest]
-        axes.set_xticks(ticks, [f"{tick // 1024}k" for tick in ticks])
-        axes.minorticks_off()
-        axes.set_ylim(bottom=0)
 
 
 if __name__ == "__main__":

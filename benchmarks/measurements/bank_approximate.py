@@ -11,7 +11,7 @@ more, keys of neighbouring layers stand in for further text: easier to tell apar
 would be. Each search is one token of one kv head (3 queries of 64), k = 16, one thread; milliseconds of processor
 time. Recall@16: the share of what was found whose float32 score is among the 16 best, ties counted; bf16 keys and
 queries as the backbone made them. What clusters are made for comes from other tokens than those that ask. Writes
-benchmarks/results/bank_approximate_N.json after each choice (those that are there are not run again) and plots it.
+benchmarks/results/bank_approximate_N.json after each choice (those that are there are not run again).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from common import RESULTS, line_plot, machine, notice, print_table, write_result
+from common import RESULTS, machine, notice, print_table, write_result
 from real_keys import load_real_keys
 from torch import Tensor
 
@@ -157,7 +157,7 @@ def _known(name: str) -> list[dict]:
 
 
 def report(name: str, chunks: int, rows: list[dict]) -> None:
-    """A table of means over heads, and the plot beside the result file."""
+    """A table of means over heads."""
     settings: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         settings.setdefault((row["choice"], row["setting"]), []).append(row)
@@ -171,19 +171,6 @@ def report(name: str, chunks: int, rows: list[dict]) -> None:
         header,
         [[c, s, f"{r:.3f}", f"{ms:.3f}", f"{base / ms:.1f}", f"{b:.0f}"] for (c, s), (r, ms, b) in means.items()],
     )
-    plot(name, chunks, means)
-
-
-def plot(name: str, chunks: int, means: dict) -> None:
-    with line_plot(name, f"Search among {chunks:,} real keys of SmolLM2-135M") as axes:
-        for choice, marker in zip(CHOICES, "*os^D", strict=True):
-            points = [(value[1], value[0]) for key, value in means.items() if key[0] == choice]
-            if points:
-                axes.plot(
-                    *zip(*points, strict=True), marker=marker, label=choice, markersize=12 if marker == "*" else 6
-                )
-        axes.axhline(0.95, color="grey", linewidth=0.8, linestyle=":")
-        axes.set(xscale="log", xlabel="ms for one token of one kv head, one thread", ylabel="recall@16")
 
 
 if __name__ == "__main__":

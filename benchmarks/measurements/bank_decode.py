@@ -7,7 +7,7 @@
 Keys that real_keys.py made, in chunks of 2 tokens, tiled where the bank is larger, with a little noise so that
 copies differ. For each size: LongMem's two searches for one token (9 heads, 16 chunks; all heads together, 32 chunks)
 with fetching keys and values, exact and approximate; then a step of SmolLM2-135M with 1,024 tokens in its cache. One
-thread, processor milliseconds, the least of 20. Writes benchmarks/results/bank_decode.json and a plot.
+thread, processor milliseconds, the least of 20. Writes benchmarks/results/bank_decode.json.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import line_plot, machine, notice, print_table, write_result
+from common import machine, notice, print_table, write_result
 from real_keys import load_real_keys
 
 from ltm.backbone import load_backbone
@@ -53,7 +53,6 @@ def main() -> None:
             for row in rows
         ],
     )
-    plot(rows, step)
 
 
 def measure(keys: torch.Tensor, queries: torch.Tensor, tokens: int, index: str) -> dict[str, float]:
@@ -100,16 +99,6 @@ def least_ms(side: Callable[[], object], repeat: int = 20) -> float:
         side()
         times.append(1000 * (time.process_time() - started))
     return min(times)
-
-
-def plot(rows: list[dict], step: float) -> None:
-    with line_plot("bank_decode", "Retrieval while generating, SmolLM2-135M") as axes:
-        for index, marker in (("exact", "s"), ("approximate", "o")):
-            points = [(row["tokens"], row["all_ms"]) for row in rows if row["index"] == index]
-            axes.plot(*zip(*points, strict=True), marker=marker, label=f"retrieval, {index}")
-        axes.axhline(step, color="black", linewidth=1, label="the backbone's step")
-        axes.axhline(step / 2, color="grey", linewidth=0.8, linestyle=":", label="half of it")
-        axes.set(xscale="log", yscale="log", xlabel="tokens remembered", ylabel="ms for one token, one thread")
 
 
 if __name__ == "__main__":

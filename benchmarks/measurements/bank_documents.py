@@ -5,8 +5,7 @@
 Documents: a session of LongMem on tiny-llama (whose own part is small) reads so many short texts, each saved when it is
 read. Appends: keys and values of the sizes of SmolLM2's memory layer are written to one document, and saved, so many
 times. Seconds are of the wall, most of which is waiting for the disk (a save waits for seven writes), and of the
-process alone. At the end each bank is opened. Writes benchmarks/results/bank_documents.json and
-docs/bank-documents.png.
+process alone. At the end each bank is opened. Writes benchmarks/results/bank_documents.json.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import line_plot, machine, notice, print_table, write_result
+from common import machine, notice, print_table, write_result
 
 from ltm.backbone import load_backbone
 from ltm.bank import Bank, BankConfig
@@ -29,14 +28,13 @@ from ltm.session import Session
 TEXT = "Document {number}: the harpooneer of boat {number} saw a whale near island {other}, and wrote it down at once. "
 APPENDED = 16
 """Tokens of an append."""
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where the banks are made, and removed")
     parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--every", type=int, default=250, help="documents, or appends, that a point of the plot is of")
+    parser.add_argument("--every", type=int, default=250, help="documents, or appends, that are taken together")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     figures = {}
@@ -102,22 +100,12 @@ def measured(path: Path, step: Callable[[int], None], count: int, every: int) ->
 
 
 def report(figures: dict[str, Any], every: int) -> None:
-    """A table of the first and the last points, and the plot."""
+    """A table of the first and the last points."""
     rows = []
     for name, figure in figures.items():
         ends = [f"{figure[kind][place]:.1f}" for kind in ("wall_ms", "process_ms") for place in (0, -1)]
         rows.append([name, *ends, str(figure["shards"]), f"{figure['opened_and_verified_s']:.2f}"])
     print_table(["", "first, ms", "last, ms", "first, process", "last, process", "shards", "opened, s"], rows)
-    title = "A document, or an append, costs the same however many there are"
-    with line_plot("bank-documents", title, DOCS) as axes:
-        for name, color, marker in (("documents", "tab:blue", "o"), ("appends", "tab:orange", "s")):
-            for kind, line, what in (("wall_ms", "-", "wall"), ("process_ms", ":", "process")):
-                points = figures[name][kind]
-                places = [every * (place + 1) for place in range(len(points))]
-                axes.plot(places, points, line, color=color, marker=marker, markersize=3, label=f"{name}, {what}")
-        axes.set_xlabel("documents, or appends, in the bank")
-        axes.set_ylabel(f"milliseconds each, saved (mean of {every})")
-        axes.set_ylim(bottom=0)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from commands import commands
-from recall_maps import FOLDERS, bench_results, heat_results, recall_heat, recall_table
+from recall_maps import FOLDERS, bench_results, heat_results, recall_table
 from results_page import KINDS, TAKEN_OUT
 from tables import DOCS, RESULTS, grid
 
@@ -24,7 +24,6 @@ from ltm.methods import METHODS
 
 PAGE = DOCS / "methods.md"
 MISSING = "not measured"
-HEAT = "methods-recall.png"
 
 START = (
     "# Methods\n\nWritten by `python docs/build/methods_table.py` from the registry and the result files, not by hand. "
@@ -48,9 +47,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
     arguments.out.write_text(page(arguments.results))
-    heat = recall_heat(arguments.results)
-    if heat is not None:
-        (arguments.out.parent / HEAT).write_bytes(heat)
 
 
 def page(folder: Path) -> str:
@@ -94,14 +90,14 @@ def pictures(folder: Path) -> list[str]:
     if heat_results(folder):
         found += [
             "## Recall, reading, decoding",
-            f"![Five keys in one text, by length and depth]({HEAT})",
+            "![Five keys in one text, by length and depth](pictures/recall.png)",
             "Share of five keys, each at the end of a sentence of its own at one of five depths of a text, that a "
             "method writes out after the sentence's beginning. Three readings a cell where there are three, else one.",
             recall_table(folder),
         ]
-    for name, what in (("attention_reading", "Reading"), ("attention_memory", "Decoding")):
-        if (folder / f"{name}.png").exists():
-            found.append(f"![{what}](../benchmarks/results/{name}.png)")
+    for name, what in (("attention_reading", "reading"), ("attention_memory", "decoding")):
+        if (folder / f"{name}.json").exists():
+            found.append(f"![{what.capitalize()}](pictures/{what}.png)")
     return found
 
 

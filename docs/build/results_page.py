@@ -229,19 +229,23 @@ def _against(loss: Mapping[str, float], label: str) -> str:
 
 def positions(results: list[Result]) -> str:
     """Perplexity by place in the document, all documents of a kind."""
-    rows = [[name, *_shown(loss, LABELS)] for name, loss in _places(results, KINDS, LABELS)]
+    rows = [[_name(place), *_shown(loss, LABELS)] for place, loss in places(results, KINDS, LABELS)]
     return grid(["place in the document", *LABELS], rows)
 
 
-def _places(
+def places(
     results: list[Result], kinds: Iterable[str], labels: Sequence[str]
-) -> Iterator[tuple[str, dict[str, float]]]:
+) -> Iterator[tuple[tuple[str, int, int], dict[str, float]]]:
     """Kind and place in the document with the nats there, of the labels that scored all documents of the first."""
     own = over(results, labels, records(results, labels[0]))
     for kind in kinds:
         by_label = {label: _by_position(found, kind) for label, found in own.items()}
         for place in by_label[labels[0]]:
-            yield f"{kind} {place[0]:,}–{place[1]:,}", {label: values[place] for label, values in by_label.items()}
+            yield (kind, *place), {label: values[place] for label, values in by_label.items()}
+
+
+def _name(place: tuple[str, int, int]) -> str:
+    return f"{place[0]} {place[1]:,}–{place[2]:,}"
 
 
 def _by_position(own: dict[str, dict], kind: str) -> dict[tuple[int, int], float]:
@@ -334,8 +338,8 @@ def beyond(apart: list[Result]) -> str:
     sizes = [result.label for result in apart if result.label.startswith("memory of ")]
     labels = ["window", "no memory", *BESIDE, "longmem", *sizes]
     rows = [
-        [name.removeprefix("books "), *_shown(loss, labels), *_changes(loss)]
-        for name, loss in _places(apart, ["books"], labels)
+        [_name(place).removeprefix("books "), *_shown(loss, labels), *_changes(loss)]
+        for place, loss in places(apart, ["books"], labels)
     ]
     return f"{grid(['place in the book', *labels, *CHANGES], rows)}\n\n{command(apart, 'long_text', labels)}"
 
@@ -343,8 +347,8 @@ def beyond(apart: list[Result]) -> str:
 def beyond_kinds(apart: list[Result]) -> str:
     """The same of technical documents and LaTeX, against the same SideNet with its memory off and with counts."""
     labels = ("window", *BESIDE, "longmem")
-    places = _places(apart, ("techdocs", "latex_math"), labels)
-    rows = [[name, *_shown(loss, labels), *_changes(loss)] for name, loss in places]
+    found = places(apart, ("techdocs", "latex_math"), labels)
+    rows = [[_name(place), *_shown(loss, labels), *_changes(loss)] for place, loss in found]
     return f"{grid(['place in the document', *labels, *CHANGES], rows)}\n\n{command(apart, 'long_text', labels)}"
 
 

@@ -111,4 +111,6 @@ def test_the_map_of_recall_has_the_most_readings_there_are(table, tmp_path):
     chosen = table.heat_results(tmp_path)["quest"]
     assert [chosen[length].rows[0].value for length in (4096, 16384)] == [2 / 3, 0.0]
     assert "| `quest` | 10, 10 of 15 | 0, 0 of 15 |" in table.recall_table(tmp_path)
-    assert table.recall_heat(tmp_path).startswith(b"\x89PNG") and "](methods-recall.png)" in table.page(tmp_path)
+    assert import_module("recall_maps").recall_heat(tmp_path).startswith(
+        b"\x89PNG"
+    ) and "](pictures/recall.png)" in table.page(tmp_path)
