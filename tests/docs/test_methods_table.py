@@ -101,7 +101,8 @@ def test_figures_come_from_the_files(table, tmp_path):
 
 
 def test_the_map_of_recall_has_the_most_readings_there_are(table, tmp_path):
-    assert table.recall_heat(tmp_path) is None and "methods-recall" not in table.page(tmp_path)
+    maps = import_module("recall_maps")
+    assert maps.recall_heat(tmp_path) is None and "pictures/recall" not in table.page(tmp_path)
     for folder, length, value in (("recall-sentences", "4096,16384", 0.0), ("recall-trials", "4096", 2 / 3)):
         depths = [{"variant": "sentences", "length": int(n), "depth": 50} for n in length.split(",")]
         rows = [row(condition, metric, value, 1) for condition in depths for metric in ("accuracy", "nats")]
@@ -111,6 +112,4 @@ def test_the_map_of_recall_has_the_most_readings_there_are(table, tmp_path):
     chosen = table.heat_results(tmp_path)["quest"]
     assert [chosen[length].rows[0].value for length in (4096, 16384)] == [2 / 3, 0.0]
     assert "| `quest` | 10, 10 of 15 | 0, 0 of 15 |" in table.recall_table(tmp_path)
-    assert import_module("recall_maps").recall_heat(tmp_path).startswith(
-        b"\x89PNG"
-    ) and "](pictures/recall.png)" in table.page(tmp_path)
+    assert maps.recall_heat(tmp_path).startswith(b"\x89PNG") and "](pictures/recall.png)" in table.page(tmp_path)

@@ -12,10 +12,10 @@ import torch
 from ltm.errors import ConfigError, LtmError
 from ltm.methods import create_method
 from ltm.tasks import in_context
+from ltm.tasks.comma_lists import numbers
 from ltm.tasks.data import DataSource
 from ltm.tasks.in_context import DATASETS, InContext, InContextConfig, begins, load_set
 from ltm.tasks.intervals import t_interval, wilson_interval
-from ltm.tasks.comma_lists import numbers
 from ltm.tasks.registry import TASKS
 from ltm.tasks.scoring import Scored
 
