@@ -23,7 +23,7 @@ NAMES = ("Anna", "Boris", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "
 NEEDLE = "\n\nThe pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = "\n\nWhat is the pass key? The pass key is"
 # Sentences with no word in common: the same words around every key ("The door code is", "The phone number is") so
-# small a model confuses even where all of them are in its window (15 of 20 right, of these 20 of 20; docs/log.md).
+# small a model confuses even where all of them are in its window (15 of 20 right, of these 20 of 20; docs/log).
 SENTENCES = (
     "A ticket to Lisbon costs",
     "The lighthouse was built with bricks:",

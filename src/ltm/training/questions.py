@@ -1,7 +1,7 @@
 """Questions on passages as training text: demonstrations among which memory must not answer for the passage.
 
 Where many solved questions are remembered, every place just before an answer looks like every other, and what followed
-there is the answer to something else. Generated exercises do not teach a memory to keep back there (docs/log.md):
+there is the answer to something else. Generated exercises do not teach a memory to keep back there (docs/log):
 their answers are either plain from the text or unknowable, while a real answer is one that the model half knows. So
 these are real questions, each with its passage and answer, in frames drawn anew for every document.
 """

@@ -33,7 +33,7 @@ class LongMemConfig(RecentFields, BankFields):
     """Also copy the tokens that followed where the past looked like the present (ours; the paper has none)."""
     pointer_tokens: int = 512
     """Tokens that each query token may copy after, all heads together; a multiple of chunk_size. More cost time, not
-    memory kept (docs/log.md has 64 to 1,024)."""
+    memory kept (docs/log has 64 to 1,024)."""
     pointer_trust: float = 0.0
     """Added to the pointer's log-odds: 3 makes copying about 20 times as likely where it was unlikely, -20 shuts the
     pointer. For use, not for training; 0 suits text, questions and recall (docs/results.md)."""
@@ -91,7 +91,7 @@ class LongMemConfig(RecentFields, BankFields):
     def resolved_memory_layer(self, num_layers: int) -> int:
         """memory_layer, or the copied layer nearest to two thirds of the depth (released: 17 of 24).
 
-        At 18 of 30 layers SmolLM2's keys tell best what comes next (docs/log.md)."""
+        At 18 of 30 layers SmolLM2's keys tell best what comes next (docs/log)."""
         if self.memory_layer is not None:
             return self.memory_layer
         return min(self.copied_layers(num_layers), key=lambda layer: abs(layer - num_layers * 2 / 3))

@@ -20,7 +20,7 @@ segment).
 Sources: Grave et al., 2017 (continuous cache: the same mixture with hidden states for keys and a constant lambda);
 Merity et al., 2017 (pointer sentinel: a learned lambda); Khandelwal et al., 2020 (kNN-LM: nearest neighbours in a
 store, one lambda). Differences: keys are those that LongMem's attention remembers anyway, queries are trained, and each
-word is weighed by its own evidence (docs/log.md has what each part is worth).
+word is weighed by its own evidence (docs/log has what each part is worth).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from torch.nn import functional
 from ltm.methods.loss import log_partition
 
 START_SHARPNESS = 20.0
-"""Inverse temperature over cosines: 0.05 of cosine is a factor e. From a search without training (docs/log.md)."""
+"""Inverse temperature over cosines: 0.05 of cosine is a factor e. From a search without training (docs/log)."""
 START_SLOPE, START_THRESHOLD = 12.0, 0.98
 """lambda starts as sigmoid(12 * (best similarity - 0.98)): 0.56 at an exact repetition, 0.01 at 0.6."""
 GATE_SIZE = 32

@@ -27,7 +27,7 @@ class QuestConfig(Config):
     """Tokens that each query attends to, in whole pages and at least three of them (paper: 256 to 4,096)."""
     dense_layers: int = 2
     """First layers that attend to everything: there little can be left out (paper: 2, with 7B models; small backbones
-    want more, SmolLM2-135M 12 of its 30: docs/log.md)."""
+    want more, SmolLM2-135M 12 of its 30: docs/log)."""
     current_page: Literal["kept", "ranked"] = "kept"
     """The page of the query's own token: 'kept' is always attended, as in the released kernels; 'ranked' has to win its
     place by its score like any other, as in the released evaluation code."""
