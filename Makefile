@@ -5,13 +5,13 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint nightly matrix lock clean
+.PHONY: demo test lint nightly matrix docs lock clean
 
 demo: $(READY)
 	$(BIN)/ltm demo
 
 test: lint
-	$(BIN)/pytest -m "not slow" -n $(WORKERS) --durations=10
+	$(BIN)/pytest -m "not slow" -n $(WORKERS) --durations=15
 
 # Types are checked against the lock alone: libraries annotate the same code otherwise from one release to the next.
 lint: $(READY)
@@ -27,12 +27,21 @@ nightly: lint
 matrix: $(READY)
 	$(BIN)/python tools/matrix.py $(ROWS)
 
+# The site, below site/: pages and pictures out of the result files, then README, docs and API, links checked.
+docs: $(READY)
+	$(INSTALL) -q -c requirements/lock.txt --no-build-isolation -e '.[docs]'
+	$(BIN)/python docs/build/results_page.py
+	$(BIN)/python docs/build/methods_table.py
+	$(BIN)/python docs/build/pictures.py
+	$(BIN)/ltm bench report benchmarks/results/bench --out docs/bench.md --title "Every value of the main runs"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Take today's versions into the lock; run `make test` and `make matrix` before it is committed.
 lock: $(READY)
 	$(BIN)/python tools/lock.py
 
 clean:
-	rm -rf .venv .venv-matrix build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-matrix build dist site docs/api docs/bench* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check

@@ -1,4 +1,4 @@
-"""Every example of README.md runs, shell and Python, in the order in which they stand there.
+"""Every example of README.md and docs/guide.md runs, shell and Python, in the order in which they stand there.
 
 In the fast test a tiny model goes by the real one's name, and what takes hours is cut short (SHORTER); the slow one has
 the real model. Examples are found by their form: lines that run `ltm` in indented or fenced blocks, and Python blocks.
@@ -23,9 +23,9 @@ from ltm.cli import main
 from ltm.cli.reference_text import language_reference
 from ltm.methods import create_method
 
-README = Path(__file__).parent.parent / "README.md"
-LEAST_SHELL, LEAST_PYTHON = 12, 1
-"""So many examples there are at least: fewer means that they are written in a way that is not found here."""
+ROOT = Path(__file__).parent.parent
+PAGES = {"README.md": (2, 1), "docs/guide.md": (20, 3)}
+"""With how many examples of shell and Python there are at least: fewer are written in a way that is not found here."""
 SHORTER = {
     r"--max-minutes \S+": "--max-steps 1 --segment-size 32",
     r"--max-tokens 8192": "--max-tokens 200 --window 32",
@@ -81,10 +81,11 @@ def make_files(text: str) -> None:
     assert main(["read", "omoo.txt", "-o", "omoo.bank"]) == 0
 
 
-def run_all(shorter: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    text = README.read_text(encoding="utf-8")
+def run_all(page: str, shorter: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    text = (ROOT / page).read_text(encoding="utf-8")
     shell, python = shell_examples(text), python_examples(text)
-    assert len(shell) >= LEAST_SHELL and len(python) >= LEAST_PYTHON, "README.md: the examples are not found"
+    least_shell, least_python = PAGES[page]
+    assert len(shell) >= least_shell and len(python) >= least_python, f"{page}: the examples are not found"
     wrong = []
     for number, line in shell:
         for pattern, replacement in shorter.items():
@@ -92,12 +93,12 @@ def run_all(shorter: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: py
         capsys.readouterr()
         code = run_shell(line, monkeypatch)
         if code:
-            wrong.append(f"README.md:{number}: {line}\n    exit code {code}: {capsys.readouterr().err.strip()[-300:]}")
+            wrong.append(f"{page}:{number}: {line}\n    exit code {code}: {capsys.readouterr().err.strip()[-300:]}")
     for number, program in python:
         try:
-            exec(compile("\n" * (number - 1) + program, str(README), "exec"), {})
-        except Exception as error:  # whatever it is, the README is wrong
-            wrong.append(f"README.md:{number}: the Python example: {type(error).__name__}: {error}")
+            exec(compile("\n" * (number - 1) + program, page, "exec"), {})
+        except Exception as error:  # whatever it is, the page is wrong
+            wrong.append(f"{page}:{number}: the Python example: {type(error).__name__}: {error}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -121,16 +122,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_examples_run(here, tiny_by_its_name, monkeypatch, capsys):
+@pytest.mark.parametrize("page", PAGES)
+def test_the_examples_run(page, here, tiny_by_its_name, monkeypatch, capsys):
     torch.manual_seed(0)
     make_files(STORY * 5)
-    run_all(SHORTER, monkeypatch, capsys)
+    run_all(page, SHORTER, monkeypatch, capsys)
 
 
 @pytest.mark.slow
-def test_the_examples_run_with_the_real_model(here, monkeypatch, capsys):
+@pytest.mark.parametrize("page", PAGES)
+def test_the_examples_run_with_the_real_model(page, here, monkeypatch, capsys):
     make_files(STORY + language_reference()[:6_000])
-    run_all(SHORTER_REAL, monkeypatch, capsys)
+    run_all(page, SHORTER_REAL, monkeypatch, capsys)
 
 
 def test_examples_are_found_in_every_form():

@@ -82,6 +82,7 @@ def main() -> None:
         "book questions": book_questions,
         "context": context,
         "seeds": seeds,
+        "cost": cost,
     }
     for compared in (results, *apart.values()):
         check_windows(compared)
@@ -497,6 +498,31 @@ def context() -> str:
         )
     header = ["context", "taking in, tokens/s: full / LongMem", "", "generating, tokens/s", "", "MiB held", ""]
     return f"{grid(header, rows)}\n\n`{result['command']}`"
+
+
+def cost() -> str:
+    """From longmem_speed_*.json: what LongMem costs beside its backbone."""
+    results = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("longmem_speed_*.json"))]
+    rows = [[what, *(figure(result["results"]) for result in results)] for what, figure in _COSTS.items()]
+    table = grid(["", *(result["dtype"].removeprefix("torch.") for result in results)], rows)
+    commands = dict.fromkeys(f"`{result['command']}`" for result in results)
+    machines = dict.fromkeys(f"{r['machine']['processor']}, {r['machine']['cores']} cores" for r in results)
+    return "\n\n".join([table, f"Measured on {'; '.join(machines)}.", "\n".join(commands)])
+
+
+_COSTS: dict[str, Callable[[dict], str]] = {
+    "reading a document, against the backbone's plain forward (tokens/s)": lambda r: f"{r['reading']['ratio']:.2f} x",
+    "generating with 64k remembered tokens, against none (seconds)": lambda r: f"{r['generating']['ratio']:.2f} x",
+    "the same, against the bare backbone": lambda r: f"{r['generating']['ratio_to_backbone']:.2f} x",
+    "retrieval for 1,024 tokens from 65,536, against the forward": lambda r: f"{r['retrieval']['ratio']:.1%}",
+    "the pointer's search, likewise": lambda r: f"{r['retrieval']['pointer_ratio']:.1%}",
+    "bytes a remembered token: keys and values, from the config": lambda r: (
+        f"{r['bytes']['keys_and_values_from_config']:.0f}"
+    ),
+    "all tensors held": lambda r: f"{r['bytes']['held_tensors']:.0f}",
+    "resident memory": lambda r: f"{r['bytes']['resident']:.0f}",
+    "on disk": lambda r: f"{r['bytes']['on_disk']:.0f}",
+}
 
 
 if __name__ == "__main__":
