@@ -16,7 +16,8 @@ LEFT_OUT = {"cli", "weights"}
 
 
 def on_config(config: Any) -> Any:
-    config["nav"] = [*config["nav"], {"API": api_pages()}, {"Log": log_pages()}]
+    values = [{"Every value": "bench.md"}] if (DOCS / "bench.md").exists() else []
+    config["nav"] = [*config["nav"], *values, {"API": api_pages()}, {"Log": log_pages()}]
     return config
 
 
