@@ -44,8 +44,8 @@ from ltm.tasks.recall_text import (
     NUM_DISTRACTORS,
     SENTENCES,
     Haystack,
-    Question,
-    Reading,
+    PlantedQuestion,
+    PlantedText,
     contains_answer,
     dictionary_reading,
     facts_reading,
@@ -144,7 +144,7 @@ class Recall(Task):
         shared = {"example": key, "variant": variant, "length": length, "trial": trial}
         return Unit(key, length, partial(self._run, shared, partial(self._reading, variant, size, depths, trial)))
 
-    def _run(self, shared: Record, make_reading: Callable[[], Reading], method: Reader) -> list[Record]:
+    def _run(self, shared: Record, make_reading: Callable[[], PlantedText], method: Reader) -> list[Record]:
         """One reading, then all its questions; `example` is the reading, so that its questions count as one."""
         reading = make_reading()
         shared = {**shared, "tokens": len(reading.tokens)}
@@ -154,7 +154,7 @@ class Recall(Task):
             for question, answer in zip(reading.questions, answers, strict=True)
         ]
 
-    def _reading(self, variant: str, size: int, depths: Sequence[int], trial: int) -> Reading:
+    def _reading(self, variant: str, size: int, depths: Sequence[int], trial: int) -> PlantedText:
         drawn = "facts" if variant == "reworded" else variant  # the same facts in the same text
         draw = random.Random(f"{self.config.seed}/{drawn}/{size}/{list(depths)}/{trial}")
         if variant == "key_value":
@@ -188,7 +188,7 @@ class Recall(Task):
         return Haystack(self.tokenizer, ["".join(row["text"] for row in rows)])
 
 
-def ask(method: Reader, tokenizer: Any, reading: Reading) -> list[Record]:
+def ask(method: Reader, tokenizer: Any, reading: PlantedText) -> list[Record]:
     """Let a method read, then ask all questions; of each what was written, and how likely its answers are.
 
     log_likelihoods: nats of each of `question.answers`, summed over tokens, the right one first. rank: 1 where the
@@ -215,7 +215,7 @@ def read_tokens(method: Reader, tokens: Sequence[int]) -> None:
     method.read(torch.tensor([list(tokens)], device=method.device), memory_rows=torch.zeros(1, dtype=torch.long))
 
 
-def _answer(question: Question, written: str, log_likelihoods: list[float]) -> Record:
+def _answer(question: PlantedQuestion, written: str, log_likelihoods: list[float]) -> Record:
     right, *others = log_likelihoods
     rank = 1 + sum(other >= right for other in others)
     return {

@@ -47,7 +47,7 @@ _KEYS = range(10_000, 100_000)
 
 
 @dataclass(frozen=True)
-class Question:
+class PlantedQuestion:
     """One question on a reading; answers: as text, the right one first, then those it is compared with.
 
     before: what stands between the prompt and the answer's text (a space). depth: percent of the reading before the
@@ -61,11 +61,11 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PlantedText:
     """Tokens that are read, and what is asked afterwards; starts: where each question's needle or pair begins."""
 
     tokens: list[int]
-    questions: list[Question]
+    questions: list[PlantedQuestion]
     starts: list[int]
 
 
@@ -114,7 +114,7 @@ def haystack_reading(
     depths: Sequence[int],
     draw: random.Random,
     sentences: bool = False,
-) -> Reading:
+) -> PlantedText:
     """`length` tokens of haystack with a key at each depth: one key without a name, or several, with names of people
     or (`sentences`) each at the end of a sentence of its own.
 
@@ -130,10 +130,10 @@ def haystack_reading(
     needles = [needle.format(name=name, key=key) for name, key in zip(names, keys, strict=False)]
     tokens, starts = _planted(tokenizer, haystack, length, depths, needles, draw)
     questions = [
-        Question(depth, question.format(name=names[i]), _choices(keys, i, draw, len(depths)), " ")
+        PlantedQuestion(depth, question.format(name=names[i]), _choices(keys, i, draw, len(depths)), " ")
         for i, depth in enumerate(depths)
     ]
-    return Reading(tokens, questions, starts)
+    return PlantedText(tokens, questions, starts)
 
 
 def facts_reading(
@@ -143,7 +143,7 @@ def facts_reading(
     depths: Sequence[int],
     draw: random.Random,
     reworded: bool = False,
-) -> Reading:
+) -> PlantedText:
     """`length` tokens of haystack with a fact at each depth, said once in the midst of it (`ltm.tasks.facts`).
 
     Each is asked for by its sentence's beginning or (`reworded`) by that of another wording of it. No answer shares a
@@ -152,10 +152,10 @@ def facts_reading(
     facts = draw_facts(len(depths), NUM_DISTRACTORS + 1, haystack.words, draw)
     tokens, starts = _planted(tokenizer, haystack, length, depths, [f" {fact.text}" for fact in facts], draw)
     questions = [
-        Question(depth, "\n\n" + (fact.other_beginning if reworded else fact.beginning), fact.answers, " ")
+        PlantedQuestion(depth, "\n\n" + (fact.other_beginning if reworded else fact.beginning), fact.answers, " ")
         for depth, fact in zip(depths, facts, strict=True)
     ]
-    return Reading(tokens, questions, starts)
+    return PlantedText(tokens, questions, starts)
 
 
 def _planted(
@@ -183,7 +183,7 @@ def _planted(
 
 def dictionary_reading(
     tokenizer: Any, pairs: Sequence[Sequence[str]], depths: Sequence[int], draw: random.Random, most: int | None = None
-) -> Reading:
+) -> PlantedText:
     """A JSON dictionary and a question for the pair at each depth (0 the first, 100 the last).
 
     most: tokens of the reading; as many whole pairs as fit are taken (None: all), so that it is less than one pair
@@ -199,11 +199,11 @@ def dictionary_reading(
     asked = [round(depth * (fitting - 1) / 100) for depth in depths]
     values = [value for _, value in pairs[:fitting]]
     questions = [
-        Question(depth, KEY_QUESTION.format(pairs[place][0]), _choices(values, place, draw))
+        PlantedQuestion(depth, KEY_QUESTION.format(pairs[place][0]), _choices(values, place, draw))
         for depth, place in zip(depths, asked, strict=True)
     ]
     tokens = [*begin, *chain.from_iterable(parts[:fitting]), *end]
-    return Reading(tokens, questions, [ends[place] for place in asked])
+    return PlantedText(tokens, questions, [ends[place] for place in asked])
 
 
 def number_pairs(tokenizer: Any, most: int, draw: random.Random) -> list[tuple[str, str]]:

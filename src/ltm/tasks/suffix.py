@@ -92,7 +92,7 @@ class Chapter:
 
 
 @dataclass(frozen=True)
-class Example:
+class Boundary:
     """A boundary in a book: the text before it is text[:prefix_end], the passages start at `starts`, the true one's
     first."""
 
@@ -122,7 +122,7 @@ class Suffix(Task):
     config: SuffixConfig
 
     def units(self) -> Iterator[Unit]:
-        """Example by example, from each book in turn."""
+        """Boundary by boundary, from each book in turn."""
         lengths, config = numbers(self.config.lengths), self.config
         books = (self._examples(book) for split in words(config.splits) for book in self._books(split))
         cost = sum(lengths) + len(lengths) * (NUM_CHOICES - 1) * config.suffix_tokens
@@ -144,10 +144,10 @@ class Suffix(Task):
                 rows.append(Row(condition, metric, *mean, count=count, higher_is_better=up))
         return rows
 
-    def _run(self, example: Example, method: Reader) -> list[Record]:
+    def _run(self, example: Boundary, method: Reader) -> list[Record]:
         return [self._record(example, length, method) for length in numbers(self.config.lengths)]
 
-    def _record(self, example: Example, length: int, method: Reader) -> Record:
+    def _record(self, example: Boundary, length: int, method: Reader) -> Record:
         """One example at one length; `fits` is False where the method's stream is shorter, and nothing is scored."""
         record: Record = {"example": example.name, "length": length}
         limit = method.max_stream_tokens
@@ -168,7 +168,7 @@ class Suffix(Task):
             )
         return self.data.json_lines("books", f"{split}.jsonl.gz")
 
-    def _examples(self, book: dict[str, Any]) -> Iterator[Example]:
+    def _examples(self, book: dict[str, Any]) -> Iterator[Boundary]:
         """The usable boundaries of a book, in random order."""
         text, config = book["text"], self.config
         found = chapters(text, book["chapter_offsets"], CHARS_PER_TOKEN * config.suffix_tokens)
@@ -178,7 +178,7 @@ class Suffix(Task):
             if true.text_before_ends >= CHARS_PER_TOKEN * max(numbers(config.lengths)):
                 name = f"{book['id']}/{true.start}"
                 others = random.Random(f"{config.seed}/{name}").sample(later, NUM_CHOICES - 1)
-                yield Example(name, text, true.text_before_ends, tuple(c.start for c in (true, *others)))
+                yield Boundary(name, text, true.text_before_ends, tuple(c.start for c in (true, *others)))
 
 
 def chapters(text: str, offsets: Sequence[int], shortest: int = SHORTEST_CHAPTER) -> list[Chapter]:
@@ -235,7 +235,7 @@ def figures(log_likelihoods: Sequence[float], tokens: int) -> Record:
     }
 
 
-def _in_turn(groups: Iterable[Iterator[Example]]) -> Iterator[Example]:
+def _in_turn(groups: Iterable[Iterator[Boundary]]) -> Iterator[Boundary]:
     """The first of each group, then the second of each, ..."""
     return (example for example in chain.from_iterable(zip_longest(*groups)) if example is not None)
 
