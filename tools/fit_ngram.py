@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import ltm
-from ltm.bench import facts
+from ltm import facts
 from ltm.console import notice
 from ltm.methods import Method
 from ltm.methods.ngram.counts import count_bucket, counts_by_length, suffix_matches

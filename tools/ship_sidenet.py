@@ -19,8 +19,8 @@ from typing import Any
 
 import ltm
 from ltm.backbone import load_backbone
-from ltm.bench.facts import machine
 from ltm.console import notice
+from ltm.facts import machine
 from ltm.methods import Method, load_method
 
 WEIGHTS = Path(ltm.__file__).parent / "weights"

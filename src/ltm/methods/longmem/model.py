@@ -12,7 +12,7 @@ of a segment that fill no chunk are kept as a short chunk instead of dropped; ev
 one instead of two segments at once; queries and keys meet without rotary embedding (the released backbone uses ALiBi,
 whose bias it does not apply to memory). The last hidden state is taken before the backbone's final norm, as the others
 are, so that residuals telescope; the released backbone gives it after the norm, and the last residual is then a
-difference of two kinds. With either choice the rest is the same (benchmarks/parity_longmem.py). The gate's sigmoid
+difference of two kinds. With either choice the rest is the same (`parity_longmem.py`). The gate's sigmoid
 weighs the local side, as in the paper's equation; the released code has it on the memory side, which is the same family
 with the other sign.
 """

@@ -1,6 +1,6 @@
 """What a store of notes costs: adding, embedding, searching, forgetting, opening, at ten thousand notes.
 
-    python benchmarks/notes_speed.py --data data --folder SCRATCH
+    python benchmarks/measurements/notes_speed.py --data data --folder SCRATCH
 
 Notes are passages of about 100 words of the test books, one event a book. Vectors of all of them are made by hashing,
 which costs little; MiniLM is timed on 256 of them, and the search goes through random vectors of its width.

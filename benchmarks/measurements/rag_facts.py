@@ -1,6 +1,6 @@
 """Facts that a long text says once, asked of plain retrieval, of the window and of the whole context.
 
-    python benchmarks/rag_facts.py --data data
+    python benchmarks/measurements/rag_facts.py --data data
 
 Readings and questions are made as the recall task makes its variants facts and reworded: a fact is asked for by the
 beginning of its own sentence, or of another wording of it. Retrieval takes the text in with MiniLM and BM25, looks the
@@ -28,7 +28,7 @@ from ltm.methods.retrieval.rag import Rag, RagConfig
 from ltm.tasks.data import DataSource
 from ltm.tasks.intervals import wilson_interval
 from ltm.tasks.recall import ask
-from ltm.tasks.recall_text import Haystack, Reading, facts_reading
+from ltm.tasks.recall_text import Haystack, PlantedText, facts_reading
 from ltm.tasks.scoring import text_tokens
 from ltm.text.means import Means
 
@@ -67,7 +67,7 @@ def main() -> None:
     print_table(header, [[shown(row.get(name, "")) for name in header] for row in table])
 
 
-def ask_rag(rag: Rag, full: Any, reading: Reading) -> list[dict[str, Any]]:
+def ask_rag(rag: Rag, full: Any, reading: PlantedText) -> list[dict[str, Any]]:
     """What `ask` gives for a text that retrieval took in: each question after the passages that it finds."""
     tokenizer = full.backbone.tokenizer
     memory = rag.new_memory()
@@ -79,7 +79,7 @@ def ask_rag(rag: Rag, full: Any, reading: Reading) -> list[dict[str, Any]]:
         recalled = "\n\n".join(one.note.text for one in reversed(found))
         place = len(tokenizer.decode(reading.tokens[:start])) + 2
         is_found = any(cite.start <= place < cite.end for one in found for cite in one.note.cites)
-        (answer,) = ask(full, tokenizer, Reading(text_tokens(tokenizer, recalled), [question], [0]))
+        (answer,) = ask(full, tokenizer, PlantedText(text_tokens(tokenizer, recalled), [question], [0]))
         answers.append({**answer, "found": is_found})
     return answers
 
