@@ -56,19 +56,26 @@ def page(folder: Path) -> str:
     costs = decode_costs(folder)
     rows, notes = [], []
     for name in sorted(METHODS):
-        card, own = METHODS[name].card, of_method(results, name)
+        card, own = METHODS.card(name), of_method(results, name)
         row = [f"`{name}`", card.paper or "baseline", "yes" if card.needs_training else "no", per_token(own)]
         figure = perplexity(own)
         if figure == MISSING and (other := perplexity(of_method(apart, name))) != MISSING:
             figure = f"half of the window kept: {other}"
         rows.append([*row, decode_cost(costs, name), recall(results, name), figure])
-        notes.append(f"**`{name}`**: {card.claim}." + (f" What differs: {card.differs}." if card.differs else ""))
+        notes.append(
+            f"**`{name}`**: {sentence(card.claim)}"
+            + (f" What differs: {sentence(card.differs)}" if card.differs else "")
+        )
     header = ["method", "paper", "needs training", "bytes a token", "decode cost", "recall", "perplexity"]
     meaning = "\n".join(COLUMNS).format(kinds=" / ".join(KINDS), tokens=scored_tokens(results))
     parts = [START, grid(header, rows), meaning, *pictures(folder), *(half_window(apart) if apart else []), *notes]
     parts += ["## What a deleted document leaves behind", *deletions()]
     parts += ["## Measured with", *made_by([*results, *apart], folder)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def sentence(text: str) -> str:
+    return f"{text.rstrip('.')}."
 
 
 def deletions() -> list[str]:
