@@ -96,6 +96,10 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
         """Every entry's card, by name."""
         return {name: self.card(name) for name in self.names()}
 
+    def of(self, base: type) -> list[str]:
+        """The names of what inherits a class: a family's methods. Imports all."""
+        return [name for name, thing in self.items() if issubclass(thing, base)]
+
     def __getitem__(self, name: str) -> Thing:
         if name not in self._loaded:
             place = self._place(name)

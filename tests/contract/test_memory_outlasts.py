@@ -11,13 +11,15 @@ import torch
 
 from ltm.backbone import load_backbone
 from ltm.errors import BankMismatchError, LtmError
-from ltm.methods import METHODS
+from ltm.methods import METHODS, Reader
 from ltm.methods.baselines import StreamReader
+
+READERS = METHODS.of(Reader)
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 
 
-@pytest.fixture(params=sorted(METHODS))
+@pytest.fixture(params=READERS)
 def build(request):
     """A function that makes methods of one kind, each on a backbone of its own, with weights that matter."""
 

@@ -12,14 +12,16 @@ import pytest
 import torch
 from transformers import TextIteratorStreamer
 
-from ltm.methods import METHODS
+from ltm.methods import METHODS, Reader
 from ltm.session import Session
+
+READERS = METHODS.of(Reader)
 
 THREADS, PATIENCE = 4, 120
 """How many, and the seconds after which a call that waits for another counts as waiting for ever."""
 
 
-@pytest.fixture(params=sorted(METHODS))
+@pytest.fixture(params=READERS)
 def build(request, tiny_backbone):
     """A function that makes methods of one kind on one backbone, with weights that make memory matter."""
 

@@ -20,7 +20,7 @@ from time_limit import TookTooLong, time_limit
 from ltm.backbone import load_backbone
 from ltm.backbone.tiny import build_tiny
 from ltm.errors import LtmError
-from ltm.methods import METHODS, create_method, load_method
+from ltm.methods import METHODS, Reader, create_method, load_method
 
 NUM_CASES, FAST_CASES = 500, 40
 SEED = 17
@@ -70,7 +70,8 @@ def models(tmp_path_factory) -> list[Base]:
 @pytest.fixture(scope="module")
 def methods(tmp_path_factory) -> list[Base]:
     bases = []
-    for name, method in METHODS.items():
+    for name in METHODS.of(Reader):
+        method = METHODS[name]
         for dtype in ("float32", "int8") if method.card.needs_training else ("float32",):
             path = tmp_path_factory.mktemp("method")
             made = create_method(name, load_backbone("tiny-llama"), **vars(method.config_class.tiny()))

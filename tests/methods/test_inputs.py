@@ -9,8 +9,10 @@ import torch
 from transformers import pipeline
 
 from ltm.errors import LtmError
-from ltm.methods import METHODS
+from ltm.methods import METHODS, Reader
 from ltm.methods.inputs import left_padded
+
+READERS = METHODS.of(Reader)
 
 
 @pytest.fixture(params=["window", "longmem", "em_llm", "quest"])

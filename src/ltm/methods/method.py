@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary, WeakSet
 
 from ltm.errors import BankMismatchError
@@ -36,6 +36,10 @@ class Method:
     config_class: ClassVar[type[Any]]
     card: ClassVar[Card]
     memory_class: ClassVar[type[Memory]]
+    speaks: ClassVar[Literal["tokens", "text"]] = "tokens"
+    """What it reads and is asked in: a `Reader` in tokens, a `TextMemory` in text."""
+    keeps_bank: ClassVar[bool] = False
+    """Whether memories lie in a bank, which knows documents: `new_bank`, `memory_in`."""
 
     method_config: Any
     uses_memory: bool = True

@@ -58,8 +58,6 @@ class Reader(TrainedMethod, GenerationMixin):
 
     bank_options: ClassVar[tuple[str, ...]] = ()
     """Fields of the config that shape what is written to a bank: a saved one is opened with the same."""
-    keeps_bank: ClassVar[bool] = False
-    """Whether memories lie in a bank, which knows documents: `new_bank`, `memory_in`."""
 
     # what transformers' GenerationMixin looks for
     main_input_name = "input_ids"

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from ltm.backbone import Backbone
     from ltm.methods.reader import Reader
 
-METHODS: Registry[type[Reader]] = Registry("method", "ltm.methods", "ltm.methods")
+METHODS: Registry[type[Any]] = Registry("method", "ltm.methods", "ltm.methods")
 register = METHODS.register
 
 
-def method_class(name: str) -> type[Reader]:
-    """The class of a method; LtmError with the known names for an unknown one."""
+def method_class(name: str) -> type[Any]:
+    """The class of a method, of whatever family; LtmError with the known names for an unknown one."""
     return METHODS[name]
 
 
@@ -33,6 +33,8 @@ def create_method(name: str, backbone: Backbone, **options: Any) -> Reader:
     if not isinstance(name, str):
         raise LtmError(f"the method's name comes first, not {type(name).__name__}: attach('longmem', backbone)")
     method = method_class(name)
+    if method.speaks != "tokens":
+        raise LtmError(f"method {name} remembers text, not tokens; open it with ltm.text.text_session.open_session")
     if not hasattr(backbone, "view"):
         raise LtmError(f"{type(backbone).__name__} is not a backbone; pass what load_backbone() gives")
     return method(backbone, config_from_options(method.config_class, options, f"method {name}"))

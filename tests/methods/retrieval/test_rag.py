@@ -66,7 +66,7 @@ def test_searching_by_words_needs_no_encoder():
     method = make(encoder="no-such-encoder", search="words")
     method.remember(BOOK, "book.txt")
     assert method.recall("zeppelins")[0].ranks == {"words": 1}
-    with pytest.raises(ConfigError, match="search='magic'; use hybrid, words, meaning.*passage_words=0"):
+    with pytest.raises(ConfigError, match="passage_words=0.*search='magic'; use one of hybrid, words, meaning"):
         RagConfig(search="magic", passage_words=0)
     with pytest.raises(ConfigError, match="num_passages=9, num_candidates=3"):
         RagConfig(num_passages=9, num_candidates=3)

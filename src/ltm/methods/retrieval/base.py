@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ltm.methods.text.base import TextFields, TextMemory
 from ltm.text.records import Event, Found
 from ltm.text.row import NoteRow
-from ltm.text.search import SEARCHES, By
+from ltm.text.search import By
 from ltm.text.splitting import Span
 from ltm.text.writer import Message, Messages
 
@@ -28,8 +28,7 @@ class RetrieverFields(TextFields):
     """Passages that the search gives and the method ranks."""
 
     def problems(self) -> list[str]:
-        """One sentence each."""
-        found = [] if self.search in SEARCHES else [f"search={self.search!r}; use {', '.join(SEARCHES)}"]
+        found = super().problems()
         if not 1 <= self.num_passages <= self.num_candidates:
             came = f"num_passages={self.num_passages}, num_candidates={self.num_candidates}"
             found.append(f"{came}; use 1 or more passages, and as many candidates or more")

@@ -6,22 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ltm.errors import ConfigError
-from ltm.methods.method import Card
+from ltm.methods.registry import register
 from ltm.methods.retrieval.base import Retriever, RetrieverFields
+from ltm.registry import Card
 from ltm.text.records import Found
 from ltm.text.row import NoteRow
 from ltm.text.splitting import Span, passages
 from ltm.text.writer import Message, Messages
-
-CARD = Card(
-    paper="Lewis et al., 2020, arXiv:2005.11401",
-    claim="Passages that are looked up and put before the question let a model answer from texts it never saw.",
-    differs="No part is trained: the passages stand in the prompt of any model (in-context retrieval, Ram et al., "
-    "2023, arXiv:2302.00083) instead of marginalising over them with a trained query encoder and BART; BM25 and MiniLM "
-    "fused by rank find them; a passage ends with a sentence, the paper's with the hundredth word.",
-    needs_training=False,
-)
 
 
 @dataclass(frozen=True)
@@ -31,12 +22,7 @@ class RagConfig(RetrieverFields):
     passage_words: int = 100
     """Most words of a passage (paper: 100, all of exactly so many)."""
 
-    def __post_init__(self) -> None:
-        problems = self.problems()
-        if self.passage_words < 1:
-            problems.append(f"passage_words={self.passage_words}; use 1 or more")
-        if problems:
-            raise ConfigError(problems)
+    LEAST = {"passage_words": 1}
 
     @classmethod
     def tiny(cls) -> RagConfig:
@@ -44,12 +30,18 @@ class RagConfig(RetrieverFields):
         return cls(encoder="hash", passage_words=12, num_passages=2, num_candidates=4)
 
 
+@register("rag")
 class Rag(Retriever):
     """Retrieval-augmented generation; see the module's text and `RagConfig`."""
 
-    name = "rag"
     config_class = RagConfig
-    card = CARD
+    card = Card(
+        "Lewis et al., 2020, arXiv:2005.11401",
+        "passages that are looked up and put before the question let a model answer from texts it never saw",
+        "no part is trained: the passages stand in the prompt of any model (in-context retrieval, Ram et al., 2023, "
+        "arXiv:2302.00083) instead of marginalising over them with a trained query encoder and BART; BM25 and MiniLM "
+        "fused by rank find them; a passage ends with a sentence, the paper's with the hundredth word",
+    )
     memory_options = (*Retriever.memory_options, "passage_words")
 
     method_config: RagConfig

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
+from ltm.configs import Config
 from ltm.errors import BankMismatchError, LtmError
 from ltm.memory import LEFT_OUT, LeftOut, Memory
 from ltm.methods.method import Method
@@ -28,7 +29,7 @@ Given = Memory | LeftOut | None
 
 
 @dataclass(frozen=True)
-class TextFields:
+class TextFields(Config):
     """What every text memory lets choose; configs inherit it."""
 
     encoder: str = "minilm"
@@ -57,7 +58,7 @@ class TextMemory(Method):
     >>> method.reply([{"role": "user", "content": "Where is the key?"}]).text  # doctest: +SKIP
     """
 
-    speaks: ClassVar[str] = "text"
+    speaks: ClassVar[Literal["tokens", "text"]] = "text"
     memory_class = NoteStore
     memory_options: ClassVar[tuple[str, ...]] = ("encoder",)
     """Fields of the config that shape what is written to a memory: a saved one is opened with the same."""
