@@ -223,3 +223,38 @@ def test_a_mixture_of_experts_has_no_two_output_projections():
     view = BackboneView(small("mixtral", num_key_value_heads=2, intermediate_size=48, num_local_experts=2))
     with pytest.raises(LtmError, match="1 attention and 0 MLP output projections"):
         view.output_projections(view.layers[0])
+
+
+@pytest.mark.parametrize("name", TINY_ARCHITECTURES)
+def test_the_matrices_of_layers_are_attention_or_mlp(name):
+    view = BackboneView(build_tiny(name)[0])
+    attention, mlp, both = view.linears("attention"), view.linears("mlp"), view.linears()
+    assert attention and mlp and list(both) == [n for n in both if (n in attention) != (n in mlp)]
+    assert len(both) % view.num_layers == 0
+    assert all(view.model.get_submodule(module_name) is module for module_name, module in both.items())
+    first, second = view.output_projections(view.layers[2])
+    assert any(module is first for module in attention.values())
+    assert any(module is second for module in mlp.values())
+    if name == "tiny-opt":
+        with pytest.raises(LtmError, match="no module of its own"):
+            view.mlp(2)
+    else:
+        assert any(module is second for module in view.mlp(2).modules())
+
+
+def test_matrices_by_name_and_what_is_said_of_unknown_ones():
+    view = BackboneView(build_tiny("tiny-llama")[0])
+    assert {name.rpartition(".")[2] for name in view.linears("q_proj, up_proj")} == {"q_proj", "up_proj"}
+    with pytest.raises(LtmError, match="c_attn in its layers; use all, attention, mlp, or of down_proj"):
+        view.linears("q_proj,c_attn")
+
+
+@pytest.mark.parametrize("name", TINY_ARCHITECTURES)
+def test_hidden_states_of_embeddings_score_as_the_model_does(name):
+    view = BackboneView(build_tiny(name)[0])
+    ids, mask = some_ids(), torch.ones(2, 12, dtype=torch.bool)
+    mask[1, :4] = False
+    with torch.no_grad():
+        expected = view.model(ids[1:, 4:]).logits
+        found = view.logits(view.hidden(view.embeddings(ids), mask))[1:, 4:]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -100,6 +100,50 @@ class BackboneView:
         """The attention module of backbone layer `layer` (zero-based)."""
         return _attention_of(self.layers[layer])[1]
 
+    def mlp(self, layer: int) -> nn.Module:
+        """What stands after attention in backbone layer `layer`: the module that holds its second output projection.
+
+        OPT, whose layers hold those projections themselves, has none: LtmError.
+        """
+        own = self.layers[layer]
+        wanted = self.output_projections(own)[1]
+        for child in own.children():
+            if any(module is wanted for module in child.modules()) and child is not wanted:
+                return child
+        raise LtmError(f"a layer of {type(self.model).__name__} has no module of its own for its MLP")
+
+    def linears(self, which: str = "all") -> dict[str, nn.Module]:
+        """The matrices of the decoder's layers by their names in the model: Linear, or GPT-2's Conv1D.
+
+        which: 'attention' (queries, keys, values and output), 'mlp', 'all', or last parts of names with commas, such
+        as 'q_proj,v_proj'. Raises LtmError where nothing is called so, with what there is.
+
+        >>> list(view.linears("q_proj"))[:1]  # doctest: +SKIP
+        ['model.layers.0.self_attn.q_proj']
+        """
+        found = self._matrices()
+        if which == "all":
+            return found
+        if which in ("attention", "mlp"):
+            own = {id(module) for layer in range(self.num_layers) for module in self.attention(layer).modules()}
+            return {name: module for name, module in found.items() if (id(module) in own) == (which == "attention")}
+        names = {name.strip() for name in which.split(",")}
+        known = sorted({name.rpartition(".")[2] for name in found})
+        if unknown := sorted(names - set(known)):
+            raise LtmError(
+                f"{type(self.model).__name__} has no matrix called {', '.join(unknown)} in its layers; use all, "
+                f"attention, mlp, or of {', '.join(known)}"
+            )
+        return {name: module for name, module in found.items() if name.rpartition(".")[2] in names}
+
+    def hidden(self, embedded: Tensor, mask: Tensor) -> Tensor:
+        """Normalised hidden states [batch, tokens, hidden_size] of embeddings [batch, tokens, hidden_size] that need be
+        no token's; mask bool [batch, tokens], False = padding. Positions count what is no padding, from 0."""
+        positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        return self.decoder(
+            inputs_embeds=embedded, attention_mask=mask.long(), position_ids=positions, use_cache=False
+        ).last_hidden_state
+
     def output_projections(self, layer: nn.Module) -> list[nn.Module]:
         """The two modules of a layer that write into the residual stream: after attention, and after the MLP.
 
@@ -134,6 +178,11 @@ class BackboneView:
         logits = logits / (getattr(self.config, "logits_scaling", None) or 1.0)  # Granite
         cap = getattr(self.config, "final_logit_softcapping", None)  # Gemma 2
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _matrices(self) -> dict[str, nn.Module]:
+        """Every Linear and Conv1D inside the layers, by name in the model."""
+        own = {id(module) for module in self.layers.modules() if isinstance(module, (nn.Linear, Conv1D))}
+        return {name: module for name, module in self.model.named_modules() if id(module) in own}
 
     def _is_projection(self, module: nn.Module) -> bool:
         width = module.nf if isinstance(module, Conv1D) else getattr(module, "out_features", None)
