@@ -25,8 +25,8 @@ class StopForward(Exception):
 class Plugin:
     """Something that watches or changes a model at its public hooks while attached.
 
-    Name the layers in `observed_layers`, `viewed_layers`, `local_layers` and `entered_layers`, and override what they
-    lead to.
+    Name the layers in `observed_layers`, `viewed_layers`, `local_layers`, `mixed_layers` and `entered_layers`, and
+    override what they lead to.
     Layers are zero-based backbone layers. Plugins of one `attach` are called in the order given.
 
     >>> class CountKeys(Plugin):
@@ -40,6 +40,8 @@ class Plugin:
     """Layers whose attention also looks at what `views` returns."""
     local_layers: Collection[int] = ()
     """Layers whose attention over the cache's own keys and values `attend_local` may compute in its own way."""
+    mixed_layers: Collection[int] = ()
+    """Layers whose attention module's output `mix` may replace."""
     entered_layers: Collection[int] = ()
     """Layers for which `enter_layer` is called."""
 
@@ -64,6 +66,11 @@ class Plugin:
         """Local attention's output [batch, heads, tokens, head_dim] in the place of the usual one, which is full
         attention under `local.mask`; None leaves it. It has no log-sum-exp: with it other plugins' views must be gated,
         and none may watch."""
+        return None
+
+    def mix(self, layer: int, hidden: Tensor, attended: Tensor) -> Tensor | None:
+        """The attention module was given hidden states and returned `attended`, both [batch, tokens, hidden_size]; a
+        tensor returned takes the place of its output."""
         return None
 
     def enter_layer(self, layer: int, hidden: Tensor, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -129,6 +136,17 @@ def _hook_layers(stack: ExitStack, view: BackboneView, plugin: Plugin) -> None:
             plugin.enter_layer(index, hidden, args[1:], kwargs)
 
         stack.callback(view.layers[index].register_forward_pre_hook(enter, with_kwargs=True).remove)
+    for index in plugin.mixed_layers:
+
+        def mix(
+            module: nn.Module, args: tuple, kwargs: dict[str, Any], output: tuple, index: int = index
+        ) -> tuple | None:
+            if not turn.is_mine:
+                return None
+            mixed = plugin.mix(index, args[0] if args else kwargs["hidden_states"], output[0])
+            return None if mixed is None else (mixed, *output[1:])
+
+        stack.callback(view.attention(index).register_forward_hook(mix, with_kwargs=True).remove)
     if type(plugin).finish is not Plugin.finish:
         assert view.final_norm is not None
 
