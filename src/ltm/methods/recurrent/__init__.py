@@ -1,0 +1,1 @@
+"""Recurrent memory: one state a file, on the base of `ltm.methods.recurrent.base`."""
