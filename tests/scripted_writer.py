@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ltm.text.writer import Messages, OnText, Usage, WriterError, merged
+from ltm.notes.writer import Messages, OnText, Usage, WriterError, merged
 
 
 class ScriptedWriter:

@@ -101,7 +101,7 @@ def test_a_returned_output_is_a_class_with_sequences(model, ids):
         ids, max_new_tokens=2, do_sample=False, pad_token_id=0, return_dict_in_generate=True, output_scores=True
     )
     assert output.sequences.shape == (2, 8) and len(output.scores) == 2, told(
-        "generate()'s output has no sequences and scores of one a token", "ltm.generation"
+        "generate()'s output has no sequences and scores of one a token", "ltm.text.generation"
     )
 
 

@@ -11,11 +11,13 @@ from ltm.bank import BankConfig
 from ltm.cli.options import config_options
 from ltm.configs import BankFields, Config, RecentFields, WindowFields, choices, config_from_options
 from ltm.errors import ConfigError
-from ltm.generation import Sampling
 from ltm.methods import METHODS
-from ltm.methods.baselines import FullConfig, SinksConfig, WindowConfig
-from ltm.methods.em_llm.config import EmLlmConfig
-from ltm.methods.longmem.config import LongMemConfig
+from ltm.methods.attention.em_llm.config import EmLlmConfig
+from ltm.methods.attention.longmem.config import LongMemConfig
+from ltm.methods.baselines.full import FullConfig
+from ltm.methods.baselines.sinks import SinksConfig
+from ltm.methods.baselines.window import WindowConfig
+from ltm.text.generation import Sampling
 
 
 def test_the_error_names_its_owner_and_what_is_known():

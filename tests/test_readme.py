@@ -114,7 +114,9 @@ def tiny_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
     path = tmp_path_factory.mktemp("shipped") / "longmem"
     sizes = {"chunk_size": 4, "retrieved_tokens": 8, "segment_size": 32}
     create_method("longmem", load("smollm2-135m"), **sizes).save_pretrained(path)
-    monkeypatch.setattr("ltm.session.shipped_weights", lambda name, method: path if method == "longmem" else None)
+    monkeypatch.setattr(
+        "ltm.methods.opening.shipped_weights", lambda name, method: path if method == "longmem" else None
+    )
 
 
 @pytest.fixture

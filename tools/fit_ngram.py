@@ -21,12 +21,12 @@ from torch import Tensor
 import ltm
 from ltm import facts
 from ltm.console import notice
+from ltm.data.tokens import token_blocks
 from ltm.methods import Method
-from ltm.methods.ngram.counts import count_bucket, counts_by_length, suffix_matches
-from ltm.session import open_method
+from ltm.methods.baselines.ngram.counts import count_bucket, counts_by_length, suffix_matches
+from ltm.methods.opening import open_method
 from ltm.streams.scoring import score_stream
 from ltm.tasks.data import DataSource
-from ltm.tokens import token_blocks
 
 WEIGHTS = Path(ltm.__file__).parent / "methods" / "ngram" / "weights.py"
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "ngram_weights.json"

@@ -35,8 +35,8 @@ from train_sidenet import MEMORY_SIZE, corpus_of
 from ltm.backbone import load_backbone
 from ltm.console import notice
 from ltm.methods import load_method
-from ltm.methods.longmem import LongMem
-from ltm.methods.longmem.pointer import Candidates, Copies, Pointer, Words
+from ltm.methods.attention.longmem import LongMem
+from ltm.methods.attention.longmem.pointer import Candidates, Copies, Pointer, Words
 from ltm.methods.loss import token_losses
 from ltm.tasks.data import DataSource
 from ltm.training import Answered, Corpus, SegmentStream, question_documents

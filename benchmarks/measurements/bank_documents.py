@@ -23,7 +23,7 @@ from common import machine, notice, print_table, write_result
 from ltm.backbone import load_backbone
 from ltm.bank import Bank, BankConfig
 from ltm.methods import create_method
-from ltm.session import Session
+from ltm.text.session import Session
 
 TEXT = "Document {number}: the harpooneer of boat {number} saw a whale near island {other}, and wrote it down at once. "
 APPENDED = 16

@@ -30,9 +30,9 @@ from common import machine, notice, print_table, write_result
 
 from ltm.backbone import load_backbone
 from ltm.bank import Bank
-from ltm.documents import iter_documents
-from ltm.session import open_method
-from ltm.tokens import token_ids
+from ltm.data.documents import iter_documents
+from ltm.data.tokens import token_ids
+from ltm.methods.opening import open_method
 
 FREE_BYTES = 10**9
 REAL_TOKENS = 8192

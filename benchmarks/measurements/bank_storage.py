@@ -31,7 +31,7 @@ from ltm.bank import Bank
 from ltm.bench.records_file import Entry, RecordsFile
 from ltm.malloc import keep_freed_memory
 from ltm.methods import Method
-from ltm.session import open_method
+from ltm.methods.opening import open_method
 from ltm.tasks.data import DataSource
 from ltm.tasks.long_text import LongText, LongTextConfig
 

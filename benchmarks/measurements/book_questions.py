@@ -19,9 +19,10 @@ from common import machine, notice, print_table, write_result
 
 import ltm
 from ltm.bench.specs import parse_method
-from ltm.session import Session, open_method
+from ltm.methods.opening import open_method
 from ltm.tasks.data import DataSource
 from ltm.tasks.recall_text import contains_answer
+from ltm.text.session import Session
 
 QUESTIONS = Path(__file__).with_suffix(".json")
 ASKED, BEGUN = "question", "begun"

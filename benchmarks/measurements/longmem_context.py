@@ -21,7 +21,7 @@ from common import machine, notice, print_table, write_result
 from ltm.backbone import load_backbone
 from ltm.compat import DynamicCache, cache_argument
 from ltm.malloc import keep_freed_memory
-from ltm.methods.longmem import LongMem, LongMemConfig
+from ltm.methods.attention.longmem import LongMem, LongMemConfig
 
 NEW_TOKENS = 16
 PROMPT = 64

@@ -22,11 +22,11 @@ from typing import Any
 from common import KINDS, RESULTS, machine, notice, print_table, write_result
 
 from ltm.backbone import Backbone, load_backbone
-from ltm.documents import iter_documents
+from ltm.data.documents import iter_documents
+from ltm.data.tokens import token_ids
 from ltm.methods import create_method, load_method
 from ltm.tasks.intervals import t_interval
 from ltm.tasks.long_text import perplexity_rows, score_document
-from ltm.tokens import token_ids
 
 TRAIN = Path(__file__).parents[2] / "tools" / "train_sidenet.py"
 COMPARED = {

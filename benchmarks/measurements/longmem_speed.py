@@ -21,8 +21,8 @@ from common import machine, print_table, write_result
 
 from ltm.backbone import load_backbone
 from ltm.malloc import keep_freed_memory
-from ltm.methods.longmem import LongMem, LongMemConfig
-from ltm.methods.longmem.reader import recent_ids
+from ltm.methods.attention.longmem import LongMem, LongMemConfig
+from ltm.methods.attention.longmem.reader import recent_ids
 
 REMEMBERED = 65_536
 

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from common import machine, print_table, write_result
 
+from ltm.notes.encoder import HashEncoder, load_encoder
+from ltm.notes.row import NoteRow
+from ltm.notes.splitting import passages
+from ltm.notes.store import NoteStore
 from ltm.tasks.data import DataSource
-from ltm.text.encoder import HashEncoder, load_encoder
-from ltm.text.notes import NoteStore
-from ltm.text.row import NoteRow
-from ltm.text.splitting import passages
 
 QUERIES = 50
 Cost = dict[str, float]

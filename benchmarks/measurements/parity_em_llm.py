@@ -26,8 +26,8 @@ from torch import Tensor
 
 from ltm.attention import attend, merge_softmax
 from ltm.attention.views import total_lse
-from ltm.methods.em_llm.segmentation import event_sizes, refine_boundaries
-from ltm.methods.em_llm.selection import representative_keys, select_events
+from ltm.methods.attention.em_llm.segmentation import event_sizes, refine_boundaries
+from ltm.methods.attention.em_llm.selection import representative_keys, select_events
 
 FIXTURES = Path(__file__).parents[2] / "tests" / "methods" / "em_llm_released.json"
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8

@@ -33,8 +33,8 @@ from torch.nn.functional import linear
 from ltm.attention import View, attach, attend, merge_gate
 from ltm.backbone import load_backbone
 from ltm.bank import Bank, BankConfig
-from ltm.methods.longmem import LongMem, LongMemConfig
-from ltm.methods.memory_reader import KeyValueTap
+from ltm.methods.attention.longmem import LongMem, LongMemConfig
+from ltm.methods.attention.memory_reader import KeyValueTap
 
 FIXTURES = Path(__file__).parents[2] / "tests" / "methods" / "longmem_released.json"
 HEADS, HEAD_DIM, CHUNK, RETRIEVED = 4, 16, 4, 64

@@ -28,8 +28,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ltm.attention import LocalView
-from ltm.methods.quest import QuestConfig
-from ltm.methods.quest.reader import PageReader
+from ltm.methods.attention.quest import QuestConfig
+from ltm.methods.attention.quest.reader import PageReader
 from ltm.streams.pages import Columns, PagedCache, PagedLayer
 
 EVALUATION, KERNELS = "evaluation/quest_attention.py", "quest/tests/test_approx_attention.py"

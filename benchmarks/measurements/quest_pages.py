@@ -22,8 +22,8 @@ from ltm.attention import LocalView, Plugin, attach
 from ltm.attention.views import attend
 from ltm.backbone import load_backbone
 from ltm.compat import cache_argument
-from ltm.methods.quest import Quest, QuestConfig
-from ltm.methods.quest.pages import choose_pages, score_pages
+from ltm.methods.attention.quest import Quest, QuestConfig
+from ltm.methods.attention.quest.pages import choose_pages, score_pages
 from ltm.streams.pages import Columns, PagedCache
 
 BUDGETS = (256, 512, 1024)

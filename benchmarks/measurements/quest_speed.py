@@ -29,12 +29,12 @@ from torch import Tensor
 from ltm.attention import LocalView, Plugin, attach
 from ltm.backbone import Backbone, load_backbone
 from ltm.compat import DynamicCache, cache_argument
+from ltm.data.tokens import token_ids
 from ltm.malloc import keep_freed_memory
-from ltm.methods.quest import Quest, QuestConfig
-from ltm.methods.quest.reader import PageReader
+from ltm.methods.attention.quest import Quest, QuestConfig
+from ltm.methods.attention.quest.reader import PageReader
 from ltm.streams.pages import Columns, PagedCache
 from ltm.tasks.data import DataSource
-from ltm.tokens import token_ids
 
 NAME = "quest_speed"
 SIDES = ("dense", "quest", "quest, shared pages", "full")

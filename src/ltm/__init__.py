@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ltm.errors import BankCorruptError, BankError, BankMismatchError, ConfigError, LtmError
     from ltm.methods import METHODS, Method, load_method
     from ltm.methods import create_method as attach
-    from ltm.session import Session
+    from ltm.text.session import Session
 
 _PUBLIC = {
     "Backbone": "ltm.backbone",
@@ -32,7 +32,7 @@ _PUBLIC = {
     "LtmError": "ltm.errors",
     "METHODS": "ltm.methods",
     "Method": "ltm.methods",
-    "Session": "ltm.session",
+    "Session": "ltm.text.session",
     "attach": "ltm.methods.registry",
     "load_backbone": "ltm.backbone",
     "load_method": "ltm.methods",

@@ -11,8 +11,8 @@ from ltm.bench import Budget, parse_budget, parse_methods, parse_tasks
 from ltm.bench.specs import parse_method
 from ltm.bench.values import parse_value
 from ltm.errors import LtmError
-from ltm.methods.baselines import FullConfig
-from ltm.methods.longmem import LongMemConfig
+from ltm.methods.attention.longmem import LongMemConfig
+from ltm.methods.baselines.full import FullConfig
 
 
 def test_methods_with_options_paths_and_labels():

@@ -197,8 +197,8 @@ def test_a_full_disk(run, bank, sidenet, tmp_path, limit):
 
 KILLED = """
 import sys
-import ltm.session
-ltm.session.BLOCK_TOKENS, ltm.session.SAVE_TOKENS = 32, 64
+import ltm.text.session
+ltm.text.session.BLOCK_TOKENS, ltm.text.session.SAVE_TOKENS = 32, 64
 from ltm.cli import main
 print("ready", flush=True)
 sys.exit(main(sys.argv[1:]))
@@ -243,7 +243,7 @@ def test_an_interrupted_read_says_how_to_go_on(run, book, sidenet, tmp_path, mon
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ltm.methods.longmem.LongMem.read", interrupt)
+    monkeypatch.setattr("ltm.methods.attention.longmem.LongMem.read", interrupt)
     result = run("read", book, "-o", tmp_path / "a.bank", *TINY, "--sidenet", sidenet)
     assert result.code == 130 and "same command" in result.err and "Traceback" not in result.err
     assert len(result.err.splitlines()) == 1

@@ -51,8 +51,8 @@ def test_absence_is_proved_by_search_bytes_and_likelihood(run, both, sidenet):
 
 def test_a_trace_that_only_the_keys_keep_is_seen_by_the_likelihood(run, both, sidenet):
     """The text is cut out of the document's text, but its tokens stay in memory: search finds them, the model too."""
-    from ltm.forgetting import likelihood_of
-    from ltm.session import Session
+    from ltm.text.forgetting import likelihood_of
+    from ltm.text.session import Session
 
     session = Session.open(both, sidenet=sidenet)
     bank = session.method.bank

@@ -10,7 +10,7 @@ from conftest import one_line
 
 from ltm.bank import Bank
 from ltm.errors import LtmError
-from ltm.session import Session
+from ltm.text.session import Session
 
 
 @pytest.mark.parametrize("method", ["em_llm", "quest"])

@@ -9,7 +9,7 @@ import pytest
 
 from ltm.bank import Bank
 from ltm.cli.chat import transcript
-from ltm.session import Session
+from ltm.text.session import Session
 
 E = ("--method", "em_llm", "--max-tokens", 3)
 

@@ -41,7 +41,7 @@ def test_the_demo_measures_everything_it_prints(run, sidenet, monkeypatch):
 
 def test_what_is_scored_was_not_read(sidenet, monkeypatch):
     import ltm.cli.demo_steps as demo
-    from ltm.session import Session
+    from ltm.text.session import Session
 
     monkeypatch.setattr(demo, "LEAST_TOKENS", 600)
     session = Session.open(None, "tiny-llama", sidenet=sidenet, local_window=32, stride=32)

@@ -89,7 +89,7 @@ def test_nothing_is_written_over(run, tmp_path):
 def test_every_family_has_its_templates_and_says_what_its_method_is():
     assert {path.stem for path in TEMPLATES.glob("test_*.py")} == {f"test_{family}" for family in FAMILIES}
     for family in FAMILIES:
-        own = Registry("template", "ltm.templates")._places
+        own = Registry("template", "ltm.cli.templates")._places
         assert own["new_method"].file.parent == TEMPLATES
         assert 'card = Card("Authors' in (TEMPLATES / f"{family}.py").read_text().replace("\n        ", "")
 

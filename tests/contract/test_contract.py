@@ -281,7 +281,7 @@ def test_the_budget_holds_in_bytes(method):
 
 def test_keys_are_free_of_positions(backbone):
     """At layer 0 a key without its position depends on its token alone: only so can it be moved."""
-    from ltm.methods.memory_reader import KeyValueTap
+    from ltm.methods.attention.memory_reader import KeyValueTap
 
     if not backbone.view.has_rotary:
         pytest.skip("learned positions are part of the embedding; there is nothing to take off")

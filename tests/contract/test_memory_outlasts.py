@@ -12,7 +12,7 @@ import torch
 from ltm.backbone import load_backbone
 from ltm.errors import BankMismatchError, LtmError
 from ltm.methods import METHODS, Reader
-from ltm.methods.baselines import StreamReader
+from ltm.methods.stream_reader import StreamReader
 
 READERS = METHODS.of(Reader)
 
@@ -73,7 +73,7 @@ def test_a_read_that_fails_leaves_the_memory_as_it_was(build, monkeypatch, with_
             each.read(tokens(2, 25, 7))
     before, num_rows = logits(method), method.num_rows
     assert torch.equal(logits(same), before)
-    monkeypatch.setattr("ltm.methods.bank_memory.READ_BATCH_TOKENS", 16)
+    monkeypatch.setattr("ltm.methods.attention.base.READ_BATCH_TOKENS", 16)
     with failing_at(same, None) as calls:
         same.read(tokens(2, 70, 8))  # more than tiny memories hold: the oldest have left by its last call
     if not calls:

@@ -13,9 +13,9 @@ from scripted_writer import ScriptedWriter
 
 from ltm.errors import BankMismatchError, LtmError
 from ltm.methods.retrieval.rag import Rag
-from ltm.text.encoder import HashEncoder
+from ltm.notes.encoder import HashEncoder
+from ltm.notes.store import NoteStore
 from ltm.text.means import Means
-from ltm.text.notes import NoteStore
 
 METHODS = [Rag, Diary]
 ANSWER = '{"topic": "things"}'

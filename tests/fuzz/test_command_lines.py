@@ -78,9 +78,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes long by design is made short."""
     import ltm.cli.demo_steps
-    import ltm.pipes
+    import ltm.data.pipes
 
-    monkeypatch.setattr(ltm.pipes, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(ltm.data.pipes, "WAIT_SECONDS", 0.05)
     monkeypatch.setattr(ltm.cli.demo_steps, "LEAST_TOKENS", 300)
     monkeypatch.setattr(ltm.cli.demo_steps, "HELD_OUT_TOKENS", 60)
     monkeypatch.setattr(ltm.cli.demo_steps, "NEW_TOKENS", 2)

@@ -11,7 +11,7 @@ from ltm.backbone.tiny import build_tiny
 from ltm.bank import Bank
 from ltm.errors import BankMismatchError
 from ltm.methods import create_method, method_class
-from ltm.session import Session
+from ltm.text.session import Session
 
 IDS = torch.randint(3, 250, (1, 40), generator=torch.Generator().manual_seed(0))
 BANK_METHODS = ("longmem", "memorizing", "em_llm", "quest")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from ltm.backbone import load_backbone
 from ltm.errors import ConfigError, LtmError
 from ltm.methods import create_method, load_method
-from ltm.methods.longmem import LongMemConfig
+from ltm.methods.attention.longmem import LongMemConfig
 from ltm.methods.registry import config_from_options
 
 

@@ -9,8 +9,8 @@ from ltm.backbone import load_backbone
 from ltm.bank import Bank
 from ltm.errors import ConfigError
 from ltm.methods import create_method
-from ltm.methods.longmem import LongMemConfig
-from ltm.methods.memorizing import MemorizingConfig
+from ltm.methods.attention.longmem import LongMemConfig
+from ltm.methods.attention.memorizing import MemorizingConfig
 
 STORED = {"key_storage": "int4", "value_storage": "int4", "search_storage": "derived"}
 CONFIGS = {"longmem": LongMemConfig, "memorizing": MemorizingConfig}

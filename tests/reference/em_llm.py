@@ -15,7 +15,7 @@ import torch
 from reference.naive_llama import NaiveLlama
 from torch import Tensor
 
-from ltm.methods.em_llm.reader import SCORE_EVERY
+from ltm.methods.attention.em_llm.reader import SCORE_EVERY
 
 
 @dataclass

@@ -16,7 +16,7 @@ from reference.naive_llama import NaiveLlama
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from ltm.methods.longmem.pointer import LEAST_LOG, LONGEST_RUN
+from ltm.methods.attention.longmem.pointer import LEAST_LOG, LONGEST_RUN
 
 
 @dataclass

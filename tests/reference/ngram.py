@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ltm.methods.ngram.weights import WEIGHTS
+from ltm.methods.baselines.ngram.weights import WEIGHTS
 
 
 def naive_ngram(

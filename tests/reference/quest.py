@@ -13,7 +13,7 @@ from reference.attention import naive_attention
 from reference.naive_llama import NaiveLlama
 from torch import Tensor
 
-from ltm.methods.quest.config import QuestConfig
+from ltm.methods.attention.quest.config import QuestConfig
 
 
 def naive_page_score(query: Tensor, page_keys: Tensor) -> float:

@@ -1,6 +1,6 @@
 """RMT unrolled by hand, one token at a time in the scores, one row at a time in the batch: from the paper's equations.
 
-    H_0 = [memory, segment, memory];  H_N = Transformer(H_0);  memory' = the last of H_N
+H_0 = [memory, segment, memory];  H_N = Transformer(H_0);  memory' = the last of H_N
 """
 
 from __future__ import annotations

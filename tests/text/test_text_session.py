@@ -5,11 +5,11 @@ from scripted_writer import ScriptedWriter
 
 from ltm.errors import LtmError
 from ltm.methods.retrieval.rag import Rag, RagConfig
-from ltm.text.encoder import HashEncoder
+from ltm.notes.encoder import HashEncoder
+from ltm.notes.store import NoteStore
 from ltm.text.means import Means
-from ltm.text.notes import NoteStore
 from ltm.text.text_session import TextSession
-from ltm.trace_page import trace_page
+from ltm.text.trace_page import trace_page
 
 TEXT = "The brass key lies under the doormat. " + "It rains a lot in these parts. " * 30
 

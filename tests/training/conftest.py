@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_method import ByteTokenizer, FakeMethod  # noqa: E402
 
-from ltm.documents import Document  # noqa: E402
+from ltm.data.documents import Document  # noqa: E402
 from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, Validation  # noqa: E402
 
 

@@ -10,7 +10,7 @@ import torch
 from conftest import make_documents
 from fake_method import VOCAB, ByteTokenizer
 
-from ltm.documents import Document
+from ltm.data.documents import Document
 from ltm.errors import ConfigError, LtmError
 from ltm.training import Corpus, SegmentStream
 from ltm.training.order import DocumentOrder

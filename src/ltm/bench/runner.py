@@ -22,7 +22,7 @@ from ltm.bench.records_file import Entry, RecordsFile, packed
 from ltm.bench.results import Result, is_records, is_result, read_result, rows_to_json, write_result
 from ltm.errors import LtmError
 from ltm.methods import Reader
-from ltm.session import open_method
+from ltm.methods.opening import open_method
 from ltm.tasks.base import Record, Task, Unit
 
 OUT_OF_MEMORY = "not enough memory; use a smaller budget, window or batch"

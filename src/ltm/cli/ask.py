@@ -23,14 +23,14 @@ from ltm.cli.declared import (
 )
 from ltm.cli.read import tell_markup
 from ltm.console import ask_patience, notice, print_json, write
-from ltm.documents import iter_documents, read_text
+from ltm.data.documents import iter_documents, read_text
+from ltm.data.pipes import STDIN, is_stream, stream_name
 from ltm.errors import LtmError
 from ltm.outputs import check_output, write_output
-from ltm.pipes import STDIN, is_stream, stream_name
 
 if TYPE_CHECKING:
-    from ltm.passages import Passage
-    from ltm.session import Answer, Session
+    from ltm.data.passages import Passage
+    from ltm.text.session import Answer, Session
 
 app = new_app()
 
@@ -73,7 +73,7 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question with a memory."""
-    from ltm.trace_page import KIND, is_trace_page, trace_page
+    from ltm.text.trace_page import KIND, is_trace_page, trace_page
 
     if page is not None:
         check_output(page, is_trace_page, KIND)
@@ -94,7 +94,7 @@ def ask(
 
 
 def sampling_options(max_tokens: int, temperature: float, penalty: float, seed: int | None) -> dict[str, Any]:
-    """The command line's options as `ltm.generation.Sampling` names them."""
+    """The command line's options as `ltm.text.generation.Sampling` names them."""
     return {"max_new_tokens": max_tokens, "temperature": temperature, "repetition_penalty": penalty, "seed": seed}
 
 
@@ -110,7 +110,7 @@ def _question(text: str, bank: Path) -> str:
 def open_session(bank: Path, **opening: Any) -> Session:
     """A session on a memory that must exist, or on a text that is read first and not kept."""
     from ltm.bank import Bank
-    from ltm.session import Session
+    from ltm.text.session import Session
 
     if not Bank.exists(bank) and not bank.is_file() and not is_stream(bank):
         raise LtmError(f"{bank} is no memory; make one with: ltm read FILES -o {bank}")

@@ -12,12 +12,12 @@ from ltm.cli import bank_texts
 from ltm.cli.declared import AsJson, BankPath, Device, MethodName, NewBank, OfMemory, SideNetPath, new_app
 from ltm.cli.options import refuse
 from ltm.console import ask_patience, format_bytes, notice, print_json, print_table, shown
-from ltm.documents import check_text
+from ltm.data.documents import check_text
 from ltm.errors import LtmError
 
 if TYPE_CHECKING:
     from ltm.bank import Bank, DocumentInfo, Manifest
-    from ltm.forgetting import Likelihood
+    from ltm.text.forgetting import Likelihood
 
 app = new_app(
     help="What is in saved memories; remove, prove, merge, move.",
@@ -189,8 +189,8 @@ def _verify_absence(bank: Path, text: str, opening: dict[str, Any] | None, as_js
 
 def _ask_model(bank: Path, text: str, opening: dict[str, Any]) -> tuple[Any, Likelihood]:
     """The tokenizer, and how likely the model holds a text."""
-    from ltm.forgetting import likelihood_of
-    from ltm.session import Session
+    from ltm.text.forgetting import likelihood_of
+    from ltm.text.session import Session
 
     ask_patience(f"opening {bank}")
     session = Session.open(bank, **opening)

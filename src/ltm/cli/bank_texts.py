@@ -25,9 +25,9 @@ from ltm.cli.declared import (
 )
 from ltm.cli.read import check_kept
 from ltm.console import ask_patience, make_progress, notice, print_json
+from ltm.data.pipes import is_stream
 from ltm.errors import LtmError
 from ltm.outputs import check_output, write_output
-from ltm.pipes import is_stream
 
 if TYPE_CHECKING:
     from ltm.bank import Bank
@@ -142,7 +142,7 @@ def _as_it_was(bank: Bank, given: dict[str, Any]) -> dict[str, Any]:
 
 def _read_all(texts: Sequence[KeptText], output: Path, as_json: bool, opening: dict[str, Any]) -> None:
     from ltm.bank.disk.lock import WriteLock
-    from ltm.session import Session
+    from ltm.text.session import Session
 
     with WriteLock(output), make_progress() as progress:
         ask_patience(f"opening {output}")

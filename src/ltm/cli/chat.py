@@ -24,11 +24,11 @@ from ltm.cli.declared import (
     new_app,
 )
 from ltm.console import notice, notices, shell_line, write
+from ltm.data.pipes import is_stream, stream_name
 from ltm.errors import LtmError
-from ltm.pipes import is_stream, stream_name
 
 if TYPE_CHECKING:
-    from ltm.session import Answer, Session
+    from ltm.text.session import Answer, Session
 
 COMMANDS = {
     "/why": "the passages that the last answer used",

@@ -26,7 +26,7 @@ def demo(
 ) -> None:
     """Read a long document that every Python carries, and show what its memory is good for."""
     from ltm.cli import demo_steps
-    from ltm.session import Session
+    from ltm.text.session import Session
 
     demo_steps.check_tokens(tokens)
     started = time.perf_counter()

@@ -23,14 +23,14 @@ from ltm.console import (
     notices,
     shown,
 )
-from ltm.documents import Document
+from ltm.data.documents import Document
+from ltm.data.passages import Passage
+from ltm.data.tokens import token_blocks, token_ids
 from ltm.errors import LtmError
 from ltm.methods import Reader, create_method
-from ltm.passages import Passage
-from ltm.session import Session
 from ltm.streams.scoring import score_stream
 from ltm.tasks.perplexity import DocumentScore, PerplexityResult
-from ltm.tokens import token_blocks, token_ids
+from ltm.text.session import Session
 
 NAME = "python language reference"
 HELD_OUT_TOKENS = 2048

@@ -14,7 +14,7 @@ import typer
 from ltm.cli.declared import AsJson, BackboneName, Device, SideNetPath, new_app
 from ltm.configs import DEFAULT_BACKBONE, range_problems, stride_problems
 from ltm.console import ask_patience, make_progress, notice, print_json, print_table
-from ltm.documents import iter_documents
+from ltm.data.documents import iter_documents
 from ltm.errors import ConfigError, LtmError
 from ltm.methods import METHODS
 
@@ -79,7 +79,7 @@ def eval_perplexity(
     texts = [(document.name, document.text) for document in islice(iter_documents(data), max_documents)]
     ask_patience(f"loading {backbone}")
     from ltm.backbone import load_backbone  # only now: what cannot be read is told at once
-    from ltm.tokens import token_ids
+    from ltm.data.tokens import token_ids
 
     loaded = load_backbone(backbone, device=device)
     documents = [(name, token_ids(loaded.tokenizer, text)[:max_tokens]) for name, text in texts]
@@ -133,7 +133,7 @@ def _ready(
     names: Sequence[str], backbone: Backbone, sidenet: Path | None, window: int, stride: int | None
 ) -> dict[str, Reader]:
     """Every method with the same window, all of which leaves it where no stride is asked for."""
-    from ltm.session import open_method
+    from ltm.methods.opening import open_method
 
     return {
         name: open_method(

@@ -16,7 +16,7 @@ from ltm.methods import METHODS
 from ltm.outputs import write_output
 from ltm.registry import Registry
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 
 app = new_app()
 
@@ -84,4 +84,4 @@ def _filled_in(template: str, name: str, module: str, family: str) -> str:
     """A template's text with the method's own names."""
     text = (TEMPLATES / template).read_text(encoding="utf-8")
     title = "".join(part.capitalize() for part in name.split("_"))
-    return text.replace(f"ltm.templates.{family}", module).replace("NewMethod", title).replace("new_method", name)
+    return text.replace(f"ltm.cli.templates.{family}", module).replace("NewMethod", title).replace("new_method", name)

@@ -23,9 +23,9 @@ from ltm.cli.declared import (
     new_app,
 )
 from ltm.console import Interrupted, ask_patience, format_bytes, make_progress, next_step, notice, print_json
-from ltm.documents import Document, Source, documents_of, find_sources
+from ltm.data.documents import Document, Source, documents_of, find_sources
+from ltm.data.html_text import looks_like_html
 from ltm.errors import LtmError
-from ltm.html_text import looks_like_html
 
 QUESTION = "What is this about?"
 DEFAULT_SIZE = 65_536
@@ -33,7 +33,7 @@ DEFAULT_SIZE = 65_536
 
 if TYPE_CHECKING:
     from ltm.bank import DocumentInfo
-    from ltm.session import ReadProgress, Session
+    from ltm.text.session import ReadProgress, Session
 
 
 app = new_app()
@@ -85,7 +85,7 @@ def _open(output: Path, given: dict[str, Any], opening: dict[str, Any]) -> Sessi
     """The memory as it is, or a new one of the default size; given: sizes and storages that were asked for."""
     from ltm.bank import Bank
     from ltm.methods import method_class
-    from ltm.session import Session, method_of
+    from ltm.text.session import Session, method_of
 
     config = method_class(method_of(output, opening["method"])).config_class
     default = {} if Bank.exists(output) else config.with_budget(tokens=DEFAULT_SIZE)

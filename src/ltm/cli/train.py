@@ -14,9 +14,9 @@ from ltm.cli.declared import AsJson, BackboneName, Device, new_app
 from ltm.cli.options import ConfigOption, config_options, refuse, run_with_options
 from ltm.configs import DEFAULT_BACKBONE, DEFAULT_METHOD, config_from_options
 from ltm.console import next_step, notice, print_json
+from ltm.data.pipes import is_stream
 from ltm.errors import LtmError
 from ltm.methods import METHODS, create_method, load_method, method_class
-from ltm.pipes import is_stream
 
 if TYPE_CHECKING:
     from ltm.training import TrainResult, Validation

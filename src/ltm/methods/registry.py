@@ -45,6 +45,6 @@ def load_method(backbone: Backbone, path: str | Path, **overrides: Any) -> Reade
 
     >>> load_method(load_backbone("smollm2-135m"), "sidenet/", memory_size=16384)  # doctest: +SKIP
     """
-    from ltm.methods.storage import read_config  # with torch, which names and cards do without
+    from ltm.stored_weights import read_config  # with torch, which names and cards do without
 
     return method_class(read_config(path)["method"]).from_pretrained(backbone, path, **overrides)

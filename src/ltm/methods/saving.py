@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 import ltm
+from ltm import stored_weights
 from ltm.backbone import Backbone, Fingerprint
 from ltm.backbone.builtin import BUILTIN_MODELS
 from ltm.configs import config_from_options
 from ltm.errors import LtmError
-from ltm.methods import storage
 from ltm.methods.method import Method
 
 Self = TypeVar("Self", bound="TrainedMethod")
@@ -56,10 +56,10 @@ class TrainedMethod(Method, nn.Module):
     def save_pretrained(self, path: str | Path, dtype: str | None = None) -> None:
         """Write what was trained, its config and the backbone's identity to a directory; the bank is saved apart.
 
-        dtype: 'float32' (default), 'bfloat16' or 'int8' (see `ltm.methods.storage`).
+        dtype: 'float32' (default), 'bfloat16' or 'int8' (see `ltm.stored_weights`).
         """
         dtype = dtype or "float32"
-        storage.write_directory(path, self._record(dtype), storage.pack(self.trained_state(), dtype))
+        stored_weights.write_directory(path, self._record(dtype), stored_weights.pack(self.trained_state(), dtype))
 
     def _record(self, dtype: str) -> dict[str, Any]:
         """What is saved beside the weights."""
@@ -79,14 +79,16 @@ class TrainedMethod(Method, nn.Module):
 
         So transformers' Trainer saves what it trained: its checkpoints are resumed by it, and loaded by `load_method`.
         """
-        state = {**self.trained_state(), storage.RECORD: storage.record_tensor(self._record("float32"))}
+        state = {**self.trained_state(), stored_weights.RECORD: stored_weights.record_tensor(self._record("float32"))}
         destination = {} if destination is None else destination
         destination.update({prefix + name: tensor for name, tensor in state.items()})
         return destination
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Take in what `state_dict` gave."""
-        self.load_trained_state({name: t for name, t in state_dict.items() if name != storage.RECORD}, "the state dict")
+        self.load_trained_state(
+            {name: t for name, t in state_dict.items() if name != stored_weights.RECORD}, "the state dict"
+        )
         return nn.modules.module._IncompatibleKeys([], [])
 
     @classmethod
@@ -99,13 +101,13 @@ class TrainedMethod(Method, nn.Module):
         dtype. overrides: fields of the config to change (memory_size=..., local_window=...). Raises LtmError where
         the directory holds another method, its files are damaged, or the backbone is another one (says what differs).
         """
-        saved = storage.read_config(path)
+        saved = stored_weights.read_config(path)
         if saved["method"] != cls.name:
             raise LtmError(f"{path} holds a {saved['method']}, not a {cls.name}; load it with ltm.load_method")
         _check_backbone(backbone, saved, path)
         config = config_from_options(cls.config_class, {**saved["method_config"], **overrides}, f"method {cls.name}")
         method = cls(backbone, config)
-        method.load_trained_state(storage.read_tensors(path), str(path))
+        method.load_trained_state(stored_weights.read_tensors(path), str(path))
         method.weights_path = str(Path(path).resolve())
         if not trainable:
             method.to(backbone.dtype).requires_grad_(False).eval()

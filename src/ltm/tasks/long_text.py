@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltm.data.tokens import token_blocks
 from ltm.errors import ConfigError, LtmError
 from ltm.streams.scoring import Progress, score_stream
 from ltm.tasks.base import Record, Row, Task, Unit
 from ltm.tasks.perplexity import doubling_edges
 from ltm.tasks.registry import register
-from ltm.tokens import token_blocks
 
 if TYPE_CHECKING:
     from ltm.methods import Reader

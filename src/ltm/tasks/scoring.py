@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ltm.data.tokens import literal_ids
 from ltm.errors import LtmError
-from ltm.tokens import literal_ids
 
 if TYPE_CHECKING:
     from ltm.methods import Reader

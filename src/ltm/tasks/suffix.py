@@ -33,13 +33,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ltm.data.tokens import token_ids
 from ltm.errors import ConfigError, LtmError
 from ltm.tasks.base import Record, Row, Task, Unit
 from ltm.tasks.comma_lists import numbers, words
 from ltm.tasks.intervals import bootstrap_interval, wilson_interval
 from ltm.tasks.registry import register
 from ltm.tasks.scoring import CACHE_BYTES, start_tokens, text_tokens
-from ltm.tokens import token_ids
 
 if TYPE_CHECKING:
     from ltm.methods import Reader

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import LtmError
-from ltm.generation import Sampling, generate, plain_ids, question_ids
+from ltm.notes.writer import Messages, OnText, Usage, WriterError, merged
 from ltm.tasks.scoring import score_continuations, text_tokens
-from ltm.text.writer import Messages, OnText, Usage, WriterError, merged
+from ltm.text.generation import Sampling, generate, plain_ids, question_ids
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,8 +6,8 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from ltm.errors import LtmError
-from ltm.text.encoder import DEFAULT_ENCODER, Encoder, load_encoder
-from ltm.text.writer import Writer
+from ltm.notes.encoder import DEFAULT_ENCODER, Encoder, load_encoder
+from ltm.notes.writer import Writer
 
 if TYPE_CHECKING:
     from ltm.backbone import Backbone
@@ -76,7 +76,7 @@ class Means:
             url, _, model = name.partition("#")
             if not model:
                 raise LtmError(f"writer {name} names no model; give URL#MODEL, or leave it out for the backbone")
-            from ltm.text.remote_writer import RemoteWriter
+            from ltm.notes.remote_writer import RemoteWriter
 
             return RemoteWriter(url, model)
         from ltm.methods.registry import create_method

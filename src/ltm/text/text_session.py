@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ltm.bank.results import DocumentInfo
-from ltm.documents import check_text
+from ltm.data.documents import check_text
+from ltm.data.passages import AnswerTrace, Passage, TokenUse, TracedToken
 from ltm.errors import LtmError
-from ltm.generation import OnText, Sampling
 from ltm.methods.registry import config_from_options, method_class
 from ltm.methods.text.base import TextMemory
-from ltm.passages import AnswerTrace, Passage, TokenUse, TracedToken
-from ltm.session import Answer, ReadProgress, Session
+from ltm.notes.records import Event
+from ltm.notes.store import NoteStore
+from ltm.text.generation import OnText, Sampling
 from ltm.text.means import DEFAULT_BACKBONE, Means
-from ltm.text.notes import NoteStore
-from ltm.text.records import Event
+from ltm.text.session import Answer, ReadProgress, Session
 
 _WORD = re.compile(r"\S+")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltm.documents import Document, iter_documents
+from ltm.data.documents import Document, iter_documents
 from ltm.errors import LtmError
 
 

@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
-from ltm.documents import Document
+from ltm.data.documents import Document
 from ltm.errors import LtmError
 
 _SENTENCE = re.compile(r"[^\s].{30,240}?[.!?](?=\s)", re.DOTALL)

@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ltm.documents import Document
+from ltm.data.documents import Document
 from ltm.errors import LtmError
 
 from .exercises import WORDS

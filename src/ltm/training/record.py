@@ -11,7 +11,7 @@ from typing import Any
 
 from ltm.errors import LtmError
 from ltm.facts import versions
-from ltm.methods.storage import CONFIG_FILE, WEIGHTS_FILE
+from ltm.stored_weights import CONFIG_FILE, WEIGHTS_FILE
 
 from .log import LOG_FILE
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltm.data.tokens import literal_ids
 from ltm.errors import LtmError
-from ltm.tokens import literal_ids
 
 from .config import TrainConfig
 from .corpus import Corpus

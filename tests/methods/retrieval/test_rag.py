@@ -5,7 +5,7 @@ from scripted_writer import ScriptedWriter
 
 from ltm.errors import ConfigError
 from ltm.methods.retrieval.rag import Rag, RagConfig
-from ltm.text.encoder import HashEncoder
+from ltm.notes.encoder import HashEncoder
 from ltm.text.means import Means
 
 BOOK = (

@@ -21,8 +21,8 @@ from ltm.bank.disk.file_names import MANIFEST
 from ltm.bank.disk.manifest_file import read_manifest
 from ltm.bank.disk.plain_files import all_files, open_plain, read_plain
 from ltm.bank.rows import MemoryRow
+from ltm.data.tokens import literal_ids
 from ltm.errors import BankError
-from ltm.tokens import literal_ids
 
 PIECE_TOKENS = 8192
 """Tokens that are decoded at a time."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from ltm.bank.contents import BankContents
 from ltm.console import json_text
-from ltm.documents import check_text, read_text
+from ltm.data.documents import check_text, read_text
 from ltm.errors import BankError
 
 

@@ -32,8 +32,8 @@ from ltm.backbone import Backbone
 from ltm.configs import Config
 from ltm.errors import BankMismatchError, ConfigError, LtmError
 from ltm.memory import Memory
-from ltm.methods.baselines import StreamReader
 from ltm.methods.cache.attending import KeptAttention
+from ltm.methods.stream_reader import StreamReader
 from ltm.streams import StreamMemory, Window
 from ltm.streams.kept import EMPTY, Codec, KeptCache, KeptLayer
 from ltm.streams.kept_memory import KeptMemory, KeptStream

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ltm.methods.text.base import TextFields, TextMemory
-from ltm.text.records import Event, Found
-from ltm.text.row import NoteRow
-from ltm.text.search import By
-from ltm.text.splitting import Span
-from ltm.text.writer import Message, Messages
+from ltm.notes.records import Event, Found
+from ltm.notes.row import NoteRow
+from ltm.notes.search import By
+from ltm.notes.splitting import Span
+from ltm.notes.writer import Message, Messages
 
 PASSAGE = "passage"
 """The kind of a retriever's notes."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from ltm.methods.registry import register
 from ltm.methods.retrieval.base import Retriever, RetrieverFields
+from ltm.notes.records import Found
+from ltm.notes.row import NoteRow
+from ltm.notes.splitting import Span, passages
+from ltm.notes.writer import Message, Messages
 from ltm.registry import Card
-from ltm.text.records import Found
-from ltm.text.row import NoteRow
-from ltm.text.splitting import Span, passages
-from ltm.text.writer import Message, Messages
 
 
 @dataclass(frozen=True)

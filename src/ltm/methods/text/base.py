@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from ltm.configs import Config
+from ltm.data.passages import Passage
 from ltm.errors import BankMismatchError, LtmError
 from ltm.memory import LEFT_OUT, LeftOut, Memory
 from ltm.methods.method import Method
-from ltm.passages import Passage
-from ltm.text.means import Means
-from ltm.text.notes import NoteStore
-from ltm.text.records import Event, Forgotten, Found, Note
-from ltm.text.row import NoteRow
-from ltm.text.writer import Kind, Message, Messages, OnText, write_as
+from ltm.notes.records import Event, Forgotten, Found, Note
+from ltm.notes.row import NoteRow
+from ltm.notes.store import NoteStore
+from ltm.notes.writer import Kind, Message, Messages, OnText, write_as
+
+if TYPE_CHECKING:
+    from ltm.text.means import Means
 
 Self = TypeVar("Self", bound="TextMemory")
 Given = Memory | LeftOut | None

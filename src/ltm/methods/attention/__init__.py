@@ -1,0 +1,1 @@
+"""Memory inside attention: methods whose layers look at keys and values of what was read."""

@@ -1,0 +1,152 @@
+"""LongMem: a frozen backbone fills a bank of keys and values, a SideNet retrieves from it and fuses both.
+
+How a token is scored: the backbone runs over the local window; its hidden states drive the SideNet, whose memory layer
+attends locally and over the chunks that it retrieves; the SideNet's output goes through the backbone's head.
+How a token is remembered: in segments of `segment_size` tokens, each encoded on its own from position 0 by the
+backbone up to the memory layer; that layer's keys (position-free) and values go to the bank, after the segment was
+scored, so that a token remembers only earlier segments.
+
+What differs from the released code (Victorwz/LongMem): rows have memories of their own (`shared_memory=True` gives the
+released behaviour); a query that finds fewer chunks than asked gets a mask instead of repeated entries; the last tokens
+of a segment that fill no chunk are kept as a short chunk instead of dropped; eviction drops the oldest chunks one by
+one instead of two segments at once; queries and keys meet without rotary embedding (the released backbone uses ALiBi,
+whose bias it does not apply to memory). The last hidden state is taken before the backbone's final norm, as the others
+are, so that residuals telescope; the released backbone gives it after the norm, and the last residual is then a
+difference of two kinds. With either choice the rest is the same (`parity_longmem.py`). The gate's sigmoid
+weighs the local side, as in the paper's equation; the released code has it on the memory side, which is the same family
+with the other sign.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from ltm.attention import StopForward, attach
+from ltm.backbone import Backbone
+from ltm.bank import LayeredBank
+from ltm.bank.storage import STORAGE_OPTIONS
+from ltm.methods.attention.base import BankReader, Scored
+from ltm.methods.attention.longmem.config import LongMemConfig
+from ltm.methods.attention.longmem.reader import SideNetDriver, copy_from_memory, recent_ids
+from ltm.methods.attention.longmem.sidenet import SideNet
+from ltm.methods.attention.memory_reader import KeyValueTap, MemoryReader
+from ltm.methods.method import Card
+from ltm.methods.registry import register
+from ltm.streams import Window
+
+
+@register("longmem")
+class LongMem(BankReader):
+    """The flagship method; see the module's text, `LongMemConfig` and `SideNet`.
+
+    >>> backbone = load_backbone("smollm2-135m")  # doctest: +SKIP
+    >>> model = LongMem(backbone, LongMemConfig())  # doctest: +SKIP
+    >>> model.read(past); model.generate(present, max_new_tokens=20)  # doctest: +SKIP
+    """
+
+    config_class = LongMemConfig
+    bank_options = ("memory_layer", "chunk_size", "segment_size", *STORAGE_OPTIONS)
+    num_networks = 2
+    card = Card(
+        "Wang et al., 2023, arXiv:2306.07174",
+        "long-text perplexity, in-context learning from thousands of remembered demonstrations",
+        "separate rows, masks, identity start, RoPE backbones by position-free keys, a pointer that copies",
+        needs_training=True,
+    )
+
+    def __init__(self, backbone: Backbone, config: LongMemConfig):
+        layer = config.resolved_memory_layer(backbone.view.num_layers)
+        shared = config.shared_memory
+        super().__init__(backbone, config, memory_layer=layer, chunk_size=config.chunk_size, shared_memory=shared)
+        self.sidenet = SideNet(backbone.view, config).to(backbone.device)
+        self.uses_memory = config.use_memory
+
+    @property
+    def trained_module(self) -> nn.Module:
+        return self.sidenet
+
+    def local_share(self) -> Tensor | None:
+        return self.sidenet.local_share()
+
+    # scoring
+
+    def score(self, window: Window) -> Scored:
+        past, stream = self.past_of(window), window.stream
+        driver = self._driver(past, None if stream is None else stream.caches[1])
+        logits, keys, values = self.run((driver,), window)
+        if isinstance(driver.observer, KeyValueTap):
+            assert driver.observer.keys is not None and driver.observer.values is not None
+            keys, values = driver.observer.keys, driver.observer.values
+        if self.sidenet.pointer is not None and past:
+            ids, mask = window.ids, window.mask
+            before = stream.tokens if stream is not None and mask.shape[1] > ids.shape[1] else None
+            recent = recent_ids(ids, mask[:, -ids.shape[1] :], before, logits.shape[1])
+            logits = self._copy(logits, driver, keys, recent, past)
+        return Scored(logits, keys, values)
+
+    def _driver(self, past: LayeredBank | None, cache: Any, stop: bool = False) -> SideNetDriver:
+        """The SideNet beside the backbone, reading from a past; coupled, with its own keys and values observed."""
+        config, reader = self.method_config, None
+        if past:
+            num_chunks = config.retrieved_tokens // config.chunk_size
+            reader = MemoryReader(self.sidenet.memory_layer, past, num_chunks, self.local_share(), self.tracing)
+        observer = KeyValueTap(self.sidenet.memory_layer, stop) if config.coupled else None
+        return SideNetDriver(self.sidenet, config, self.backbone.view.num_layers, reader, cache, observer, stop)
+
+    def _copy(self, logits: Tensor, driver: SideNetDriver, keys: Tensor, recent: Tensor, past: LayeredBank) -> Tensor:
+        """Logits of the last tokens with what the pointer copies mixed in."""
+        pointer, scored = self.sidenet.pointer, logits.shape[1]
+        assert pointer is not None and driver.output is not None
+        config = self.method_config
+        num_chunks = config.pointer_tokens // config.chunk_size
+        hidden, keys = driver.output[:, -scored:], keys[:, :, -scored:]
+        trust = config.pointer_trust
+        return copy_from_memory(pointer, logits, hidden, keys, recent, past, num_chunks, trust, self.tracing)
+
+    # remembering
+
+    @torch.no_grad()
+    def encode_keys_values(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.method_config.coupled:
+            return super().encode_keys_values(ids, mask)
+        driver = self._driver(None, None, stop=True)
+        with attach(self.backbone.view, driver), suppress(StopForward):
+            self.encode_alone(ids, mask)
+        tap = driver.observer
+        assert isinstance(tap, KeyValueTap) and tap.keys is not None and tap.values is not None
+        return tap.keys, tap.values
+
+    def before_remembering(self, keys: Tensor, mask: Tensor) -> None:
+        """What training remembers first tells the pointer where keys lie; all processes take the first one's."""
+        pointer = self.sidenet.pointer
+        if pointer is None or not self.training or pointer.is_calibrated:
+            return
+        pointer.calibrate(keys.detach(), mask)
+        if distributed.is_initialized():
+            for tensor in (pointer.center, pointer.spread):
+                distributed.broadcast(tensor.data, src=0)
+
+    @property
+    def encoder(self) -> str | None:
+        return self._digest() if self.method_config.coupled else None
+
+    def _digest(self) -> str:
+        """Of the SideNet's weights."""
+        digest = hashlib.sha256()
+        for tensor in self.sidenet.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def load_trained_state(self, state: dict[str, Tensor], source: str) -> None:
+        """pointer=False leaves out the pointer of weights that were trained with one."""
+        if not self.method_config.pointer:
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("pointer.")}
+        super().load_trained_state(state, source)
+
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        self.sidenet.checkpointing = True

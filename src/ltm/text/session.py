@@ -1,0 +1,407 @@
+"""Session: text in, text out, with provenance. What the command line, a server and notebooks call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltm.backbone import load_backbone
+from ltm.bank import Bank, DocumentInfo
+from ltm.bank.disk.lock import WriteLock
+from ltm.bank.disk.manifest import Head
+from ltm.bank.disk.manifest_file import read_head
+from ltm.bank.storage import STORAGE_OPTIONS
+from ltm.configs import DEFAULT_BACKBONE, DEFAULT_METHOD, config_from_options
+from ltm.data.documents import check_text
+from ltm.data.passages import AnswerTrace, Passage, SourceText, UsedSpan, find_passages, trace_tokens
+from ltm.data.tokens import TokenBlock, token_blocks, token_ids
+from ltm.errors import LtmError
+from ltm.memory import LEFT_OUT, LeftOut, Memory
+from ltm.methods import Reader, method_class
+from ltm.methods.banks import method_entry
+from ltm.methods.opening import open_method
+from ltm.streams.scoring import score_stream
+from ltm.tasks.perplexity import DocumentScore, PerplexityResult
+from ltm.text.generation import OnText, Sampling, generate, plain_ids, question_ids
+
+if TYPE_CHECKING:
+    from ltm.methods.trace import UsedChunk
+
+BLOCK_TOKENS = 4096
+"""Tokens read between two reports of progress, rounded down to whole segments."""
+SAVE_TOKENS = 8192
+"""Tokens read between two saves: at most so many are lost when a read is killed."""
+NUM_PASSAGES = 5
+
+
+@dataclass(frozen=True)
+class ReadProgress:
+    """How far a read is: tokens read so far, characters done and in all, bytes of the whole bank."""
+
+    document: str
+    tokens: int
+    chars: int
+    total_chars: int
+    bank_bytes: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a session answered.
+
+    text; token_ids without the end token; passages of memory it used, most used first (empty without trace);
+    prompt_tokens; ended: the model ended it itself (False: max_new_tokens did); seconds for prompt and answer; trace:
+    what each token used (empty without trace), for `ltm.text.trace_page`.
+    """
+
+    text: str
+    token_ids: list[int]
+    passages: list[Passage]
+    prompt_tokens: int
+    ended: bool
+    seconds: float
+    trace: AnswerTrace = field(default_factory=AnswerTrace)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens by the seconds for prompt and answer together."""
+        return len(self.token_ids) / self.seconds if self.seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = asdict(replace(self, trace=AnswerTrace()))
+        del plain["trace"]  # many times as long as the rest
+        return {**plain, "tokens_per_second": self.tokens_per_second}
+
+
+class Session:
+    """A method with its memory, spoken to in text; from several threads, too, which take turns.
+
+    method: any of `ltm.methods`; reading, deleting and saving need one with a bank. tokenizer: None takes the
+    backbone's. path: the directory of the bank, where `read` and `save` write; None keeps the memory in this process.
+    memory: what this session reads into and answers with, so that one method serves many; left out, the method's own.
+    Raises LtmError where there is no tokenizer.
+
+    >>> session = Session.open(backbone="smollm2-135m")  # doctest: +SKIP
+    >>> session.read(open("moby.txt").read(), "moby.txt")  # doctest: +SKIP
+    >>> session.ask("Who is Queequeg?", trace=True).passages[0]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        method: Reader,
+        tokenizer: Any = None,
+        path: str | Path | None = None,
+        memory: Memory | LeftOut = LEFT_OUT,
+    ):
+        self.method, self._given = method, memory
+        self.tokenizer: Any = method.backbone.tokenizer if tokenizer is None else tokenizer
+        self.path = None if path is None else Path(path)
+        if self.tokenizer is None:
+            raise LtmError(
+                f"backbone {method.backbone.name} has no tokenizer; give one: Session(method, tokenizer=...)"
+            )
+
+    @classmethod
+    def open(
+        cls,
+        bank_path: str | Path | None = None,
+        backbone: str | None = None,
+        method: str | None = None,
+        sidenet: str | Path | None = None,
+        device: str | None = None,
+        **options: Any,
+    ) -> Session:
+        """A session on a saved bank, or on an empty memory.
+
+        bank_path: a directory that `save` wrote, or one that is to be made; the backbone is loaded by the name and in
+        the dtype that the bank was made with. backbone: a name for `load_backbone`; None: the bank's, else
+        smollm2-135m. method: None: the bank's, else longmem. sidenet: what `ltm train` wrote; None: what the bank was
+        read with, else the SideNet shipped for this backbone. options: fields of the method's config; those that
+        shape a bank are as it has them. Raises LtmError for anything that does not fit together.
+
+        >>> Session.open("moby.bank").ask("Who is Queequeg?").text  # doctest: +SKIP
+        """
+        path = None if bank_path is None else Path(bank_path)
+        method = method_of(path, method)
+        if path is not None and not method_class(method).keeps_bank:
+            raise LtmError(_no_bank(method))
+        if path is None or not Bank.exists(path):
+            loaded = load_backbone(backbone or DEFAULT_BACKBONE, device=device)
+            return cls(open_method(method, loaded, sidenet, **options), path=path)
+        saved = read_head(path)
+        options = _options_of(saved, method) | options
+        sidenet = _weights_of(saved, path) if sidenet is None else sidenet
+        dtype = saved.fingerprint.dtype if saved.fingerprint else "auto"
+        loaded = load_backbone(backbone or saved.backbone or DEFAULT_BACKBONE, dtype=dtype, device=device)
+        bank = Bank.load(path, fingerprint=loaded.fingerprint, device=loaded.device)
+        session = cls(open_method(method, loaded, sidenet, **options), path=path)
+        session.method.use_bank(bank)
+        bank.method = bank.method or method_entry(session.method)  # a bank of version 2 does not name it
+        return session
+
+    # the memory
+
+    @property
+    def memory(self) -> Any:
+        """What this session reads into and answers with."""
+        return self.method.memory if isinstance(self._given, LeftOut) else self._given
+
+    @property
+    def bank(self) -> Bank:
+        """The bank in which the memory lies, made at first use. Raises LtmError where the method keeps none."""
+        method, bank = self.method, self.memory.bank
+        if not method.keeps_bank:
+            raise LtmError(_no_bank(method.name))
+        if bank is None:
+            method.use_bank(method.new_bank(1))
+            return method.memory.bank
+        bank.begin(1)
+        return bank
+
+    @property
+    def documents(self) -> list[DocumentInfo]:
+        """What is in the memory, in the order it was read."""
+        with self._alone():
+            bank = self.memory.bank
+            return [] if bank is None else bank.documents
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return self.method.alone(self._given)
+
+    def read(
+        self,
+        text: str,
+        name: str,
+        path: str | Path | None = None,
+        progress: Callable[[ReadProgress], None] | None = None,
+        ranges: Sequence[tuple[int, int]] | None = None,
+    ) -> DocumentInfo:
+        """Take a text in as the document `name`.
+
+        path: bank directory to save to every few thousand tokens, so that a read that is killed leaves what was
+        complete; None: the session's own, if it has one. A document of this name that was read to its end is left
+        as it is if its text is the same, and LtmError otherwise; one that was cut off is read anew. A text shorter
+        than a chunk is remembered as a short chunk; one without any token is refused. ranges: the characters that are
+        to be remembered; None: all. BankError where another process writes to the directory; none can while this
+        reads. A read that fails leaves the memory as it was; what it had saved stays in the directory, incomplete,
+        until the next save.
+        """
+        check_text(name, "the name")
+        check_text(text, name)
+        directory = self.path if path is None else Path(path)
+        with self._alone():
+            bank = self.bank
+            known = self._known(name, text)
+            if known is not None:
+                return known
+            self._check_room(text, name)
+            with self.memory.undone_on_failure(), nullcontext() if directory is None else WriteLock(directory):
+                return self._read(bank, text, name, directory, progress, ranges)
+
+    def _read(
+        self,
+        bank: Bank,
+        text: str,
+        name: str,
+        directory: Path | None,
+        progress: Callable[[ReadProgress], None] | None,
+        ranges: Sequence[tuple[int, int]] | None,
+    ) -> DocumentInfo:
+        """A document that is not known yet."""
+        document: int | None = None
+        tokens = unsaved = 0
+        for block in self._blocks(text, ranges):
+            if document is None:
+                document = bank.add_document(name, text=text)
+            spans = None if block.spans is None else block.spans[None].to(self.method.device)
+            ids = block.ids[None].to(self.method.device)
+            self.method.read(ids, documents=[document], spans=spans, memory=self._given)
+            tokens, unsaved = tokens + len(block.ids), unsaved + len(block.ids)
+            if directory is not None and unsaved >= SAVE_TOKENS:
+                bank.save(directory)
+                unsaved = 0
+            if progress is not None:
+                progress(ReadProgress(name, tokens, block.end, len(text), bank.nbytes))
+        if document is None:
+            raise LtmError(f"{name} holds no text; give it at least one word")
+        bank.finish_document(document)
+        if directory is not None:
+            bank.save(directory)
+        return bank.document_info(document)
+
+    def delete(self, document: str | int) -> DocumentInfo:
+        """Remove a document, by name or id, from the memory; `save` removes it from the disk. Returns what it was."""
+        with self._alone():
+            matching = [info for info in self.documents if document in (info.name, info.id)]
+            if not matching:
+                names = ", ".join(sorted({info.name for info in self.documents})) or "nothing"
+                raise LtmError(f"no document {document!r} in this memory; it holds: {names}")
+            if len(matching) > 1:
+                ids = ", ".join(str(info.id) for info in matching)
+                raise LtmError(f"{len(matching)} documents are called {document!r}; give the id of one: {ids}")
+            self.bank.delete_document(matching[0].id)
+            return matching[0]
+
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write the memory to `path` (None: where it was opened from); only what is new is written."""
+        directory = self.path if path is None else Path(path)
+        if directory is None:
+            raise LtmError("this session was opened without a bank; give save() a path")
+        with self._alone():
+            self.bank.save(directory)
+        self.path = directory
+        return directory
+
+    # text in, text out
+
+    def ask(
+        self,
+        question: str,
+        *,
+        history: Sequence[dict[str, str]] = (),
+        trace: bool = False,
+        on_text: OnText | None = None,
+        **sampling: Any,
+    ) -> Answer:
+        """Answer a question with what is remembered.
+
+        history: earlier turns, {"role": "user" or "assistant", "content": ...}, in the model's chat template or, where
+        it has none, line by line before the question;
+        trace: find the passages that the answer used; on_text: gets the text as it comes; sampling: fields of
+        `Sampling` (max_new_tokens, temperature, ...).
+        """
+        check_text(question, "the question")
+        return self._answer(question_ids(self.tokenizer, question, history), trace, on_text, sampling)
+
+    def continue_text(
+        self, text: str, *, trace: bool = False, on_text: OnText | None = None, **sampling: Any
+    ) -> Answer:
+        """Go on from a text as it stands, without a chat template; arguments as for `ask`."""
+        check_text(text, "the text")
+        return self._answer(plain_ids(self.tokenizer, text), trace, on_text, sampling)
+
+    def perplexity(self, text: str) -> PerplexityResult:
+        """How well the text is predicted, token by token, given what is remembered; the memory stays as it is."""
+        ids = token_ids(self.tokenizer, text)
+        if len(ids) < 2:
+            raise LtmError(f"the text has {len(ids)} tokens; perplexity needs two or more")
+        with self._alone():
+            return PerplexityResult([DocumentScore("text", score_stream(self.method, ids, memory=self._given))], 0.0)
+
+    def _answer(self, ids: Any, trace: bool, on_text: OnText | None, sampling: dict[str, Any]) -> Answer:
+        options = config_from_options(Sampling, sampling, "generation")
+        with self._alone():  # what the trace names is looked up before anybody deletes it
+            made = generate(self.method, self.tokenizer, ids, options, memory=self._given, trace=trace, on_text=on_text)
+            spans, texts = self._spans(made.used) if trace else ({}, {})
+        passages = find_passages(list(spans.values()), texts, NUM_PASSAGES)
+        words = _words(self.tokenizer, made.token_ids) if trace else []
+        by_token = [[(spans[chunk.slot], chunk.weight) for chunk in used] for used in made.used_by_token]
+        by_token = [[]] * (len(words) - len(by_token)) + by_token  # nothing is noted where nothing is remembered
+        traced = trace_tokens(words, by_token, list(spans.values()), texts) if trace else AnswerTrace()
+        return Answer(made.text, made.token_ids, passages, made.prompt_tokens, made.ended, made.seconds, traced)
+
+    def _spans(self, used: Sequence[UsedChunk]) -> tuple[dict[int, UsedSpan], dict[int, SourceText]]:
+        """The chunks used, by slot, most used first, and the documents they lie in."""
+        bank = self.memory.bank
+        if bank is None or not used:
+            return {}, {}
+        sources = bank.sources([chunk.slot for chunk in used], 0)
+        spans = {
+            s.slot: UsedSpan(s.document, s.start, s.end, self.tokenizer.decode(s.token_ids), chunk.weight)
+            for s, chunk in zip(sources, used, strict=True)
+        }
+        wanted = {span.document for span in spans.values() if span.document is not None}
+        known = [bank.document_info(number) for number in wanted if number in bank.document_registry]
+        texts = {info.id: (info.name, bank.document_text(info.id)) for info in sorted(known, key=lambda info: info.id)}
+        return spans, {number: SourceText(name, text) for number, (name, text) in texts.items() if text is not None}
+
+    # helpers
+
+    def _known(self, name: str, text: str) -> DocumentInfo | None:
+        """A whole document of this name and text; one that was cut off is removed."""
+        bank = self.bank
+        for info in bank.documents_named(name):
+            if not info.complete:
+                bank.delete_document(info.id)
+            elif bank.document_text(info.id) == text:
+                return info
+            else:
+                raise LtmError(
+                    f"this memory holds another text called {name}; delete that one first, or rename the new one"
+                )
+        return None
+
+    def _check_room(self, text: str, name: str) -> None:
+        """Refuse a text that a method's stream cannot hold before anything is read of it."""
+        limit = self.method.max_stream_tokens
+        if limit is None:
+            return
+        held, new = self.bank.num_tokens(0), len(token_ids(self.tokenizer, text))
+        if held + new > limit:
+            before = f" after {held:,} that were read" if held else ""
+            raise LtmError(
+                f"{name} has {new:,} tokens{before}, but {self.method.name} on {self.method.backbone.name} ends at "
+                f"{limit:,}: it keeps true positions; read less, take a backbone with more positions, or a method "
+                f"without that end, such as {DEFAULT_METHOD}"
+            )
+
+    def _blocks(self, text: str, ranges: Sequence[tuple[int, int]] | None) -> Iterator[TokenBlock]:
+        """The tokens of a text, or of ranges of its characters, their own ranges counted from the text's start."""
+        for start, end in [(0, len(text))] if ranges is None else ranges:
+            for block in token_blocks(self.tokenizer, text[start:end], self._block_tokens()):
+                spans = None if block.spans is None else block.spans + start
+                yield TokenBlock(block.ids, spans, block.end + start)
+
+    def _block_tokens(self) -> int:
+        """Whole segments, so that what is remembered does not depend on how a text is cut into blocks."""
+        segment = getattr(self.method.method_config, "segment_size", 1)
+        return max(BLOCK_TOKENS // segment, 1) * segment
+
+
+def _words(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text; characters made of several tokens come with the last of them."""
+    words, done = [], ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+        whole = text if end == len(ids) else text.rstrip("\ufffd")
+        words.append(whole[len(done) :])
+        done = max(done, whole, key=len)
+    return words
+
+
+def _no_bank(method: str) -> str:
+    return f"method {method} keeps no bank; use one that does, such as {DEFAULT_METHOD}"
+
+
+def method_of(path: Path | None, asked: str | None) -> str:
+    """The method of a memory, or the one asked for where there is none yet. Raises LtmError where the two differ."""
+    made = read_head(path).method if path is not None and Bank.exists(path) else None
+    if made is not None and asked not in (None, made.name):
+        raise LtmError(
+            f"{path} was made by method {made.name}; leave --method {asked} out, or build a memory for it from the "
+            f"same texts: ltm bank rebuild {path} -o NEW --method {asked}"
+        )
+    return made.name if made is not None else asked or DEFAULT_METHOD
+
+
+def _options_of(saved: Head, method: str) -> dict[str, Any]:
+    """The fields of a method's config that are to be as a bank has them."""
+    chosen = method_class(method)
+    known = {field.name for field in fields(chosen.config_class)}
+    noted = {} if saved.method is None else saved.method.options
+    shared = {name: getattr(saved.config, name) for name in ("chunk_size", *STORAGE_OPTIONS) if name in known}
+    return {name: value for name, value in noted.items() if name in chosen.bank_options} | shared
+
+
+def _weights_of(saved: Head, path: Path) -> Path | None:
+    """The directory of the trained weights that a bank was read with; None: those that are shipped, or none."""
+    if saved.method is None or saved.method.weights is None:
+        return None
+    weights = Path(saved.method.weights)
+    if not weights.is_dir():
+        raise LtmError(f"{path} was read with the weights in {weights}, which are not there; give --sidenet")
+    return weights
