@@ -43,14 +43,22 @@ class Bench:
         }
         return TrainConfig(**{**defaults, **options})
 
-    def trainer(self, out="out", method=None, validation=None, weights=None, **options) -> Trainer:
+    def trainer(
+        self, out="out", method=None, validation=None, weights=None, learner=None, stages=1, **options
+    ) -> Trainer:
         config = self.config(**options)
-        stream = SegmentStream.from_config(self.corpus(), ByteTokenizer(), config, weights)
-        method = method or FakeMethod()
-        return Trainer(method, stream, config, self.folder / out, validation, plot=False, quiet=True)
+        streams = [
+            SegmentStream.from_config(corpus, ByteTokenizer(), config, weights)
+            for corpus in (self.corpus(), self.other_corpus())[:stages]
+        ]
+        shown = {"learner": learner, "plot": False, "quiet": True}
+        return Trainer(method or FakeMethod(), streams, config, self.folder / out, validation, **shown)
 
     def corpus(self) -> Corpus:
         return Corpus([make_documents(self.lengths)])
+
+    def other_corpus(self) -> Corpus:
+        return Corpus([make_documents([33, 50, 21], "other")])
 
     def validation(self) -> Validation:
         corpus = Corpus([make_documents([40, 20], "held")])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from ltm.backbone import Backbone
+from ltm.memory import Memory
 
 VOCAB, HIDDEN = 64, 16
 
@@ -33,12 +35,23 @@ class ByteTokenizer:
         return {"input_ids": [ord(letter) % VOCAB for letter in text]}
 
 
-class MeanBank:
+class Means(Memory):
     """Row -> running mean of what it read, and how many tokens that was."""
 
-    def __init__(self) -> None:
-        self.means: dict[int, Tensor] = {}
-        self.counts: dict[int, int] = {}
+    def __init__(self, rows: int = 0) -> None:
+        self.rows, self.means, self.counts = rows, dict[int, Tensor](), dict[int, int]()
+
+    @property
+    def num_rows(self) -> int:
+        return self.rows
+
+    @property
+    def nbytes(self) -> int:
+        return sum(mean.nbytes for mean in self.means.values())
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.means
 
     def add(self, row: int, states: Tensor) -> None:
         count = self.counts.get(row, 0)
@@ -46,26 +59,29 @@ class MeanBank:
         self.counts[row] = count + len(states)
         self.means[row] = total / self.counts[row]
 
-    def forget(self, rows: list[int]) -> None:
-        for row in rows:
+    def reset(self, rows: Any = None) -> None:
+        for row in [*self.means] if rows is None else [int(row) for row in rows]:
             self.means.pop(row, None)
             self.counts.pop(row, None)
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.means
 
     def save(self, path: Path) -> None:
         path.mkdir()
         save_file({str(row): mean.contiguous() for row, mean in self.means.items()}, path / "means.safetensors")
-        (path / "counts.json").write_text(json.dumps(self.counts))
+        (path / "counts.json").write_text(json.dumps([self.rows, self.counts]))
 
     @classmethod
-    def load(cls, path: Path, *, device: Any = None, mmap: bool = True) -> MeanBank:
-        bank = cls()
-        bank.means = {int(row): mean for row, mean in load_file(path / "means.safetensors").items()}
-        bank.counts = {int(row): count for row, count in json.loads((path / "counts.json").read_text()).items()}
-        return bank
+    def load(cls, path: Path, *, device: Any = None) -> Means:
+        rows, counts = json.loads((path / "counts.json").read_text())
+        memory = cls(rows)
+        memory.means = {int(row): mean for row, mean in load_file(path / "means.safetensors").items()}
+        memory.counts = {int(row): count for row, count in counts.items()}
+        return memory
+
+    def select(self, rows: Any) -> Means:
+        raise NotImplementedError
+
+    def undone_on_failure(self) -> Any:
+        raise NotImplementedError
 
 
 class FakeMethod(nn.Module):
@@ -83,53 +99,44 @@ class FakeMethod(nn.Module):
             tie_word_embeddings=True,
             initializer_range=0.3,
         )
-        self.model = LlamaForCausalLM(config).requires_grad_(False).eval()
+        self.model = LlamaForCausalLM(config)
+        self.backbone = Backbone("fake", self.model)
         torch.manual_seed(seed)
         self.local = nn.Linear(HIDDEN, HIDDEN)
         self.remembered = nn.Linear(HIDDEN, HIDDEN)
         self.norm = nn.LayerNorm(HIDDEN)
         self.gate = nn.Parameter(torch.zeros(1, 2, 1, 1))
         self.dropout = nn.Dropout(dropout)
-        self.memory = MeanBank()
-        self.use_memory = True
+        self.uses_memory, self.in_training = True, False
         self.calls: list[dict[str, Any]] = []
         self.resets: list[list[int] | None] = []
         self.checkpointed = False
 
-    def forward(self, input_ids, attention_mask=None, labels=None, memory_rows=None, remember=False):
+    def forward(self, input_ids, attention_mask=None, labels=None, memory=None, remember=False):
         self.calls.append({"rows": len(input_ids), "training": self.training, "remember": remember})
         states = self.model.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        rows = range(len(input_ids)) if memory_rows is None else memory_rows.tolist()
-        past = torch.stack([self._past(row, states) for row in rows])  # [batch, hidden_size]
+        rows = range(len(input_ids))
+        held = {} if memory is None else memory.means
+        past = torch.stack([held.get(row, torch.zeros(HIDDEN)) for row in rows])  # [batch, hidden_size]
         gate = torch.sigmoid(self.gate.float()).mean()
         mixed = self.local(states) + gate * self.remembered(past)[:, None]
         logits = self.model.lm_head(self.dropout(self.norm(states + mixed)).to(states.dtype))
         targets = labels[:, 1:].reshape(-1)
         loss = functional.cross_entropy(logits[:, :-1].reshape(-1, VOCAB).float(), targets)
-        if remember:
+        if remember and memory is not None:
             for row, state, mask in zip(rows, states.detach().float(), attention_mask.bool(), strict=True):
-                self.memory.add(row, state[mask])
+                memory.add(row, state[mask])
         return SimpleNamespace(loss=loss, logits=logits)
 
-    def _past(self, row: int, states: Tensor) -> Tensor:
-        held = self.memory.means.get(row) if self.use_memory else None
-        return torch.zeros(HIDDEN) if held is None else held
+    def new_memory(self, rows: int = 0) -> Means:
+        return Means(rows)
 
-    def reset(self, rows: Any = None) -> None:
+    def load_memory(self, path: Path, *, mmap: bool) -> Means:
+        return Means.load(path)
+
+    def reset(self, rows: Any = None, *, memory: Means) -> None:
         self.resets.append(None if rows is None else [int(row) for row in rows])
-        self.memory.forget(list(self.memory.means) if rows is None else [int(row) for row in rows])
-
-    def new_memory(self) -> MeanBank:
-        return MeanBank()
-
-    def load_memory(self, path: Path, *, mmap: bool) -> MeanBank:
-        return MeanBank.load(path)
-
-    @contextmanager
-    def memory_off(self) -> Iterator[None]:
-        self.use_memory = False
-        yield
-        self.use_memory = True
+        memory.reset(rows)
 
     def gate_summary(self) -> dict[str, float]:
         return {"gate": float(torch.sigmoid(self.gate.detach()).mean())}

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from fake_method import FakeMethod
+from fake_method import FakeMethod, Means
 from safetensors.torch import load_file
 
 from ltm.errors import LtmError
@@ -124,7 +124,7 @@ def test_memory_is_part_of_a_checkpoint(bench):
         def forward(self, *args, **kwargs):
             output = super().forward(*args, **kwargs)
             if len(self.calls) == 3:
-                self.memory.forget([0, 1])
+                kwargs["memory"].reset([0, 1])
             return output
 
     bench.trainer("parts", Forgetful(), max_steps=3, schedule="constant").train()
@@ -150,7 +150,7 @@ def test_accumulated_segments_weigh_by_their_scored_tokens(bench):
     trainer = bench.trainer(method=method, batch_rows=1, gradient_accumulation=2, max_grad_norm=None, max_steps=1)
     batches = [next(trainer.stream), next(trainer.stream)]
     assert [batch.num_scored for batch in batches] == [7, 2]
-    reference = FakeMethod(dropout=0.0)
+    reference, memory = FakeMethod(dropout=0.0), Means(1)
     losses = []
     for batch in batches:
         inputs = {
@@ -158,7 +158,7 @@ def test_accumulated_segments_weigh_by_their_scored_tokens(bench):
             "attention_mask": batch.attention_mask,
             "labels": batch.labels,
         }
-        losses.append(reference(**inputs, remember=True).loss * batch.num_scored)
+        losses.append(reference(**inputs, memory=memory, remember=True).loss * batch.num_scored)
     (sum(losses) / 9).backward()
     trainer.optimizer.zero_grad = lambda set_to_none: None  # keep the gradients to look at them
     figures = trainer.stepper.step(batches, rate=0.0)
@@ -266,7 +266,7 @@ def test_method_without_trained_parts_is_refused(bench):
 
 def test_only_matrices_decay(bench):
     method = FakeMethod()
-    named = named_trainables(method)
+    named = named_trainables(method, bench.config())
     groups = build_optimizer(named, bench.config(weight_decay=0.5)).param_groups
     names = {id(parameter): name for name, parameter in named.items()}
     decay = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}

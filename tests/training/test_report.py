@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from conftest import make_documents
-from fake_method import ByteTokenizer, FakeMethod
+from fake_method import ByteTokenizer, FakeMethod, Means
 from rich.console import Console
 
 from ltm.console import RunDisplay
@@ -137,12 +137,11 @@ def test_validation_by_hand():
             for document in documents:
                 ids = torch.tensor([ByteTokenizer()(document.text, add_special_tokens=False)["input_ids"]])[:, :16]
                 for suffix in ("", " off"):
-                    method.reset()
+                    memory = None if suffix else Means()
                     for piece in ids.split(8, dim=1):
                         if piece.shape[1] < 2:
                             continue
-                        remember = not suffix
-                        output = method(piece, torch.ones_like(piece), piece, remember=remember)
+                        output = method(piece, torch.ones_like(piece), piece, memory, remember=True)
                         sums[name + suffix][0] += float(output.loss) * (piece.shape[1] - 1)
                         sums[name + suffix][1] += piece.shape[1] - 1
     total = [sum(sums[k][n] for k in ("a", "b")) for n in (0, 1)]

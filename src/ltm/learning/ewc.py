@@ -23,13 +23,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ltm.errors import ConfigError
+from ltm.configs import Config
 from ltm.learning.base import Inputs, Learner
 from ltm.learning.registry import register
 from ltm.registry import Card
@@ -37,7 +37,7 @@ from ltm.training.protocol import TrainableMethod
 
 
 @dataclass(frozen=True)
-class EwcConfig:
+class EwcConfig(Config):
     """Raises ConfigError with every problem of the values together."""
 
     strength: float = 1.0
@@ -47,16 +47,7 @@ class EwcConfig:
     labels: Literal["drawn", "text"] = "drawn"
     """Whose next tokens importance is about: 'drawn' by the model (the paper) or those of the 'text' (common code)."""
 
-    def __post_init__(self) -> None:
-        problems = []
-        if not self.strength >= 0:
-            problems.append(f"strength={self.strength}; use 0 or more")
-        if self.fisher_batches < 1:
-            problems.append(f"fisher_batches={self.fisher_batches}; use 1 or more")
-        if self.labels not in ("drawn", "text"):
-            problems.append(f"labels={self.labels!r}; use 'drawn' or 'text'")
-        if problems:
-            raise ConfigError(problems)
+    LEAST: ClassVar[Mapping[str, float]] = {"strength": 0, "fisher_batches": 1}
 
 
 @register("ewc")

@@ -74,6 +74,8 @@ class TrainConfig:
     """Newest checkpoints that are kept; older ones are removed."""
     train_only: str | None = None
     """Train only weights whose name contains this, such as pointer; unset: all."""
+    train_backbone: str | None = None
+    """Train the backbone's weights, too, whose name contains this, such as layers.29; unset: none (frozen)."""
     max_bad_steps: int = 5
     """Stop after this many steps in a row whose loss or gradient is not finite."""
 

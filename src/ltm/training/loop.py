@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,16 @@ from accelerate.utils import set_seed
 
 from ltm.console import RunDisplay
 from ltm.errors import LtmError
+from ltm.learning.base import Learner
 
 from .checkpoint import Checkpointer, list_checkpoints
 from .config import TrainConfig
 from .log import TrainLog
 from .optimizer import build_optimizer, named_trainables, share_weights
 from .plot import plot_loss
-from .protocol import TrainableMethod, set_aside_memory
+from .protocol import TrainableMethod
 from .record import PLOT_FILE, check_out, write_run_record
+from .run import Run
 from .schedule import learning_rate_at, progress_fraction
 from .setup import choose_device, choose_precision, make_accelerator
 from .signals import StopRequest
@@ -34,12 +35,14 @@ from .validation import Validate
 class Trainer:
     """Trains a method on a stream of segments; the result lies in out_dir as the method saves itself.
 
-    stream: see `SegmentStream`; the trainer shards it over processes. validation: a `Validation`, or any
-    function of the method that gives figures. plot: draw loss.png from the log at the end. quiet: show
-    nothing.
+    stream: see `SegmentStream`, or several, which are trained on one after another as stages: each has all of the
+    config's steps, tokens or minutes, and begins as a run of its own would, from the weights of the stage before. The
+    trainer shards streams over processes. learner: what keeps earlier stages from being forgotten; None: nothing.
+    validation: a `Validation`, or any function of the method that gives figures. plot: draw loss.png from the log at
+    the end. quiet: show nothing.
     One process trains on the device that the method is on, several (torchrun, accelerate launch) on one each.
 
-    out_dir gets train_config.json, log.jsonl, loss.png, checkpoints/ and what `save_pretrained` writes.
+    out_dir gets train_config.json, log.jsonl, loss.png, checkpoints/ and what the method and the learner save.
 
     >>> stream = SegmentStream.from_config(corpus, tokenizer, config)  # doctest: +SKIP
     >>> trainer = Trainer(method, stream, config, "out")  # doctest: +SKIP
@@ -50,30 +53,44 @@ class Trainer:
     def __init__(
         self,
         method: TrainableMethod,
-        stream: SegmentStream,
+        stream: SegmentStream | Sequence[SegmentStream],
         config: TrainConfig,
         out_dir: str | Path,
         validation: Validate | None = None,
         *,
+        learner: Learner | None = None,
         plot: bool = True,
         quiet: bool = False,
     ):
         self.accelerator = make_accelerator(method)
-        self.config, self.out_dir, self.validation, self.stream = config, Path(out_dir), validation, stream
+        self.config, self.out_dir, self.validation = config, Path(out_dir), validation
         self.plot, self.quiet = plot, quiet
         self.device = choose_device(method, self.accelerator)
         self.method = method.to(self.device)
-        self.parameters = named_trainables(method, config.train_only)
+        self.parameters = named_trainables(method, config)
         for parameter in self.parameters.values():
             # also beside a bf16 backbone: bf16 would lose small updates
             parameter.data = parameter.data.float()
         self.precision = choose_precision(config.precision, method, self.device)
         self.optimizer = build_optimizer(self.parameters, config)
-        stream.shard(self.accelerator.process_index, self.accelerator.num_processes)
+        streams = [stream] if isinstance(stream, SegmentStream) else list(stream)
+        for each in streams:
+            each.shard(self.accelerator.process_index, self.accelerator.num_processes)
         shared = method, self.parameters, self.optimizer, self.accelerator
-        self.stepper = Stepper(*shared, config, precision=self.precision)
-        self.checkpoints = Checkpointer(*shared, stream, self.out_dir, keep=config.keep_checkpoints)
-        self.state = TrainState()
+        self.run = Run(*shared, streams, learner or Learner(), config)
+        self.run.memory = self.run.empty_memory()
+        self.stepper = Stepper(self.run, self.precision)
+        self.checkpoints = Checkpointer(self.run, self.out_dir, keep=config.keep_checkpoints)
+
+    @property
+    def state(self) -> TrainState:
+        """How far the run is."""
+        return self.run.state
+
+    @property
+    def stream(self) -> SegmentStream:
+        """What the present stage reads."""
+        return self.run.stream
 
     def train(self, resume: bool = False) -> TrainResult:
         """Train to the end, or until SIGINT or SIGTERM, which let the step finish and save a checkpoint.
@@ -82,16 +99,17 @@ class Trainer:
         Raises LtmError where out_dir holds another run, a checkpoint is damaged or cannot be written, or the
         loss stays infinite.
         """
-        self._begin(resume)
-        shown = self.accelerator.is_main_process and not self.quiet
-        with StopRequest() as stop, RunDisplay(shown) as self.display:
-            if self.state.step == 0:
-                self._validate()
-            stopped = self._run(stop)
-            checkpoint = self._save()
-            self._conclude(stopped, checkpoint)
-        state = asdict(self.state)
-        del state["bad_steps_in_a_row"]
+        self.method.in_training = True
+        try:
+            self._begin(resume)
+            shown = self.accelerator.is_main_process and not self.quiet
+            with StopRequest() as stop, RunDisplay(shown) as self.display:
+                stopped = self._run_stages(stop)
+                checkpoint = self._save()
+                self._conclude(stopped, checkpoint)
+        finally:
+            self.method.in_training = False
+        state = {name: getattr(self.state, name) for name in ("step", "tokens", "seconds", "skipped_steps")}
         return TrainResult(**state, loss=self._loss, validation=self._figures, stopped=stopped, checkpoint=checkpoint)
 
     def _begin(self, resume: bool) -> None:
@@ -102,13 +120,10 @@ class Trainer:
         self.method.train()
         self._saved_at = self._validated_at = -1
         if checkpoint is not None:
-            restored = self.checkpoints.load(checkpoint)
-            self.state = TrainState(**{name: restored[name] for name in asdict(self.state)})
+            self.checkpoints.load(checkpoint)
             self._saved_at, self._path = self.state.step, checkpoint
         else:
-            set_seed(self.config.seed, device_specific=True)
-            share_weights(self.parameters, self.accelerator)
-            self.method.memory = self.method.new_memory()
+            self._begin_stage()
         if self.accelerator.is_main_process:
             write_run_record(self.out_dir, self._about())
             self.log = TrainLog(self.out_dir, after_step=self.state.step if resume else None)
@@ -127,11 +142,38 @@ class Trainer:
             "precision": self.precision,
             "device": str(self.device),
             "processes": self.accelerator.num_processes,
-            "data": self.stream.describe(),
+            "learner": {"name": self.run.learner.name, "config": self.run.learner.describe()},
+            "data": self.run.streams[0].describe(),
+            "later_stages": [stream.describe() for stream in self.run.streams[1:]],
         }
 
-    def _run(self, stop: StopRequest) -> str | None:
-        """Steps until the end or a stop, with what is due after each; returns the signal's name or None."""
+    def _begin_stage(self) -> None:
+        """As a run begins, with the weights as they are: nothing is remembered, and the optimizer has seen nothing."""
+        set_seed(self.config.seed, device_specific=True)
+        share_weights(self.parameters, self.accelerator)
+        self.optimizer.state.clear()
+        self.run.memory = self.run.empty_memory()
+        self.run.begin_stage()
+
+    def _run_stages(self, stop: StopRequest) -> str | None:
+        """Stages until the end of the last or a stop; returns the signal's name or None."""
+        while True:
+            if self.state.step == self.state.stage_step:
+                self._validate()
+            stopped = self._run_stage(stop)
+            if stopped is not None or self.state.stage + 1 == len(self.run.streams):
+                return stopped
+            self._end_stage()
+            self.state.begin_next_stage()
+            self._write("stage", stage=self.state.stage, tokens=self.state.tokens)
+            self._begin_stage()
+
+    def _end_stage(self) -> None:
+        with self._evaluating(), torch.enable_grad():
+            self.run.end_stage()
+
+    def _run_stage(self, stop: StopRequest) -> str | None:
+        """Steps until the end of a stage or a stop, with what is due after each; returns the signal's name or None."""
         while self._progress() < 1:
             figures = self._step(stop)
             if self._due(self.config.log_every) or figures.stop_asked or self._progress() >= 1:
@@ -149,7 +191,7 @@ class Trainer:
     def _step(self, stop: StopRequest) -> StepFigures:
         """One optimizer step, counted; too many in a row that are not finite end the run."""
         batches = [next(self.stream) for _ in range(self.config.gradient_accumulation * self.config.backprop_segments)]
-        rate = learning_rate_at(self.config, self.state.step, self._progress())
+        rate = learning_rate_at(self.config, self.state.step - self.state.stage_step, self._progress())
         figures = self.stepper.step(
             batches,
             rate=rate,
@@ -185,9 +227,12 @@ class Trainer:
             return
         steps, scored = interval.steps, sum(step.scored for step in interval.steps)
         self._loss = sum(step.loss * step.scored for step in steps) / scored
+        penalty = sum(step.penalty * step.scored for step in steps) / scored
         speed = sum(step.tokens for step in steps) / max(self.state.seconds - interval.since, 1e-9)
         with torch.no_grad():
             gates = dict(self.method.gate_summary())
+        if penalty:
+            gates["penalty"] = penalty
         self._write(
             "train",
             tokens=self.state.tokens,
@@ -201,7 +246,7 @@ class Trainer:
         self._show({**gates, "tokens/s": speed})
 
     def _validate(self) -> None:
-        """Evaluate on the first process, with a memory of its own; training's memory and randomness stay."""
+        """Evaluate on the first process, with memories of its own; training's memory and randomness stay."""
         if self.validation is None or self.config.eval_every is None or self._validated_at == self.state.step:
             return
         self._validated_at = self.state.step
@@ -219,7 +264,6 @@ class Trainer:
             with (
                 torch.no_grad(),
                 self.stepper.autocast(),
-                set_aside_memory(self.method),
                 torch.random.fork_rng(),
             ):
                 yield
@@ -229,12 +273,14 @@ class Trainer:
     def _save(self) -> Path:
         """A checkpoint of the present step, unless it has one; returns its path."""
         if self._saved_at != self.state.step:
-            self._path = self.checkpoints.save(asdict(self.state))
+            self._path = self.checkpoints.save()
             self._saved_at, self._saved_seconds = self.state.step, self.state.seconds
         return self._path
 
     def _conclude(self, stopped: str | None, checkpoint: Path) -> None:
-        """Save the trained method and draw the plot, or say how to go on."""
+        """Save the trained method, the learner and the plot, or say how to go on."""
+        if stopped is None:
+            self._end_stage()
         if not self.accelerator.is_main_process:
             return
         self._write("stop", tokens=self.state.tokens, seconds=self.state.seconds, reason=stopped or "end of training")
@@ -253,8 +299,14 @@ class Trainer:
     # small things
 
     def _progress(self) -> float:
+        """Of the present stage, 0 to 1."""
         state = self.state
-        return progress_fraction(self.config, step=state.step, tokens=state.tokens, seconds=state.seconds)
+        return progress_fraction(
+            self.config,
+            step=state.step - state.stage_step,
+            tokens=state.tokens - state.stage_tokens,
+            seconds=state.seconds - state.stage_seconds,
+        )
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.state.step % every == 0
@@ -267,7 +319,8 @@ class Trainer:
         facts: dict[str, Any] = {"step": self.state.step, "loss": self._loss}
         facts["perplexity"] = self._figures.get("perplexity")
         facts["memory off"] = self._figures.get("perplexity_memory_off")
-        self.display.update(self._progress(), seconds=self.state.seconds, facts={**facts, **more}, force=force)
+        done = (self.state.stage + self._progress()) / len(self.run.streams)
+        self.display.update(done, seconds=self.state.seconds, facts={**facts, **more}, force=force)
 
 
 def _checkpoint_to_resume(out_dir: Path, resume: bool) -> Path | None:

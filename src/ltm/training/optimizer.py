@@ -17,21 +17,44 @@ STATE_TENSORS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps for each parameter."""
 
 
-def named_trainables(method: TrainableMethod, only: str | None = None) -> dict[str, nn.Parameter]:
-    """What a method trains, by name; raises LtmError where there is nothing.
-
-    only: what a name must contain; the other weights are frozen from here on.
-    """
-    wanted = {id(parameter) for parameter in method.trainable_parameters()}
-    found = {name: parameter for name, parameter in method.named_parameters() if id(parameter) in wanted}
-    if not found:
-        raise LtmError(f"{type(method).__name__} has nothing to train; choose a method with trained parts")
-    chosen = {name: parameter for name, parameter in found.items() if only is None or only in name}
+def named_trainables(method: TrainableMethod, config: TrainConfig) -> dict[str, nn.Parameter]:
+    """What a run trains, by name: the method's own weights or those that `train_only` names, and those of the backbone
+    that `train_backbone` names. The others are frozen from here on. Raises LtmError where there is nothing."""
+    named = dict(method.named_parameters())
+    chosen = {**_own(method, named, config.train_only), **_of_backbone(named, config.train_backbone)}
     if not chosen:
-        parts = sorted({".".join(name.split(".")[:2]) for name in found})
-        raise LtmError(f"train_only={only!r} is in no name of what is trained; its parts are {', '.join(parts)}")
-    for name, parameter in found.items():
+        raise LtmError(f"{type(method).__name__} has nothing to train; choose a method with trained parts")
+    for name, parameter in named.items():
         parameter.requires_grad_(name in chosen)
+    return chosen
+
+
+def _own(method: TrainableMethod, named: dict[str, nn.Parameter], only: str | None) -> dict[str, nn.Parameter]:
+    """What a method trains beside its backbone; only: what a name must contain."""
+    wanted = {id(parameter) for parameter in method.trainable_parameters()}
+    found = {name: parameter for name, parameter in named.items() if id(parameter) in wanted}
+    return _containing(found, only, "train_only") if found and only is not None else found
+
+
+def _of_backbone(named: dict[str, nn.Parameter], part: str | None) -> dict[str, nn.Parameter]:
+    if part is None:
+        return {}
+    prefix = "model."
+    found = {name: p for name, p in named.items() if name.startswith(prefix)}
+    chosen = _containing(found, part, "train_backbone")
+    if other := {p.dtype for p in chosen.values()} - {torch.float32}:
+        raise LtmError(
+            f"train_backbone={part!r}, but the backbone is in {str(other.pop()).removeprefix('torch.')}, which would "
+            "lose small steps; load it with dtype float32"
+        )
+    return chosen
+
+
+def _containing(named: dict[str, nn.Parameter], part: str, option: str) -> dict[str, nn.Parameter]:
+    chosen = {name: parameter for name, parameter in named.items() if part in name}
+    if not chosen:
+        parts = sorted({".".join(name.split(".")[:2]) for name in named})
+        raise LtmError(f"{option}={part!r} is in no name of what is trained; its parts are {', '.join(parts)}")
     return chosen
 
 

@@ -3,64 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+import torch
+from torch import nn
+
+from .stream import Batch
 
 
 class TrainableMethod(Protocol):
     """An nn.Module whose trained parameters sit beside a frozen backbone.
 
-    Called as method(input_ids=, attention_mask=, labels=, remember=True): an output whose `.loss` is the mean
-    over the labels after each row's first that are not -100. `memory` holds the memory of all rows and can be set.
+    Called as method(input_ids=, attention_mask=, labels=, memory=, remember=True): an output whose `.loss` is the mean
+    over the labels after each row's first that are not -100. memory: one of `new_memory`, which then holds the batch
+    too; None: nothing is remembered.
     """
 
-    memory: Any
-
-    def new_memory(self) -> Any: ...
-    def load_memory(self, path: Path, *, mmap: bool) -> Any: ...
+    backbone: Any
+    uses_memory: bool
+    in_training: bool
 
     def __call__(self, **inputs: Any) -> Any: ...
-    def reset(self, rows: Any = None) -> None: ...
+    def new_memory(self, rows: int = 0) -> Any: ...
+    def load_memory(self, path: str | Path, *, mmap: bool) -> Any: ...
+    def reset(self, rows: Any = None, *, memory: Any) -> None: ...
     def trainable_parameters(self) -> Iterator[nn.Parameter]: ...
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
     def save_pretrained(self, path: str | Path) -> None: ...
-    def memory_off(self) -> AbstractContextManager[None]: ...
     def gate_summary(self) -> dict[str, float]: ...
     def activation_checkpointing_enable(self) -> None: ...
     def train(self, mode: bool = True) -> Any: ...
     def to(self, device: Any) -> Any: ...
 
 
-@contextmanager
-def set_aside_memory(method: TrainableMethod) -> Iterator[None]:
-    """Inside the block the method starts with an empty memory; afterwards it has its own back, untouched."""
-    kept, method.memory = method.memory, method.new_memory()
-    try:
-        yield
-    finally:
-        method.memory = kept
+def empty_memory(method: TrainableMethod, rows: int) -> Any:
+    """A memory of so many rows; None for a method that is told to use none."""
+    return method.new_memory(rows) if method.uses_memory else None
 
 
-def save_memory(method: TrainableMethod, path: Path) -> None:
-    """Write the memory, if there is something in it."""
-    if not method.memory.is_empty:
-        method.memory.save(path)
-
-
-def load_memory(method: TrainableMethod, path: Path) -> None:
-    """Put back what `save_memory` wrote; read whole, because the checkpoint it lies in is removed in time."""
-    method.memory = method.load_memory(path, mmap=False) if path.exists() else method.new_memory()
-
-
-def forget_rows(method: TrainableMethod, starts: Tensor) -> None:
-    """Reset the memory of the rows that begin a document; starts: bool [rows]."""
-    if bool(starts.any()):
-        method.reset(rows=starts.nonzero().flatten())
-
-
-def detach_memory(method: TrainableMethod) -> None:
-    """Cut what is remembered off from the graph that made it."""
-    getattr(method.memory, "detach", lambda: None)()
+def inputs_of(method: TrainableMethod, batch: Batch, memory: Any, device: torch.device) -> dict[str, Any]:
+    """What a method is called with to score a batch and remember it; rows that begin a document have forgotten."""
+    moved = batch.to(device)
+    if memory is not None and bool(moved.starts.any()):
+        method.reset(moved.starts.nonzero().flatten(), memory=memory)
+    return {
+        "input_ids": moved.input_ids,
+        "attention_mask": moved.attention_mask,
+        "labels": moved.labels,
+        "memory": memory,
+        "remember": True,
+    }

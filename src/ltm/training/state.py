@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .step import StepFigures
+if TYPE_CHECKING:
+    from .step import StepFigures
 
 
 @dataclass
 class TrainState:
-    """How far a run is (in a checkpoint: state.json). seconds: of training, over all parts of the run."""
+    """How far a run is (in a checkpoint: state.json). seconds: of training, over all parts of the run.
+
+    stage: the stream that is read, from 0; stage_step, stage_tokens, stage_seconds: where it began.
+    """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     skipped_steps: int = 0
     bad_steps_in_a_row: int = 0
+    stage: int = 0
+    stage_step: int = 0
+    stage_tokens: int = 0
+    stage_seconds: float = 0.0
+
+    def begin_next_stage(self) -> None:
+        self.stage += 1
+        self.stage_step, self.stage_tokens, self.stage_seconds = self.step, self.tokens, self.seconds
 
 
 @dataclass(frozen=True)

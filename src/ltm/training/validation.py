@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from .corpus import Corpus
-from .protocol import TrainableMethod
+from .protocol import TrainableMethod, empty_memory
 from .stream import tokenize
 
 Validate = Callable[[TrainableMethod], dict[str, float]]
-"""What a Trainer calls in eval mode, without gradients, with an empty memory, for figures to log."""
+"""What a Trainer calls in eval mode, without gradients, for figures to log; it reads into memories of its own."""
 
 
 class Validation:
@@ -62,15 +62,11 @@ class Validation:
         """Summed loss and number of scored tokens of each segment: float64 [segments, 2]."""
         results = []
         for document in self.kinds[kind]:
-            method.reset()
+            held = empty_memory(method, 1) if memory else None
             for segment in document:
                 inputs = {"input_ids": segment.to(device), "labels": segment.to(device)}
                 inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-                if memory:
-                    loss = method(**inputs, remember=True).loss
-                else:
-                    with method.memory_off():
-                        loss = method(**inputs, remember=False).loss
+                loss = method(**inputs, memory=held, remember=True).loss
                 scored = segment.shape[1] - 1
                 results.append([float(loss) * scored, scored])
         return torch.tensor(results, dtype=torch.float64).reshape(-1, 2)
