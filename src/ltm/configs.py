@@ -92,7 +92,7 @@ class BudgetFields(Config):
     """Of methods whose memory has an end."""
 
     memory_size: int = 65536
-    """Most tokens remembered in each row; the oldest leave first."""
+    """Most tokens remembered in each row; the oldest are evicted first."""
     memory_bytes: int | None = None
     """Most bytes of memory in each row, keys, values, token ids and spans; None: memory_size alone decides."""
 
@@ -121,7 +121,7 @@ class BankFields(StorageFields, BudgetFields):
     search_storage: Storage | Literal["derived"] | None = None
     """Search keys, in the same way, or 'derived' from the stored keys at each search: no bytes, and more time."""
     evict: str = "oldest"
-    """What leaves a full memory first: 'oldest', 'least_recent' or 'least_frequent' (retrieved), or a name of yours."""
+    """What is evicted first: 'oldest', 'least_recent' or 'least_frequent' (retrieved), or a name of yours."""
     index: Literal["auto", "exact", "approximate", "faiss", "qdrant"] = "auto"
     """Search over keys: 'exact', 'approximate', 'auto' (exact up to 131,072 chunks a row, then approximate once it
     pays), 'faiss' or 'qdrant' (extras)."""

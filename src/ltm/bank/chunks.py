@@ -30,11 +30,12 @@ class ChunkLayout:
     """Shapes of everything that a bank stores.
 
     keys and values [layers, kv_heads, chunks, chunk_size, head_dim]; search_keys without chunk_size: means of the
-    keys. Each of the three as its storage says (None: in `dtype`; see `Codec`): codes have a field of scales beside
-    them, derived search keys are not there. numbers [chunks]: the chunk's slot; counts [chunks]: its tokens, fewer
+    keys. Each of the three as its storage says (None: in `dtype`; see `Codec`): what is quantised has a field
+    of scales beside it, derived search keys are not there. numbers [chunks]: the chunk's slot, under the name that it
+    has in files; counts [chunks]: its tokens, fewer
     than chunk_size at the end of a write; and on the host documents [chunks], token_ids [chunks, chunk_size], spans
     [chunks, 2]: the chunk's range of characters (-1: not known). key_center: float32 [layers, kv_heads, head_dim],
-    taken from keys before they are stored in codes.
+    taken from keys before they are quantised.
 
     With event_heads there are no search_keys but events, in the order of their tokens: event_keys [layers, events,
     event_heads * head_dim] in `dtype`; and on the host starts [events]: the slot of the first token, and sizes
@@ -113,11 +114,6 @@ class ChunkLayout:
         return {part: replace(stored, offload=offload) for part, stored in fields.items()}
 
     @property
-    def uses_codes(self) -> bool:
-        """Whether anything that a centre is taken from is stored in codes."""
-        return any(codec.storage in BITS for name, codec in self.codecs.items() if name != "values")
-
-    @property
     def bytes_per_chunk(self) -> int:
         """Of all fields together."""
         return sum(stored.bytes_per_chunk for stored in self.fields.values())
@@ -128,7 +124,7 @@ class ChunkLayout:
         return sum(stored.bytes_per_chunk for stored in self.event_fields.values())
 
     def center(self, name: str) -> Tensor | None:
-        """What is taken from "keys" and "search_keys" that are stored in codes: [layers, kv_heads, head_dim]."""
+        """What is taken from "keys" and "search_keys" that are quantised: [layers, kv_heads, head_dim]."""
         return None if name == "values" or self.codecs[name].bits is None else self.key_center
 
     def events(self, cut: EventCut) -> Chunks:
@@ -156,7 +152,7 @@ class ChunkLayout:
     def cut(
         self, keys: Tensor, values: Tensor, token_ids: Tensor, spans: Tensor | None, document: int | None
     ) -> Chunks:
-        """Tokens of one row, in order, as chunks without numbers; the last one may be short, its rest is zero.
+        """Tokens of one row, in order, as chunks without slots; the last one may be short, its rest is zero.
 
         keys and values: [layers, kv_heads, tokens, head_dim]; token_ids: [tokens]; spans: [tokens, 2] or None.
         """

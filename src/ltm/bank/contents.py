@@ -17,8 +17,8 @@ from ltm.bank.budget import budget_of
 from ltm.bank.checks import check_layout, check_numbers, check_write, row_numbers
 from ltm.bank.chunks import ChunkLayout, EventCut
 from ltm.bank.config import BankConfig
+from ltm.bank.document_counts import tick
 from ltm.bank.documents import Documents, StoredDocument
-from ltm.bank.held import tick
 from ltm.bank.method_entry import MethodEntry
 from ltm.bank.results import DocumentInfo
 from ltm.bank.rows import MemoryRow
@@ -129,15 +129,15 @@ class BankContents(Memory):
         return self._fingerprint
 
     @property
-    def encoder(self) -> str | None:
+    def writer_digest(self) -> str | None:
         """Digest of the trained network beside the backbone whose keys and values these are; None: the backbone's own.
 
-        Kept in `extra`. Banks of two encoders are not merged, and no other encoder's model reads them.
+        Banks of two such writers are not merged, and no other writer's model reads them. Kept in `extra` as "encoder".
         """
         return self.extra.get("encoder")
 
-    @encoder.setter
-    def encoder(self, digest: str | None) -> None:
+    @writer_digest.setter
+    def writer_digest(self, digest: str | None) -> None:
         if digest is not None:
             self.extra["encoder"] = digest
 
@@ -212,7 +212,7 @@ class BankContents(Memory):
         for number, row in enumerate(self.rows):
             if document in row.held.counts:
                 self.writable_row(number).delete_document(document)
-        self.document_registry.remove([document])
+        self.document_registry.delete([document])
 
     # writing
 
@@ -279,14 +279,13 @@ class BankContents(Memory):
         return undone_on_failure(self)
 
     def reset(self, rows: Rows | None = None) -> None:
-        """Forget all rows or some, with the documents of which nothing is left in other rows."""
+        """Empty all rows or some, and delete the documents of which no other row holds anything."""
         numbers = range(self.num_rows) if rows is None else row_numbers(rows, len(rows), self.num_rows)
         for number in set(numbers):
             self.rows[number].sharers -= 1
             self.rows[number] = self.rows[number].successor()
-        left = {document for row in self.unique_rows() for document in row.held.counts}
-        gone = [d.id for d in self.document_registry if d.row in numbers and d.id not in left]
-        self.document_registry.remove(gone)
+        held = {document for row in self.unique_rows() for document in row.held.counts}
+        self.document_registry.delete([d.id for d in self.document_registry if d.row in numbers and d.id not in held])
         self.version = tick()
 
     def select(self: Self, rows: Rows) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ltm.bank.held import Changes, tick
+from ltm.bank.document_counts import Changes, tick
 from ltm.errors import BankError
 
 
@@ -21,17 +21,17 @@ class StoredDocument:
 
 
 class DocumentsMark:
-    """Which documents there are at a moment: what was removed since, and ids that were given since are next_id or
+    """Which documents there are at a moment: what was deleted since, and ids that were given since are next_id or
     more."""
 
     def __init__(self, next_id: int):
-        self.next_id, self.removed = next_id, list[StoredDocument]()
+        self.next_id, self.deleted = next_id, list[StoredDocument]()
 
 
 class Documents:
     """Documents by id, and by name. An id is never given twice in the life of a bank.
 
-    changes: documents that were added or finished, by when; removed_at: when one was last removed.
+    changes: documents that were added or finished, by when; deleted_at: when one was last deleted.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Documents:
         self.by_name: dict[str, list[int]] = {}
         self.next_id = 0
         self.changes = Changes()
-        self.removed_at = 0
+        self.deleted_at = 0
         self.marks: list[DocumentsMark] = []
 
     def __iter__(self) -> Iterator[StoredDocument]:
@@ -80,8 +80,8 @@ class Documents:
         self[document].complete = True
         self.changes.note([document])
 
-    def remove(self, documents: Iterable[int]) -> None:
-        """Forget documents, their texts too."""
+    def delete(self, documents: Iterable[int]) -> None:
+        """Delete documents, their texts too."""
         for number in documents:
             document = self.by_id.pop(number)
             same = self.by_name[document.name]
@@ -90,8 +90,8 @@ class Documents:
                 del self.by_name[document.name]
             self.changes.moments.pop(number, None)
             for mark in self.marks:
-                mark.removed.append(document)
-            self.removed_at = tick()
+                mark.deleted.append(document)
+            self.deleted_at = tick()
 
     def mark(self) -> DocumentsMark:
         """How they are now, for `restore`; to be taken off `marks` when it is not needed any more."""
@@ -104,13 +104,13 @@ class Documents:
 
     def restore(self, mark: DocumentsMark) -> None:
         """The documents that there were when they were marked."""
-        self.remove(self.since(mark))
-        gone = [document for document in mark.removed if document.id < mark.next_id]
-        for document in gone:
+        self.delete(self.since(mark))
+        deleted = [document for document in mark.deleted if document.id < mark.next_id]
+        for document in deleted:
             self.put(document)
             self.by_name[document.name].sort()
-        self.changes.note(document.id for document in gone)
-        if gone:
+        self.changes.note(document.id for document in deleted)
+        if deleted:
             self.by_id = dict(sorted(self.by_id.items()))
         self.next_id = mark.next_id
 

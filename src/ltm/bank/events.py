@@ -60,9 +60,9 @@ class RowEvents:
 
     def delete_before(self, slot: int) -> None:
         """Delete events whose first token has a slot below this one."""
-        gone = int(torch.searchsorted(self.ring.ordered("starts"), slot))
-        if gone:
-            self.ring.evict(gone)
+        below = int(torch.searchsorted(self.ring.ordered("starts"), slot))
+        if below:
+            self.ring.evict(below)
 
     def keep(self, slots: Tensor) -> None:
         """Delete all events but those whose first token is among these slots."""

@@ -11,8 +11,8 @@ from torch import Tensor
 class Hits(NamedTuple):
     """The chunks found for each query, best first; all [batch, heads, tokens, top_k].
 
-    slots: int64, the chunk's number in its memory row. It counts from the row's first write, stays the same while
-    the chunk lives and is never given to another, so it still names the chunk after evictions and deletions.
+    slots: int64, each counts the chunks of its memory row from the first write, stays the same while the chunk lives
+    and is never given to another, so it still names the chunk after evictions and deletions.
     scores: inner products in the bank's dtype. valid: bool; False where the row holds fewer chunks than were asked
     for, and there the slot is 0 and the score -inf.
     """

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ltm.bank.budget import RowBudget
 from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
+from ltm.bank.document_counts import Changes, DocumentCounts
 from ltm.bank.events import RowEvents
 from ltm.bank.eviction import EVICTIONS, Usage, eviction_order
-from ltm.bank.held import Changes, DocumentCounts
 from ltm.bank.results import ChunkSource
 from ltm.bank.search.index import SearchIndex
 from ltm.bank.stored_chunks import StoredChunks

@@ -1,6 +1,6 @@
-"""How keys, values and search keys are stored: as floats, or as codes of 8 or 4 bits with one scale a head and chunk.
+"""How keys, values and search keys are stored: as floats, or quantised to 8 or 4 bits with one scale a head and chunk.
 
-A vector that is stored in codes is centred first (keys, where the bank has a `key_center`), and rotated by an
+A vector that is quantised is centred first (keys, where the bank has a `key_center`), and rotated by an
 orthonormal Hadamard matrix: a few channels of real keys are ten times as large as the others and would take all of a
 scale. On keys of SmolLM2's layer 18 the squared error of 4 bits, as a share of the keys' variance, is 16% as they are,
 4.3% rotated, 1.5% centred and rotated. The format is written down in docs/bank-format.md.
@@ -108,7 +108,7 @@ class Codec:
         restored = hadamard_rotate(rotated)
         return restored if center is None else restored + center.to(restored.device)
 
-    def summed(self, codes: Tensor, scales: Tensor, present: Tensor | None, counts: Tensor) -> Tensor:
+    def mean_of_tokens(self, codes: Tensor, scales: Tensor, present: Tensor | None, counts: Tensor) -> Tensor:
         """The mean over the tokens of each chunk of what `decode` would give, several times faster: [..., head_dim].
 
         codes: [..., chunk_size, packed]; present: bool [..., chunk_size], None: all are there; counts: [...], of them.

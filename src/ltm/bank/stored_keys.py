@@ -72,6 +72,6 @@ class StoredSearchKeys:
         present = torch.arange(size, device=counts.device) < counts[:, None] if short else None  # [chunks, chunk_size]
         keys = self.stored.field("keys", first, count)[layer]  # [kv_heads, chunks, chunk_size, ...]
         if codec.bits is not None:
-            return codec.summed(keys, self.stored.field("keys" + SCALE, first, count)[layer], present, counts)
+            return codec.mean_of_tokens(keys, self.stored.field("keys" + SCALE, first, count)[layer], present, counts)
         means = keys.sum(dim=2, dtype=torch.promote_types(keys.dtype, torch.float32)) / counts[:, None]
         return means.to(layout.dtype)  # what is missing of a short chunk is zero

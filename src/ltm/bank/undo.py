@@ -1,7 +1,7 @@
 """Undo: a bank as it was before a read that failed half-way.
 
 Nothing is copied beforehand. Of a row's buffers only `Ring.append` changes what stands in them, and only where chunks
-have left: while a mark is set it notes what it overwrites, at most what the row held. Everything else makes buffers
+were evicted: while a mark is set it notes what it overwrites, at most what the row held. Everything else makes buffers
 anew, and then the mark still has the old ones.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ltm.bank.held import tick
+from ltm.bank.document_counts import tick
 from ltm.bank.rows import MemoryRow
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class _RowMark:
 def undone_on_failure(bank: BankContents) -> Iterator[None]:
     """A block that leaves the bank as it was if it ends by an exception: rows, slots, documents.
 
-    Where the bank was saved in the block, slots are known on the disk and what was evicted has left it, too: then only
-    the documents that were added go.
+    Where the bank was saved in the block, slots are known on the disk and what was evicted is deleted there, too: then
+    only the documents that were added go.
     """
     marks = [_RowMark(row) for row in bank.rows]
     registry = bank.document_registry

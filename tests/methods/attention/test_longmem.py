@@ -331,7 +331,7 @@ def test_a_coupled_bank_belongs_to_its_sidenet(tiny_backbone, tmp_path):
         method.use_bank(plain.bank)
     with pytest.raises(BankMismatchError, match="bank of the trained network .*, model of the backbone"):
         plain.use_bank(method.bank)
-    with pytest.raises(BankMismatchError, match="encoder: None and"):
+    with pytest.raises(BankMismatchError, match="writer_digest: None and"):
         plain.bank.merge(method.bank)
     method.bank.save(tmp_path / "a.bank")
     bank = Bank.load(tmp_path / "a.bank")

@@ -177,10 +177,10 @@ def _fill_row(row: MemoryRow, entry: RowEntry, path: Path, read: Iterator[Chunks
     row.next_slot = entry.next
     blocks = [block for block in read if len(block["numbers"])]
     if blocks:
-        left = [{name: block.pop(name) for name in mapped} for block in blocks] if mapped else []
+        in_files = [{name: block.pop(name) for name in mapped} for block in blocks] if mapped else []
         axes = {name: field.axis for name, field in row.layout.all_fields.items()}
         chunks = {name: torch.cat([block[name] for block in blocks], dim=axes[name]) for name in blocks[0]}
-        row.restore(chunks, left, entry.next)
+        row.restore(chunks, in_files, entry.next)
     if (row.num_chunks, row.num_tokens) != (entry.num_chunks, entry.num_tokens):
         why = f"a row has {row.num_tokens} tokens in its shards instead of {entry.num_tokens}"
         raise BankCorruptError(damaged(path, why))

@@ -117,7 +117,7 @@ def _check_same(bank: BankContents, other: BankContents) -> None:
     differences = []
     if bank.fingerprint is not None and other.fingerprint is not None:
         differences += bank.fingerprint.differences(other.fingerprint)
-    for name in ("encoder", "layers", "num_kv_heads", "head_dim", "dtype", "num_rows"):
+    for name in ("writer_digest", "layers", "num_kv_heads", "head_dim", "dtype", "num_rows"):
         mine, theirs = getattr(bank, name), getattr(other, name)
         if mine != theirs:
             differences.append(f"{name}: {mine} and {theirs}")

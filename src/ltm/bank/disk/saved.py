@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ltm.bank.disk.journal import Journal
 from ltm.bank.disk.manifest import Manifest
 from ltm.bank.disk.manifest_entries import FileEntry, ShardEntry
-from ltm.bank.held import tick
+from ltm.bank.document_counts import tick
 
 FANOUT = 16
 """Small shards that become one: a token is written again at most once for each class of sizes, and a bank of 10,000

@@ -25,7 +25,7 @@ from ltm.bank.disk.manifest_entries import DocumentEntry, FileEntry, RowEntry, S
 from ltm.bank.disk.manifest_file import has_bank, read_head
 from ltm.bank.disk.plain_files import plain_stat
 from ltm.bank.disk.saved import Run, Saved, joined
-from ltm.bank.held import tick
+from ltm.bank.document_counts import tick
 from ltm.bank.rows import MemoryRow
 from ltm.errors import BankError
 
@@ -77,7 +77,7 @@ def _sweep(path: Path, before: Saved | None, now: Saved) -> None:
 
 def _goes_on(bank: BankContents, path: Path, saved: Saved) -> bool:
     """Whether the journal gets a line more. If not, it is written anew: nothing of what was removed stays in it."""
-    if saved.journal is None or bank.document_registry.removed_at > saved.moment:
+    if saved.journal is None or bank.document_registry.deleted_at > saved.moment:
         return False
     if saved.journal.is_outdated(len(saved.texts) + sum(map(len, saved.shards))):
         return False
@@ -142,7 +142,7 @@ def _run(bank: BankContents, row: MemoryRow, shard: ShardEntry, saved: Saved) ->
     """A shard that is there; to be written anew where it holds what the bank does not any more, but the oldest chunks
     of a row, which go with it."""
     known = bank.document_registry.by_id.keys()
-    outdated = bank.document_registry.removed_at > saved.moment and not known >= set(shard.documents)
+    outdated = bank.document_registry.deleted_at > saved.moment and not known >= set(shard.documents)
     if row.usage is not None:  # chunks may have been evicted otherwise than oldest first
         outdated |= row.chunks_below(shard.last + 1) - row.chunks_below(shard.first) < shard.num_chunks
     return Run(shard.first, shard.last, shard.num_bytes, None if outdated else shard)

@@ -101,8 +101,8 @@ def query_block(keys: int, device: torch.device) -> int:
 
 
 def _key_blocks(parts: Sequence[Tensor]) -> Iterator[tuple[int, list[Tensor]]]:
-    """Blocks of consecutive keys: the place of the first, and the pieces of the parts that make it up."""
-    size, place, block, length = KEY_BLOCK.get(parts[0].device.type, KEY_BLOCK["cuda"]), 0, list[Tensor](), 0
+    """Blocks of consecutive keys: the index of the first, and the pieces of the parts that make it up."""
+    size, first, block, length = KEY_BLOCK.get(parts[0].device.type, KEY_BLOCK["cuda"]), 0, list[Tensor](), 0
     for part in parts:
         done = 0
         while done < part.shape[1]:
@@ -110,10 +110,10 @@ def _key_blocks(parts: Sequence[Tensor]) -> Iterator[tuple[int, list[Tensor]]]:
             block.append(piece)
             done, length = done + piece.shape[1], length + piece.shape[1]
             if length == size:
-                yield place, block
-                place, block, length = place + length, [], 0
+                yield first, block
+                first, block, length = first + length, [], 0
     if block:
-        yield place, block
+        yield first, block
 
 
 def _row_scores(queries: Tensor, pieces: Sequence[Tensor]) -> Tensor:
@@ -169,8 +169,8 @@ def key_product(keys: Tensor, queries: Tensor) -> Tensor:
     return torch.mm(keys, queries.T)
 
 
-def _shifted(found: tuple[Tensor, Tensor], places: int) -> tuple[Tensor, Tensor]:
-    return found[0], found[1] + places if places else found[1]
+def _shifted(found: tuple[Tensor, Tensor], by: int) -> tuple[Tensor, Tensor]:
+    return found[0], found[1] + by if by else found[1]
 
 
 def _merged(found: Sequence[tuple[Tensor, Tensor]], top_k: int) -> tuple[Tensor, Tensor]:
@@ -194,13 +194,13 @@ def column_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     grouped = scores[: groups * GROUP].view(groups, GROUP, queries)
     chosen = _best_groups(grouped, top_k)  # [queries, top_k]
     candidates = grouped.gather(0, chosen.T[:, None].expand(-1, GROUP, -1)).flatten(0, 1)  # [top_k * GROUP, queries]
-    places = (chosen[..., None] * GROUP + torch.arange(GROUP, device=scores.device)).flatten(1)
+    indices = (chosen[..., None] * GROUP + torch.arange(GROUP, device=scores.device)).flatten(1)
     if n % GROUP:  # the rest, which is in no group
         rest = torch.arange(groups * GROUP, n, device=scores.device)
         candidates = torch.cat((candidates, scores[groups * GROUP :]))
-        places = torch.cat((places, rest.expand(queries, -1)), dim=1)
+        indices = torch.cat((indices, rest.expand(queries, -1)), dim=1)
     best, winners = _plain_top_k(candidates, top_k)
-    return best, places.gather(1, winners)
+    return best, indices.gather(1, winners)
 
 
 def _plain_top_k(columns: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -208,9 +208,9 @@ def _plain_top_k(columns: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 
 def row_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """torch.topk over the last axis of scores [rows, n]; of equal scores the first places win.
+    """torch.topk over the last axis of scores [rows, n]; of equal scores the lower indices win.
 
-    On a CPU numpy's vectorised sort of 64-bit numbers, score above place, is 3 to 5 times as fast as torch.topk.
+    On a CPU numpy's vectorised sort of 64-bit numbers, score above index, is 3 to 5 times as fast as torch.topk.
     """
     n = scores.shape[1]
     if scores.device.type != "cpu" or scores.dtype == torch.float64:
@@ -230,9 +230,9 @@ def row_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 @lru_cache(maxsize=64)
 def _last_first(n: int) -> np.ndarray:
     """n - 1, ..., 1, 0: kept, since making it takes as long as sorting a row."""
-    places = np.arange(n - 1, -1, -1)
-    places.flags.writeable = False
-    return places
+    indices = np.arange(n - 1, -1, -1)
+    indices.flags.writeable = False
+    return indices
 
 
 def _best_groups(grouped: Tensor, top_k: int) -> Tensor:
@@ -263,10 +263,10 @@ def grouped_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     groups = grouped_top_k(grouped.amax(dim=1), top_k)[1]  # [rows, top_k]
     candidates = grouped.gather(2, groups[:, None].expand(-1, GROUP, -1)).flatten(1)  # [rows, GROUP * top_k]
     members = torch.arange(0, GROUP * num_groups, num_groups, device=scores.device)[:, None]
-    places = (groups[:, None] + members).flatten(1)  # of the candidates
+    indices = (groups[:, None] + members).flatten(1)  # of the candidates
     if n % GROUP:  # the rest, which is in no group
         rest = torch.arange(GROUP * num_groups, n, device=scores.device)
         candidates = torch.cat((candidates, scores[:, GROUP * num_groups :]), dim=1)
-        places = torch.cat((places, rest.expand(rows, -1)), dim=1)
+        indices = torch.cat((indices, rest.expand(rows, -1)), dim=1)
     best, winners = row_top_k(candidates, top_k)
-    return best, places.gather(1, winners)
+    return best, indices.gather(1, winners)

@@ -11,7 +11,7 @@ from torch import Tensor
 class SearchKeys(Protocol):
     """The search keys of the chunks of a row; a chunk's *index* is its place among them now, 0 the oldest.
 
-    num_chunks: how many there are. num_evicted: how many of the oldest have left since the search index was made, so
+    num_chunks: how many there are. num_evicted: how many of the oldest were evicted since the index was made, so
     that num_evicted + index names a chunk for as long as it lives. dtype: what queries come in and are multiplied in.
     is_rotated: `decoded` gives keys that were centred and rotated (`ltm.bank.hadamard`) when they were quantised.
     """

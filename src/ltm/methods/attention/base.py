@@ -38,7 +38,7 @@ def center_tokens(backbone: Backbone) -> Tensor:
     return (place * 2_654_435_761 % 2**32 % backbone.view.vocab_size)[None]  # Knuth's multiplicative hash
 
 
-def _encoder_named(digest: str | None) -> str:
+def _writer_named(digest: str | None) -> str:
     return "of the backbone" if digest is None else f"of the trained network {digest}"
 
 
@@ -95,7 +95,7 @@ class BankReader(Reader):
         raise NotImplementedError
 
     @property
-    def encoder(self) -> str | None:
+    def writer_digest(self) -> str | None:
         """The trained network whose keys and values are remembered, a digest of its weights; None: the backbone."""
         return None
 
@@ -116,10 +116,10 @@ class BankReader(Reader):
             evict=config.evict,
             **storages,
         )
-        in_codes = any(storages[name] in BITS for name in ("key_storage", "search_storage"))
-        center = self._key_center() if in_codes else None
+        quantised = any(storages[name] in BITS for name in ("key_storage", "search_storage"))
+        center = self._key_center() if quantised else None
         bank = bank_for(self, settings, num_rows, (self.memory_layer,), center)
-        bank.encoder = self.encoder
+        bank.writer_digest = self.writer_digest
         return bank
 
     def _key_center(self) -> Tensor:
@@ -143,8 +143,8 @@ class BankReader(Reader):
         differences = []
         if memory.config.chunk_size != self.chunk_size:
             differences.append(f"chunk_size: bank {memory.config.chunk_size}, model {self.chunk_size}")
-        if memory.encoder != self.encoder:
-            wrote, reads = map(_encoder_named, (memory.encoder, self.encoder))
+        if memory.writer_digest != self.writer_digest:
+            wrote, reads = map(_writer_named, (memory.writer_digest, self.writer_digest))
             differences.append(f"keys and values: bank {wrote}, model {reads}")
         check_bank(memory, self.backbone, (self.memory_layer,), differences)
 

@@ -132,7 +132,7 @@ class LongMem(BankReader):
                 distributed.broadcast(tensor.data, src=0)
 
     @property
-    def encoder(self) -> str | None:
+    def writer_digest(self) -> str | None:
         return self._digest() if self.method_config.coupled else None
 
     def _digest(self) -> str:

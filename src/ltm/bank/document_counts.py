@@ -58,7 +58,7 @@ class DocumentCounts:
         return self._change(documents, counts, 1)
 
     def remove(self, documents: Tensor, counts: Tensor) -> list[int]:
-        """Chunks that left; returns whose."""
+        """Chunks that were evicted or deleted; returns whose."""
         return self._change(documents, counts, -1)
 
     def _change(self, documents: Tensor, counts: Tensor, sign: int) -> list[int]:
