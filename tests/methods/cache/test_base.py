@@ -76,6 +76,15 @@ def test_a_share_of_what_was_seen_stays_where_it_is_more_than_the_budget(llama):
     assert {part.num_slots for part in stream.kept.parts} == {4}
 
 
+def test_a_budget_in_bytes(llama):
+    """Keys and values of 6 layers, 2 heads, 16 channels of 8 bytes: 3,072 a token."""
+    method = Newest(llama, Config(budget_bytes=5 * 3072 + 3000))
+    _, stream = in_pieces(method, tokens(length=32), 32)
+    assert {part.num_slots for part in stream.kept.parts} == {5}
+    assert sum(t.nbytes for part in stream.kept.parts for t in part.dense.values()) == 5 * 3072
+    assert Config.with_budget(tokens=9) == {"budget": 9} and Config.with_budget(num_bytes=9) == {"budget_bytes": 9}
+
+
 def test_a_head_with_less_room_is_freed_where_it_has_a_part_of_its_own(llama):
     """As DuoAttention needs it: one head keeps all, the other the budget."""
 
@@ -240,7 +249,7 @@ def test_learned_positions_cannot_be_moved(tiny_backbone):
 
 
 def test_all_problems_of_a_config_are_told_together():
-    with pytest.raises(ConfigError, match="budget=0.*block=0.*budget_share=2.*positions='lost'"):
+    with pytest.raises(ConfigError, match=r"budget=0(.|\n)*block=0(.|\n)*budget_share=2(.|\n)*positions='lost'"):
         Config(budget=0, block=0, positions="lost", budget_share=2)
 
 

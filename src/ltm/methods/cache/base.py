@@ -20,7 +20,7 @@ the window.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -51,6 +51,8 @@ class CacheFields(Config):
     """Tokens whose keys and values each head keeps; None: all."""
     budget_share: float = 0.0
     """Share of all tokens seen that is kept where it is more than the budget; 0: the budget alone."""
+    budget_bytes: int | None = None
+    """Bytes of keys and values in each row, all layers together, in the place of `budget`; None: that in tokens."""
     block: int = 64
     """Tokens after which a head goes back to its budget; 1: after every token, as papers decode."""
     positions: Literal["true", "cache"] = "true"
@@ -58,12 +60,13 @@ class CacheFields(Config):
     heads: Literal["own", "same"] = "own"
     """Whether each head keeps its own tokens, or all heads of a layer the same, by their mean score."""
 
-    LEAST = {"budget": 1, "block": 1, "budget_share": 0}
-    MOST = {"budget_share": 1}
+    LEAST: ClassVar[Mapping[str, float]] = {"budget": 1, "budget_share": 0, "budget_bytes": 1, "block": 1}
+    MOST: ClassVar[Mapping[str, float]] = {"budget_share": 1}
 
     @classmethod
     def with_budget(cls, tokens: int | None = None, num_bytes: int | None = None) -> dict[str, int]:
-        return {} if tokens is None else {"budget": tokens}
+        asked = {"budget": tokens, "budget_bytes": num_bytes}
+        return {name: value for name, value in asked.items() if value is not None}
 
 
 def best_slots(scores: Tensor, held: Tensor, room: int | Tensor) -> Tensor:
@@ -110,11 +113,20 @@ class CacheRule(StreamReader):
 
     def room(self, layer: int, held: KeptLayer) -> int | Tensor | None:
         """How many tokens stay: a number, int64 that broadcasts to [batch, kv_heads], or None for all."""
-        config = self.method_config
-        if config.budget is None or not config.budget_share:
-            return config.budget
+        share = self.method_config.budget_share
+        if self.budget is None or not share:
+            return self.budget
         seen = (held.last.amax(dim=1) + 1).double()  # [batch, 1]
-        return (seen * config.budget_share).long().clamp(min=config.budget)
+        return (seen * share).long().clamp(min=self.budget)
+
+    @property
+    def budget(self) -> int | None:
+        """Tokens that the budget is, in tokens or bytes; None: no limit."""
+        config, view = self.method_config, self.backbone.view
+        if config.budget_bytes is None:
+            return config.budget
+        of_token = 2 * view.num_layers * view.num_kv_heads * view.head_dim * self.dtype.itemsize
+        return max(config.budget_bytes // of_token, 1)
 
     def keep(self, layer: int, held: KeptLayer) -> Tensor:
         """Which slots stay, bool [batch, kv_heads, slots]: those scored best, as many as there is room for."""
@@ -175,7 +187,7 @@ class CacheRule(StreamReader):
 
     @property
     def stream_bytes_per_token(self) -> float | None:
-        return super().stream_bytes_per_token if self.method_config.budget is None else None
+        return super().stream_bytes_per_token if self.budget is None else None
 
     def encode(self, window: Window) -> Tensor:
         num_new, stream = window.ids.shape[1], window.stream
