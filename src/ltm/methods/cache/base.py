@@ -209,9 +209,7 @@ class CacheRule(StreamReader):
     def _pass(self, ids: Tensor, places: Tensor, kept: KeptCache, keep: int) -> Tensor:
         """Logits [batch, keep or columns, vocab] of some columns; what they leave is in `kept` afterwards."""
         held, positions = places != EMPTY, places.clamp(min=0)
-        if (
-            self.method_config.positions == "cache"
-        ):  # taken off again: only that they are in the backbone's range counts
+        if self.method_config.positions == "cache":  # they are taken off again, but must be in the backbone's range
             positions = window_positions(held)
         with attach(self.backbone.view, KeptAttention(self, self.backbone.view, kept, places, positions)):
             outputs = self.model(
