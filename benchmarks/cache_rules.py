@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="smollm2-135m")
     parser.add_argument("--data", required=True, help="the folder of local data")
     parser.add_argument("--documents", type=int, default=1, help="of each kind of text")
-    parser.add_argument("--tokens", type=int, default=8192, help="most of each document")
+    parser.add_argument("--tokens", type=int, default=8192, help="of each document; the last 8 are decoded one by one")
     arguments = parser.parse_args()
     keep_freed_memory()
     backbone = load_backbone(arguments.backbone)
@@ -89,7 +89,7 @@ def scored(backbone: Backbone, name: str, options: dict[str, Any], ids: Tensor) 
     stream = create_method(name, backbone, **options).stream(memory=None)
     size = PIECE if stream.window is None else min(PIECE, stream.window)
     started, losses, before = time.process_time(), [], None
-    for piece in ids.split(size):
+    for piece in ids[:-DECODED].split(size):
         logits = stream.push(piece[None])[0].float()
         predicted = logits if before is None else torch.cat((before, logits))
         losses.append(cross_entropy(predicted[:-1], piece if before is not None else piece[1:], reduction="none"))
