@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from ltm.cli.options import config_options
+from ltm.learning.registry import LEARNERS
 from ltm.methods import METHODS
 
 
@@ -78,32 +79,63 @@ PINS: dict[str, dict[str, Pin]] = {
         "current_page": Pin("kept", "released", "released kernels: kept; released evaluation code: ranked"),
     },
     "sinks": {"num_sinks": Pin(4, SAME, "experiments: four initial tokens suffice")},
+    "tova": {
+        "budget": Pin(512, SAME, "released example: --multi_state_size 512"),
+        "block": Pin(64, "1: after every token", "section 3.3: one token leaves for each that comes"),
+        "heads": Pin("same", SAME, "section 3.3: the mean over a layer's heads"),
+        "positions": Pin("true", SAME, "released code: position ids count every token that was seen"),
+    },
+    "h2o": {
+        "budget": Pin(2048, SAME, "released code with real eviction: 1,024 heavy hitters and 1,024 recent tokens"),
+        "recent": Pin(0.5, SAME, "experiments: half of the budget for recent tokens"),
+        "block": Pin(64, "1: after every token", "algorithm 1: one token leaves for each that comes"),
+        "heads": Pin("own", SAME, "algorithm 1: of each head"),
+        "positions": Pin("true", SAME, "released summarization code; its streaming code rolls them"),
+    },
+    "rmt": {
+        "memory_tokens": Pin(10, SAME, "experiments on WikiText-103; later code on WikiText-2: 2"),
+        "local_window": Pin(150, SAME, "experiments on WikiText-103: segments of 150"),
+        "stride": Pin(None, SAME, "section 3: segments do not overlap"),
+        "lora_rank": Pin(0, "later script: 8", "paper: the whole model is trained; the later script: LoRA of rank 8"),
+    },
+    "lora": {
+        "rank": Pin(8, SAME, "experiments: 1 to 64, 8 for GPT-3; PEFT's default"),
+        "alpha": Pin(None, "the first rank tried", "section 4.1: alpha is set to the first rank tried"),
+        "read_rate": Pin(2e-4, SAME, "PEFT examples: 2e-4"),
+    },
+    "mora": {
+        "rank": Pin(8, SAME, "experiments: 8 for instructions and mathematics, 128 and 256 for new facts"),
+        "groups": Pin("rotate", SAME, "section 3, for small ranks; released code: type 6"),
+        "read_rate": Pin(3e-4, SAME, "experiments: 3e-4"),
+    },
+    "rag": {"passage_words": Pin(100, SAME, "section 3: passages of 100 words")},
+    "ewc": {"labels": Pin("drawn", SAME, "equation 3: the Fisher information, whose labels the model draws")},
 }
+
+ALL = {**METHODS, **LEARNERS}
 
 
 @pytest.mark.parametrize("name", sorted(PINS))
 def test_defaults_are_what_the_table_says(name):
-    defaults = {field.name: field.default for field in fields(METHODS[name].config_class)}
+    defaults = {field.name: field.default for field in fields(ALL[name].config_class)}
     assert {field: defaults[field] for field in PINS[name]} == {field: pin.ours for field, pin in PINS[name].items()}
     assert all(pin.where for pin in PINS[name].values())
 
 
 @pytest.mark.parametrize("name", sorted(PINS))
 def test_a_field_says_where_it_differs_from_its_paper(name):
-    helps = {option.name: option.help for option in config_options(METHODS[name].config_class)}
+    helps = {option.name: option.help for option in config_options(ALL[name].config_class)}
     for field, pin in PINS[name].items():
         assert pin.paper == SAME or pin.paper in helps[field], f"{name}.{field}: {pin.paper} is not in: {helps[field]}"
 
 
 def test_every_method_with_a_paper_has_its_row():
-    assert {name for name, method in METHODS.items() if method.card.paper} == set(PINS)
+    assert {name for name, method in ALL.items() if method.card.paper} == set(PINS)
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(ALL))
 def test_every_field_that_names_its_paper_is_pinned(name):
     named = [
-        option.name
-        for option in config_options(METHODS[name].config_class)
-        if re.search(r"\(paper|\bpaper\)", option.help)
+        option.name for option in config_options(ALL[name].config_class) if re.search(r"\(paper|\bpaper\)", option.help)
     ]
     assert set(named) <= set(PINS.get(name, {})), "a sentence gives a paper's value that nothing holds"
