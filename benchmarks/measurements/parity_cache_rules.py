@@ -2,7 +2,7 @@
 
     git clone https://github.com/schwartz-lab-NLP/TOVA && git clone https://github.com/FMInference/H2O
     git clone https://github.com/NVIDIA/kvpress
-    python benchmarks/parity_cache_rules.py TOVA H2O kvpress
+    python benchmarks/measurements/parity_cache_rules.py TOVA H2O kvpress
 
 What decides in the three checkouts runs without the models they were written for, and is taken from them as it stands:
 TOVA's cache (src/tova_cache.py), H2O's cache with real eviction (h2o_hf/utils_real_drop/modify_llama.py), kvpress's

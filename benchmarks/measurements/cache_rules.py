@@ -1,6 +1,6 @@
 """Rules that keep a budget of keys and values, beside the window, sinks and the whole context, on long documents.
 
-    python benchmarks/cache_rules.py --data DATA      # 12 minutes of one core; real weights, three documents
+    python benchmarks/measurements/cache_rules.py --data DATA   # half an hour of one core, three documents
 
 Each document is scored as one stream; perplexity is of the tokens after the first 1,024, where every budget has had to
 let go. Differences to the whole context are paired over pieces of 512 tokens, with a bootstrap over pieces: what they
@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ltm.backbone import Backbone, load_backbone
+from ltm.data.tokens import token_ids
 from ltm.malloc import keep_freed_memory
 from ltm.methods import create_method
 from ltm.tasks.data import DataSource
 from ltm.tasks.intervals import bootstrap_interval
-from ltm.tokens import token_ids
 
 NAME = "cache_rules"
 BUDGETS = (256, 512, 1024)
