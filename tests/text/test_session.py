@@ -251,11 +251,31 @@ def test_wrong_options_are_told_together(session):
         session.perplexity("a")
 
 
-def test_methods_without_a_bank_answer_but_do_not_read(backbone):
-    session = Session(create_method("window", backbone))
+@pytest.mark.parametrize("name", ["window", "tova"])
+def test_what_is_read_without_a_bank_lasts_as_long_as_the_session(backbone, name, tmp_path):
+    session, seen = Session(create_method(name, backbone)), []
+    before = session.perplexity(BOOK[:200]).perplexity
+    info = session.read(BOOK[:300], "moby", progress=lambda done: seen.append((done.tokens, done.chars)))
+    assert (info.name, info.num_tokens, session.documents, seen) == ("moby", 300, [info], [(300, 300)])
+    assert session.perplexity(BOOK[:200]).perplexity != before
     assert session.ask("Who?", max_new_tokens=3).token_ids
-    with pytest.raises(LtmError, match="keeps no bank"):
-        session.read(BOOK, "moby")
+    assert session.read(BOOK[:300], "moby") == info and session.method.memory.num_tokens() == 300
+    with pytest.raises(LtmError, match="another text called moby"):
+        session.read(BOOK[:301], "moby")
+    with pytest.raises(LtmError, match="holds no text"):
+        session.read("", "nothing")
+    for keep in (lambda: session.save(tmp_path), lambda: session.read(BOOK, "more", tmp_path)):
+        with pytest.raises(LtmError, match="keeps no bank"):
+            keep()
+
+
+def test_a_text_that_a_stream_cannot_hold_is_refused_before_it_is_read(backbone):
+    session = Session(create_method("tova", backbone))
+    session.read(BOOK[:300], "moby")
+    with pytest.raises(
+        LtmError, match=r"more has 400 tokens after 300 that were read, but tova on tiny-llama ends at 512"
+    ):
+        session.read(BOOK[:400], "more")
 
 
 def test_without_shipped_weights_it_says_how_to_train():

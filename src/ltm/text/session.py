@@ -80,7 +80,8 @@ class Answer:
 class Session:
     """A method with its memory, spoken to in text; from several threads, too, which take turns.
 
-    method: any of `ltm.methods`; reading, deleting and saving need one with a bank. tokenizer: None takes the
+    method: any of `ltm.methods`; deleting and saving need one with a bank, and what is read without one lasts as long as
+    the session. tokenizer: None takes the
     backbone's. path: the directory of the bank, where `read` and `save` write; None keeps the memory in this process.
     memory: what this session reads into and answers with, so that one method serves many; left out, the method's own.
     Raises LtmError where there is no tokenizer.
@@ -100,6 +101,7 @@ class Session:
         self.method, self._given = method, memory
         self.tokenizer: Any = method.backbone.tokenizer if tokenizer is None else tokenizer
         self.path = None if path is None else Path(path)
+        self._unnoted: list[tuple[DocumentInfo, str]] = []  # documents of a memory that does not note them
         if self.tokenizer is None:
             raise LtmError(
                 f"backbone {method.backbone.name} has no tokenizer; give one: Session(method, tokenizer=...)"
@@ -167,7 +169,7 @@ class Session:
         """What is in the memory, in the order it was read."""
         with self._alone():
             bank = self.memory.bank
-            return [] if bank is None else bank.documents
+            return [info for info, _ in self._unnoted] if bank is None else bank.documents
 
     def _alone(self) -> AbstractContextManager[None]:
         return self.method.alone(self._given)
@@ -194,6 +196,8 @@ class Session:
         check_text(text, name)
         directory = self.path if path is None else Path(path)
         with self._alone():
+            if directory is None and not self.method.keeps_bank:
+                return self._read_unnoted(text, name, progress, ranges)
             bank = self.bank
             known = self._known(name, text)
             if known is not None:
@@ -232,6 +236,33 @@ class Session:
         if directory is not None:
             bank.save(directory)
         return bank.document_info(document)
+
+    def _read_unnoted(
+        self,
+        text: str,
+        name: str,
+        progress: Callable[[ReadProgress], None] | None,
+        ranges: Sequence[tuple[int, int]] | None,
+    ) -> DocumentInfo:
+        """Into a memory that does not note what it read: the session does."""
+        for info, known in self._unnoted:
+            if info.name == name and known != text:
+                raise LtmError(f"this session has read another text called {name}; rename the new one")
+            if info.name == name:
+                return info
+        self._check_room(text, name)
+        tokens = 0
+        with self.memory.undone_on_failure():
+            for block in self._blocks(text, ranges):
+                self.method.read(block.ids[None].to(self.method.device), memory=self._given)
+                tokens += len(block.ids)
+                if progress is not None:
+                    progress(ReadProgress(name, tokens, block.end, len(text), self.memory.nbytes))
+        if not tokens:
+            raise LtmError(f"{name} holds no text; give it at least one word")
+        info = DocumentInfo(len(self._unnoted), name, 0, tokens, 0, len(text), True)
+        self._unnoted.append((info, text))
+        return info
 
     def delete(self, document: str | int) -> DocumentInfo:
         """Remove a document, by name or id, from the memory; `save` removes it from the disk. Returns what it was."""
@@ -340,7 +371,9 @@ class Session:
         limit = self.method.max_stream_tokens
         if limit is None:
             return
-        held, new = self.bank.num_tokens(0), len(token_ids(self.tokenizer, text))
+        memory = self.bank if self.method.keeps_bank else self.memory
+        held = memory.num_tokens(0) if memory.num_rows else 0
+        new = len(token_ids(self.tokenizer, text))
         if held + new > limit:
             before = f" after {held:,} that were read" if held else ""
             raise LtmError(
