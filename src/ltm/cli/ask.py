@@ -31,6 +31,7 @@ from ltm.outputs import check_output, write_output
 if TYPE_CHECKING:
     from ltm.data.passages import Passage
     from ltm.text.session import Answer, Session
+    from ltm.text.text_session import TextSession
 
 app = new_app()
 
@@ -107,19 +108,20 @@ def _question(text: str, bank: Path) -> str:
     return read_text(Path(STDIN)).rstrip("\n")
 
 
-def open_session(bank: Path, **opening: Any) -> Session:
+def open_session(bank: Path, **opening: Any) -> Session | TextSession:
     """A session on a memory that must exist, or on a text that is read first and not kept."""
     from ltm.bank import Bank
-    from ltm.text.session import Session
+    from ltm.notes.store import NoteStore
+    from ltm.text import text_session
 
-    if not Bank.exists(bank) and not bank.is_file() and not is_stream(bank):
-        raise LtmError(f"{bank} is no memory; make one with: ltm read FILES -o {bank}")
-    if Bank.exists(bank):
+    if Bank.exists(bank) or NoteStore.exists(bank):
         ask_patience(f"opening {bank}")
-        return Session.open(bank, **opening)
+        return text_session.open_session(bank, **opening)
+    if not bank.is_file() and not is_stream(bank):
+        raise LtmError(f"{bank} is no memory; make one with: ltm read FILES -o {bank}")
     documents = list(iter_documents(bank))
     ask_patience(f"reading {bank}")
-    session = Session.open(None, **opening)
+    session = text_session.open_session(None, **opening)
     for document in documents:
         tell_markup(document)
         session.read(document.text, document.name)

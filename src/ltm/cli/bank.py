@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ltm.cli import bank_texts
-from ltm.cli.declared import AsJson, BankPath, Device, MethodName, NewBank, OfMemory, SideNetPath, new_app
+from ltm.cli.declared import (
+    AsJson,
+    BankPath,
+    Device,
+    MemoryPath,
+    MethodName,
+    NewBank,
+    OfMemory,
+    SideNetPath,
+    is_text_memory,
+    new_app,
+)
 from ltm.cli.options import refuse
 from ltm.console import ask_patience, format_bytes, notice, print_json, print_table, shown
 from ltm.data.documents import check_text
@@ -64,40 +75,61 @@ def describe(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 @app.command("list", epilog="Try: ltm bank list moby.bank")
-def list_documents(bank: BankPath, as_json: AsJson = False) -> None:
+def list_documents(bank: MemoryPath, as_json: AsJson = False) -> None:
     """The documents in a memory."""
-    from ltm.bank import Bank
-
-    infos = Bank.read_manifest(bank).document_infos
+    infos = _documents(bank)
     if as_json:
         print_json([asdict(info) for info in infos])
         return
     rows = [(i.name, i.id, f"{i.num_tokens:,}", f"{i.num_chars:,}", "yes" if i.complete else "cut off") for i in infos]
-    print_table(None, ("document", "id", "tokens held", "characters", "whole"), rows)
+    unit = "words" if is_text_memory(bank) else "tokens"
+    print_table(None, ("document", "id", f"{unit} held", "characters", "whole"), rows)
 
 
 @app.command(epilog="Try: ltm bank delete moby.bank moby.txt")
 def delete(
-    bank: BankPath,
+    bank: MemoryPath,
     document: Annotated[str, typer.Argument(metavar="DOCUMENT", help="Name or id, as `ltm bank list` prints it.")],
     as_json: AsJson = False,
 ) -> None:
     """Remove a document from a memory, its text included."""
-    from ltm.bank import Bank
-    from ltm.bank.disk.lock import WriteLock
-
-    found = _named(document, Bank.read_manifest(bank).document_infos, bank)
-    with WriteLock(bank):
-        loaded = Bank.load(bank)
-        loaded.delete_document(found.id)
-        loaded.save(bank)
-    left = _left_behind(loaded)
+    found = _named(document, _documents(bank), bank)
+    of_text = is_text_memory(bank)
+    left = _forget_text(bank, found) if of_text else _delete_document(bank, found)
     if as_json:
         print_json({**asdict(found), "left_behind": left})
         return
-    notice(f"removed {found.name}, {found.num_tokens:,} tokens")
+    notice(f"removed {found.name}, {found.num_tokens:,} {'words' if of_text else 'tokens'}")
     if left:
         notice(f"{left}; ltm bank rebuild reads the texts that are left into a new memory")
+
+
+def _documents(path: Path) -> list[DocumentInfo]:
+    """What a memory on disk holds, without loading a model."""
+    from ltm.bank import Bank
+    from ltm.text.text_session import TextSession
+
+    return TextSession.open(path).documents if is_text_memory(path) else Bank.read_manifest(path).document_infos
+
+
+def _delete_document(path: Path, document: DocumentInfo) -> str:
+    """Delete from a bank; what of it stays elsewhere."""
+    from ltm.bank import Bank
+    from ltm.bank.disk.lock import WriteLock
+
+    with WriteLock(path):
+        bank = Bank.load(path)
+        bank.delete_document(document.id)
+        bank.save(path)
+    return _left_behind(bank)
+
+
+def _forget_text(path: Path, document: DocumentInfo) -> str:
+    """Delete a source with all that was derived from it: nothing stays."""
+    from ltm.text.text_session import TextSession
+
+    TextSession.open(path).delete(document.id)
+    return ""
 
 
 def _named(document: str, infos: list[DocumentInfo], bank: Path) -> DocumentInfo:

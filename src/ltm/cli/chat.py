@@ -29,6 +29,7 @@ from ltm.errors import LtmError
 
 if TYPE_CHECKING:
     from ltm.text.session import Answer, Session
+    from ltm.text.text_session import TextSession
 
 COMMANDS = {
     "/why": "the passages that the last answer used",
@@ -74,7 +75,7 @@ def chat(
 class Chat:
     """The turns so far and the last answer."""
 
-    def __init__(self, session: Session, trace: bool, sampling: dict[str, Any]):
+    def __init__(self, session: Session | TextSession, trace: bool, sampling: dict[str, Any]):
         self.session, self.trace, self.sampling = session, trace, sampling
         self.history: list[dict[str, str]] = []
         self.last: Answer | None = None

@@ -9,6 +9,7 @@ import typer
 
 from ltm.cli.options import config_options
 from ltm.configs import BankFields
+from ltm.errors import LtmError
 
 
 def new_app(**settings: Any) -> typer.Typer:
@@ -22,7 +23,21 @@ def _of_bank(name: str) -> Any:
     return typer.Option(help=found.help)
 
 
-BankPath = Annotated[Path, typer.Argument(metavar="BANK", help="The directory of a memory.")]
+def is_text_memory(path: Path) -> bool:
+    """Whether a directory holds a memory of text, which has notes and no bank."""
+    from ltm.notes.store import NoteStore
+
+    return NoteStore.exists(path)
+
+
+def _keeps_a_bank(path: Path) -> Path:
+    if is_text_memory(path):
+        raise LtmError(f"{path} remembers text and keeps no bank; read, ask, chat, bank list and bank delete know it")
+    return path
+
+
+MemoryPath = Annotated[Path, typer.Argument(metavar="BANK", help="The directory of a memory.")]
+BankPath = Annotated[Path, typer.Argument(metavar="BANK", help="The directory of a memory.", callback=_keeps_a_bank)]
 BankOrText = Annotated[
     Path, typer.Argument(metavar="BANK", help="A memory, or a text that is read first, each time; -: stdin.")
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +34,7 @@ DEFAULT_SIZE = 65_536
 if TYPE_CHECKING:
     from ltm.bank import DocumentInfo
     from ltm.text.session import ReadProgress, Session
+    from ltm.text.text_session import TextSession
 
 
 app = new_app()
@@ -71,34 +72,41 @@ def read(
     sources = find_sources(files, piped_name)
     total_chars = _survey(sources)  # all of them, before anything is written
     from ltm.bank.disk.lock import WriteLock  # only now: what cannot be read is told at once
+    from ltm.text.text_session import is_text_memory
 
     storages = {"key_storage": key_storage, "value_storage": value_storage, "search_storage": search_storage}
     given = {name: value for name, value in {"memory_size": memory_size, **storages}.items() if value is not None}
     opening = {"backbone": backbone, "method": method, "sidenet": sidenet, "device": device}
-    with WriteLock(output):  # a second writer is told now, not after hours of reading
+    of_text = is_text_memory(output, method)  # which has transactions of its own, and needs no lock
+    with nullcontext() if of_text else WriteLock(output):  # a second writer is told now, not after hours of reading
         ask_patience(f"opening {output}")
         session = _open(output, given, opening)
         _read_all(session, sources, output, total_chars, as_json)
 
 
-def _open(output: Path, given: dict[str, Any], opening: dict[str, Any]) -> Session:
+def _open(output: Path, given: dict[str, Any], opening: dict[str, Any]) -> Session | TextSession:
     """The memory as it is, or a new one of the default size; given: sizes and storages that were asked for."""
     from ltm.bank import Bank
     from ltm.methods import method_class
-    from ltm.text.session import Session, method_of
+    from ltm.text.session import method_of
+    from ltm.text.text_session import is_text_memory, open_session
 
-    config = method_class(method_of(output, opening["method"])).config_class
-    default = {} if Bank.exists(output) else config.with_budget(tokens=DEFAULT_SIZE)
-    session = Session.open(output, **opening, **{**default, **given})
+    default = {}
+    if not Bank.exists(output) and not is_text_memory(output, opening["method"]):
+        config = method_class(method_of(output, opening["method"])).config_class
+        default = config.with_budget(tokens=DEFAULT_SIZE)
+    session = open_session(output, **opening, **{**default, **given})
     check_kept(session, output, given)
     return session
 
 
-def _read_all(session: Session, sources: Sequence[Source], output: Path, total_chars: int, as_json: bool) -> None:
+def _read_all(
+    session: Session | TextSession, sources: Sequence[Source], output: Path, total_chars: int, as_json: bool
+) -> None:
     whole = {info.id: info.num_tokens for info in session.documents if info.complete}
     results = []
     with make_progress() as progress, _explain_interrupt(output):
-        bar = ReadBar(progress, total_chars)
+        bar = ReadBar(progress, total_chars, "tokens" if session.method.speaks == "tokens" else "words")
         for document in documents_of(sources):
             bar.start(document)
             info = session.read(document.text, document.name, progress=bar.update)
@@ -107,10 +115,10 @@ def _read_all(session: Session, sources: Sequence[Source], output: Path, total_c
     _report(session, output, results, sum(whole.values()) + bar.tokens, bar, as_json)
 
 
-def check_kept(session: Session, output: Path, chosen: dict[str, Any]) -> None:
+def check_kept(session: Any, output: Path, chosen: dict[str, Any]) -> None:
     """Raise LtmError where a memory is there already and was made with another size or storage than is asked for."""
-    bank = session.method.bank
     for name, asked in chosen.items():
+        bank = session.method.bank
         has = asked if bank is None else getattr(bank.config, name)
         if has != asked:
             option = "--" + name.replace("_", "-")
@@ -147,10 +155,11 @@ def _explain_interrupt(output: Path) -> Iterator[None]:
 
 
 class ReadBar:
-    """Progress over the characters of all documents, with tokens a second and the memory's bytes."""
+    """Progress over the characters of all documents, with the memory's bytes and its units a second: tokens, or words
+    where a memory is of text."""
 
-    def __init__(self, progress: Progress, total_chars: int):
-        self.progress = progress
+    def __init__(self, progress: Progress, total_chars: int, unit: str = "tokens"):
+        self.progress, self.unit = progress, unit
         self.task = progress.add_task("reading", total=total_chars, detail="")
         self.done = self.tokens = 0
         self.started = time.perf_counter()
@@ -167,7 +176,7 @@ class ReadBar:
     def update(self, now: ReadProgress) -> None:
         self.tokens = self.before + now.tokens
         rate = self.tokens / self.seconds
-        detail = f"{self.tokens:,} tokens  {rate:,.0f} tokens/s  {format_bytes(now.bank_bytes)}"
+        detail = f"{self.tokens:,} {self.unit}  {rate:,.0f} {self.unit}/s  {format_bytes(now.bank_bytes)}"
         self.progress.update(self.task, completed=self.done + now.chars, detail=detail)
 
     def finish(self, document: Document) -> None:
@@ -176,7 +185,7 @@ class ReadBar:
 
 
 def _report(
-    session: Session,
+    session: Session | TextSession,
     output: Path,
     results: Sequence[tuple[DocumentInfo, bool]],
     given: int,
@@ -187,12 +196,29 @@ def _report(
 
     results: each document and whether it is new; given: tokens that were held before and that came.
     """
-    bank = session.method.bank
-    assert bank is not None
     for info, new in results:
         if not new:
             notice(f"{info.name} is in {output} already; passed over")
-        elif info.num_chars and info.num_tokens < bank.config.chunk_size:
+    held, kept = _held_tokens(session, results, given) if bar.unit == "tokens" else _held_notes(session)
+    rate, num_new = bar.tokens / bar.seconds, sum(new for _, new in results)
+    if as_json:
+        documents = [{"name": i.name, bar.unit: i.num_tokens, "new": new} for i, new in results]
+        speed = {bar.unit: bar.tokens, "seconds": bar.seconds, f"{bar.unit}_per_second": rate}
+        print_json({"bank": str(output), "documents": documents, **speed, **held})
+        return
+    notice(
+        f"read {num_new} document{'s' * (num_new != 1)}, {bar.tokens:,} {bar.unit} in {bar.seconds:.1f} s "
+        f"({rate:,.0f} {bar.unit}/s); {output} holds {held[f'bank_{kept}']:,} {kept}, "
+        f"{format_bytes(held['bank_bytes'])}"
+    )
+    next_step("ltm", "ask", output, QUESTION, "--trace")
+
+
+def _held_tokens(session: Any, results: Sequence[tuple[DocumentInfo, bool]], given: int) -> tuple[dict[str, int], str]:
+    """What a bank holds now, and in what that is counted; what is short or was dropped is told."""
+    bank = session.bank
+    for info, new in results:
+        if new and info.num_chars and info.num_tokens < bank.config.chunk_size:
             notice(f"{info.name} is shorter than a chunk of {bank.config.chunk_size} tokens; kept as a short chunk")
     dropped = max(given - bank.num_tokens(0), 0)
     if dropped:
@@ -200,23 +226,10 @@ def _report(
             f"the memory keeps {bank.config.memory_size:,} tokens, so the oldest {dropped:,} were dropped; "
             "to keep all, read into a new memory with a larger --memory-size"
         )
-    result: dict[str, Any] = {
-        "bank": str(output),
-        "documents": [{"name": i.name, "tokens": i.num_tokens, "new": new} for i, new in results],
-        "tokens": bar.tokens,
-        "seconds": bar.seconds,
-        "tokens_per_second": bar.tokens / bar.seconds,
-        "dropped_tokens": dropped,
-        "bank_tokens": bank.num_tokens(0),
-        "bank_bytes": bank.nbytes + bank.mapped_nbytes,
-    }
-    if as_json:
-        print_json(result)
-        return
-    num_new = sum(new for _, new in results)
-    notice(
-        f"read {num_new} document{'s' * (num_new != 1)}, {bar.tokens:,} tokens in {bar.seconds:.1f} s "
-        f"({result['tokens_per_second']:,.0f} tokens/s); {output} holds {result['bank_tokens']:,} tokens, "
-        f"{format_bytes(result['bank_bytes'])}"
-    )
-    next_step("ltm", "ask", output, QUESTION, "--trace")
+    size = bank.nbytes + bank.mapped_nbytes
+    return {"dropped_tokens": dropped, "bank_tokens": bank.num_tokens(0), "bank_bytes": size}, "tokens"
+
+
+def _held_notes(session: Any) -> tuple[dict[str, int], str]:
+    """The same of a memory of text."""
+    return {"bank_notes": len(session.memory[0].notes()), "bank_bytes": session.memory.nbytes}, "notes"

@@ -28,11 +28,15 @@ def open_session(path: str | Path | None = None, method: str | None = None, **op
 
     >>> open_session("moby.notes", method="rag").ask("Who is Queequeg?").passages[0]  # doctest: +SKIP
     """
+    kind: Any = TextSession if is_text_memory(path, method) else Session
+    return kind.open(path, method=method, **opening)
+
+
+def is_text_memory(path: str | Path | None, method: str | None) -> bool:
+    """Whether a memory that is there, or one that a method would make, is one of text."""
     if path is not None and NoteStore.exists(path):
-        return TextSession.open(path, method=method, **opening)
-    if method is not None and getattr(method_class(method), "speaks", "tokens") == "text":
-        return TextSession.open(path, method=method, **opening)
-    return Session.open(path, method=method, **opening)
+        return True
+    return method is not None and method_class(method).speaks == "text"
 
 
 class TextSession:
@@ -74,7 +78,7 @@ class TextSession:
             raise LtmError(f"method {name} is not trained, so it takes no weights ({sidenet}); leave them out")
         chosen: Any = method_class(name)
         shaped = {} if made is None else made["options"]
-        config = config_from_options(chosen.config_class, {**shaped, **options}, name)
+        config = config_from_options(chosen.config_class, {**shaped, **options}, f"method {name}")
         return cls(chosen.open(config, Means(backbone or DEFAULT_BACKBONE, device=device)), path)
 
     # the memory
