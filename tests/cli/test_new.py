@@ -15,8 +15,15 @@ from ltm.cli.new import FAMILIES, TEMPLATES
 from ltm.registry import Registry
 
 ROOT = Path(ltm.__file__).parents[2]
-CONTRACTS = {"attention": "test_contract.py"}
-"""The suite that a family's methods have to pass."""
+CONTRACTS = {
+    "attention": ["test_contract.py"],
+    "cache": ["test_contract.py", "test_cache_rule.py"],
+    "recurrent": ["test_contract.py", "test_recurrent.py"],
+    "parametric": ["test_contract.py", "test_parametric.py"],
+    "retrieval": ["test_text.py"],
+    "text": ["test_text.py"],
+}
+"""The suites that a family's methods have to pass."""
 
 
 def pytest_in(folder: Path, *arguments: str) -> None:
@@ -99,4 +106,5 @@ def test_every_family_has_its_templates_and_says_what_its_method_is():
 def test_what_is_written_passes_the_contract_of_its_family(run, tmp_path, family):
     run("new", family, "my_method", "--into", tmp_path)
     install(tmp_path, family, "my_method")
-    pytest_in(tmp_path, str(ROOT / "tests" / "contract" / CONTRACTS[family]), "-k", "my_method and tiny-llama")
+    suites = [str(ROOT / "tests" / "contract" / suite) for suite in CONTRACTS[family]]
+    pytest_in(tmp_path, *suites, "-k", "my_method and (tiny-llama or not tiny)")

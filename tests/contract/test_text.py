@@ -11,13 +11,14 @@ import pytest
 from diary import Diary
 from scripted_writer import ScriptedWriter
 
+from ltm import methods
 from ltm.errors import BankMismatchError, LtmError
-from ltm.methods.retrieval.rag import Rag
+from ltm.methods.text.base import TextMemory
 from ltm.notes.encoder import HashEncoder
 from ltm.notes.store import NoteStore
 from ltm.text.means import Means
 
-METHODS = [Rag, Diary]
+METHODS = [*(methods.METHODS[name] for name in methods.METHODS.of(TextMemory)), Diary]
 ANSWER = '{"topic": "things"}'
 SAID = {
     "letter": "The brass key lies under the doormat of the old mill.",

@@ -12,6 +12,7 @@ import typer
 from ltm.cli.declared import new_app
 from ltm.console import next_step, notice, shown
 from ltm.errors import LtmError, unknown_name
+from ltm.learning.registry import LEARNERS
 from ltm.methods import METHODS
 from ltm.outputs import write_output
 from ltm.registry import Registry
@@ -30,7 +31,11 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "attention": Family("ltm.methods.attention", "tests/methods/attention", METHODS),
+    **{
+        name: Family(f"ltm.methods.{name}", f"tests/methods/{name}", METHODS)
+        for name in ("attention", "cache", "recurrent", "parametric", "retrieval", "text")
+    },
+    "learner": Family("ltm.learning", "tests/learning", LEARNERS),
 }
 
 
