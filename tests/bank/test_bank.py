@@ -325,6 +325,13 @@ def test_a_gpu_gives_what_the_cpu_gives(make_bank):
     expected, found = one.retrieve(query, 5), two.retrieve(query.cuda(), 5)
     assert found.keys.is_cuda and torch.equal(found.hits.slots.cpu(), expected.hits.slots)
     assert torch.equal(found.keys.cpu(), expected.keys) and torch.equal(found.mask.cpu(), expected.mask)
+    recent = torch.randint(0, 1000, (2, 3, 4), generator=torch.Generator().manual_seed(1))
+    for mine, theirs in zip(
+        one.neighbours(query[:, :2], 5, recent=recent)[:3],
+        two.neighbours(query[:, :2].cuda(), 5, recent=recent.cuda())[:3],
+        strict=True,
+    ):
+        assert torch.equal(mine, theirs.cpu())
     slots = expected.hits.slots[0, 0, 0]
     assert two.sources(slots.cuda()) == one.sources(slots) and two.documents == one.documents
 
