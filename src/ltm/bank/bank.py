@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ltm.bank.disk.manifest_file import has_bank, read_manifest
 from ltm.bank.disk.merging import merge_banks
 from ltm.bank.disk.saving import save_bank
 from ltm.bank.reading import ReadableBank
+from ltm.bank.undo import undone_on_failure
 from ltm.lasting import lasting_tensors
 
 if TYPE_CHECKING:
@@ -43,6 +45,13 @@ class Bank(ReadableBank):
     def bank(self) -> Bank:
         """Itself: the bank of this memory."""
         return self
+
+    def undone_on_failure(self) -> AbstractContextManager[None]:
+        """A block after which the bank is as it was before, if it ends by an exception; see `ltm.bank.undo`.
+
+        >>> with bank.undone_on_failure(): bank.write(keys, values, token_ids)  # doctest: +SKIP
+        """
+        return undone_on_failure(self)
 
     @lasting_tensors()
     @torch.no_grad()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,7 +22,6 @@ from ltm.bank.method_entry import MethodEntry
 from ltm.bank.results import DocumentInfo
 from ltm.bank.rows import MemoryRow
 from ltm.bank.search.index import INDEXES
-from ltm.bank.undo import undone_on_failure
 from ltm.errors import ConfigError
 from ltm.lasting import lasting_tensors
 from ltm.memory import Memory, Rows
@@ -270,13 +268,6 @@ class BankContents(Memory):
             written.append((number, chunks, len(ids), found_by))
         for number, chunks, tokens, found_by in written:
             self.writable_row(number).append(chunks, tokens, found_by)
-
-    def undone_on_failure(self) -> AbstractContextManager[None]:
-        """A block after which the bank is as it was before, if it ends by an exception; see `ltm.bank.undo`.
-
-        >>> with bank.undone_on_failure(): bank.write(keys, values, token_ids)  # doctest: +SKIP
-        """
-        return undone_on_failure(self)
 
     def reset(self, rows: Rows | None = None) -> None:
         """Empty all rows or some, and delete the documents of which no other row holds anything."""

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from ltm.bank.contents import BankContents
 from ltm.bank.document_counts import tick
 from ltm.bank.rows import MemoryRow
-
-if TYPE_CHECKING:
-    from ltm.bank.contents import BankContents
 
 
 class _RowMark:
