@@ -19,7 +19,7 @@ from reference.search import naive_search
 from ltm.bank import Bank, BankConfig
 from ltm.bank.disk import plain_reader
 from ltm.bank.hadamard import hadamard
-from ltm.bank.storage import BITS, STORAGES, Codec
+from ltm.bank.storage import BITS, STORAGES, ChunkCodec
 from ltm.errors import BankError, ConfigError
 
 SEARCH = (None, "float32", "bfloat16", "int8", "int4", "derived")
@@ -62,7 +62,7 @@ def test_the_rotation_is_orthonormal_and_its_own_inverse(size):
 def test_codes_are_those_of_the_slow_reference(storage, shape):
     torch.manual_seed(0)
     tensor = torch.randn(1, 2, 5, *shape) * torch.tensor([0.01, 1.0, 300.0, 0.0, 5.0]).view(1, 1, 5, 1, 1)
-    codec = Codec(storage, shape)
+    codec = ChunkCodec(storage, shape)
     parts = codec.encode("keys", tensor, None)
     rotated = codec.decode(parts["keys"], parts["keys.scale"])
     for head, chunk in itertools.product(range(2), range(5)):
@@ -89,7 +89,7 @@ def test_no_number_is_more_than_half_a_step_off(storage, chunk_size, head_dim, m
     if outlier:
         tensor[..., 0] *= 30
     center = torch.randn(1, 2, head_dim, generator=random) * 10**magnitude if centred else None
-    codec = Codec(storage, (chunk_size, head_dim))
+    codec = ChunkCodec(storage, (chunk_size, head_dim))
     parts = codec.encode("keys", tensor, center)
     scales = parts["keys.scale"].float()
     beside = None if center is None else center[:, :, None, None]

@@ -5,7 +5,7 @@ from ltm.bank.chunks import ChunkLayout, EventCut
 from ltm.bank.config import BankConfig
 from ltm.bank.disk.manifest import Manifest
 from ltm.bank.events import EventTable
-from ltm.bank.eviction import EVICTIONS, Usage
+from ltm.bank.eviction import EVICTIONS, ChunkUsage
 from ltm.bank.layered import BankPart, LayeredBank
 from ltm.bank.method_entry import MethodEntry
 from ltm.bank.query_delay import WaitingQueries
@@ -22,6 +22,7 @@ __all__ = [
     "BankPart",
     "ChunkLayout",
     "ChunkSource",
+    "ChunkUsage",
     "DocumentInfo",
     "EventCut",
     "EventTable",
@@ -32,7 +33,6 @@ __all__ = [
     "Neighbours",
     "Retrieved",
     "ShardedBank",
-    "Usage",
     "WaitingQueries",
     "exact_search",
     "joint_search",

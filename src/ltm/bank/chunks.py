@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ltm.bank.storage import BITS, DERIVED, Codec
+from ltm.bank.storage import BITS, DERIVED, ChunkCodec
 from ltm.bank.stored_tensor import Chunks, Field
 from ltm.errors import BankError
 
@@ -30,7 +30,7 @@ class ChunkLayout:
     """Shapes of everything that a bank stores.
 
     keys and values [layers, kv_heads, chunks, chunk_size, head_dim]; search_keys without chunk_size: means of the
-    keys. Each of the three as its storage says (None: in `dtype`; see `Codec`): what is quantised has a field
+    keys. Each of the three as its storage says (None: in `dtype`; see `ChunkCodec`): what is quantised has a field
     of scales beside it, derived search keys are not there. numbers [chunks]: the chunk's slot, under the name that it
     has in files; counts [chunks]: its tokens, fewer
     than chunk_size at the end of a write; and on the host documents [chunks], token_ids [chunks, chunk_size], spans
@@ -56,17 +56,17 @@ class ChunkLayout:
     offload: int | None = None
 
     @cached_property
-    def codecs(self) -> dict[str, Codec]:
+    def codecs(self) -> dict[str, ChunkCodec]:
         """How keys, values and search keys are stored; search keys are missing where they are derived, or events take
         their place."""
         own = str(self.dtype).removeprefix("torch.")
         entry = (self.chunk_size, self.head_dim)
         codecs = {
-            "keys": Codec(self.key_storage or own, entry),
-            "values": Codec(self.value_storage or own, entry),
+            "keys": ChunkCodec(self.key_storage or own, entry),
+            "values": ChunkCodec(self.value_storage or own, entry),
         }
         if self.search_storage != DERIVED and self.event_heads is None:
-            codecs["search_keys"] = Codec(self.search_storage or own, (self.head_dim,))
+            codecs["search_keys"] = ChunkCodec(self.search_storage or own, (self.head_dim,))
         return codecs
 
     @cached_property

@@ -17,7 +17,7 @@ from ltm.bank.checks import check_layout, check_numbers, check_write, row_number
 from ltm.bank.chunks import ChunkLayout, EventCut
 from ltm.bank.config import BankConfig
 from ltm.bank.document_counts import tick
-from ltm.bank.documents import Documents, StoredDocument
+from ltm.bank.documents import BankDocument, Documents
 from ltm.bank.method_entry import MethodEntry
 from ltm.bank.results import DocumentInfo
 from ltm.bank.rows import MemoryRow
@@ -189,7 +189,7 @@ class BankContents(Memory):
         return [self._info(document, rows) for document in self.document_registry.named(name)]
 
     @staticmethod
-    def _info(document: StoredDocument, rows: Sequence[MemoryRow]) -> DocumentInfo:
+    def _info(document: BankDocument, rows: Sequence[MemoryRow]) -> DocumentInfo:
         held = [row.held.counts.get(document.id, (0, 0)) for row in rows]
         tokens, chunks = (sum(column) for column in zip(*held, strict=True))
         length = len(document.text or "")

@@ -10,7 +10,7 @@ from ltm.errors import BankError
 
 
 @dataclass
-class StoredDocument:
+class BankDocument:
     """A document as the bank knows it; `row` is the memory row it was added to."""
 
     id: int
@@ -25,7 +25,7 @@ class DocumentsMark:
     more."""
 
     def __init__(self, next_id: int):
-        self.next_id, self.deleted = next_id, list[StoredDocument]()
+        self.next_id, self.deleted = next_id, list[BankDocument]()
 
 
 class Documents:
@@ -35,14 +35,14 @@ class Documents:
     """
 
     def __init__(self) -> None:
-        self.by_id: dict[int, StoredDocument] = {}
+        self.by_id: dict[int, BankDocument] = {}
         self.by_name: dict[str, list[int]] = {}
         self.next_id = 0
         self.changes = Changes()
         self.deleted_at = 0
         self.marks: list[DocumentsMark] = []
 
-    def __iter__(self) -> Iterator[StoredDocument]:
+    def __iter__(self) -> Iterator[BankDocument]:
         return iter(list(self.by_id.values()))
 
     def __len__(self) -> int:
@@ -51,26 +51,26 @@ class Documents:
     def __contains__(self, document: object) -> bool:
         return document in self.by_id
 
-    def __getitem__(self, document: int) -> StoredDocument:
+    def __getitem__(self, document: int) -> BankDocument:
         """Raises BankError for an id that is not there."""
         if document not in self.by_id:
             known = ", ".join(map(str, list(self.by_id)[:10])) or "none; call add_document first"
             raise BankError(f"no document {document!r} in this bank; its ids are {known}")
         return self.by_id[document]
 
-    def named(self, name: str) -> list[StoredDocument]:
+    def named(self, name: str) -> list[BankDocument]:
         """The documents of a name, in the order they were added."""
         return [self.by_id[number] for number in self.by_name.get(name, [])]
 
     def add(self, name: str, row: int, text: str | None) -> int:
         """A new document; returns its id."""
-        document = StoredDocument(self.next_id, name, row, text)
+        document = BankDocument(self.next_id, name, row, text)
         self.next_id += 1
         self.put(document)
         self.changes.note([document.id])
         return document.id
 
-    def put(self, document: StoredDocument) -> None:
+    def put(self, document: BankDocument) -> None:
         """Take in a document that has its id."""
         self.by_id[document.id] = document
         self.by_name.setdefault(document.name, []).append(document.id)

@@ -3,8 +3,8 @@
 Least recently and least frequently attended are the two policies of Attendre (Yang and Hua, 2024, arXiv:2401.04881). Of
 the paper only abstract and introduction could be read, so how it counts may differ: here a chunk is attended where a
 query retrieves it. What is new is never evicted before what was there, unless more comes at once than fits. A policy is
-a function from `Usage` to a score for each chunk; the lowest are evicted first, of equal ones the oldest. Add one under
-a name of its own before the bank is made, and give that name as `BankConfig.evict`:
+a function from `ChunkUsage` to a score for each chunk; the lowest are evicted first, of equal ones the oldest. Add one
+under a name of its own before the bank is made, and give that name as `BankConfig.evict`:
 
 >>> EVICTIONS["longest_unused_first"] = lambda usage: usage.last - usage.now
 """
@@ -21,7 +21,7 @@ from ltm.errors import short_repr
 
 
 @dataclass(frozen=True)
-class Usage:
+class ChunkUsage:
     """How the chunks of a row were used, in order of writing, on the host; times count query tokens so far.
 
     written, last: int64 [chunks], when a chunk was written, and when a query last retrieved it (at first: when it was
@@ -34,46 +34,46 @@ class Usage:
     now: int = 0
 
     @classmethod
-    def nothing(cls) -> Usage:
+    def nothing(cls) -> ChunkUsage:
         none = torch.zeros(0, dtype=torch.int64)
         return cls(none, none, none)
 
-    def wrote(self, chunks: int) -> Usage:
+    def wrote(self, chunks: int) -> ChunkUsage:
         """After so many new chunks."""
         fresh = torch.full((chunks,), self.now)
-        return Usage(
+        return ChunkUsage(
             torch.cat((self.written, fresh)),
             torch.cat((self.last, fresh)),
             torch.cat((self.times, fresh.new_zeros(chunks))),
             self.now,
         )
 
-    def found(self, indices: Tensor, tokens: int) -> Usage:
+    def found(self, indices: Tensor, tokens: int) -> ChunkUsage:
         """After `tokens` query tokens retrieved the chunks at these indices (int64, any shape, repeats count)."""
         found = torch.bincount(indices.flatten().cpu(), minlength=len(self.times))
         now = self.now + tokens
-        return Usage(self.written, self.last.masked_fill(found > 0, now), self.times + found, now)
+        return ChunkUsage(self.written, self.last.masked_fill(found > 0, now), self.times + found, now)
 
-    def kept(self, indices: Tensor) -> Usage:
+    def kept(self, indices: Tensor) -> ChunkUsage:
         """Of the chunks at these indices only."""
         return replace(self, written=self.written[indices], last=self.last[indices], times=self.times[indices])
 
 
-Eviction = Callable[[Usage], Tensor]
+Eviction = Callable[[ChunkUsage], Tensor]
 """A score for each chunk, [chunks] in any number type; the lowest are evicted first."""
 
 
-def oldest(usage: Usage) -> Tensor:
+def oldest(usage: ChunkUsage) -> Tensor:
     """First in, first out."""
     return torch.arange(len(usage.written))
 
 
-def least_recent(usage: Usage) -> Tensor:
+def least_recent(usage: ChunkUsage) -> Tensor:
     """What was not retrieved for the longest time, as Attendre's LRA."""
     return usage.last
 
 
-def least_frequent(usage: Usage) -> Tensor:
+def least_frequent(usage: ChunkUsage) -> Tensor:
     """What was retrieved least often for the time it has been there, as Attendre's LFA."""
     return usage.times / (usage.now - usage.written + 1)
 
@@ -81,7 +81,7 @@ def least_frequent(usage: Usage) -> Tensor:
 EVICTIONS: dict[str, Eviction] = {"oldest": oldest, "least_recent": least_recent, "least_frequent": least_frequent}
 
 
-def eviction_order(eviction: Eviction, usage: Usage) -> Tensor:
+def eviction_order(eviction: Eviction, usage: ChunkUsage) -> Tensor:
     """The indices of all chunks, those that are evicted first in front."""
     return torch.as_tensor(eviction(usage)).argsort(stable=True)
 

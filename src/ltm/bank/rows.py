@@ -11,7 +11,7 @@ from ltm.bank.budget import RowBudget
 from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
 from ltm.bank.document_counts import Changes, DocumentCounts
 from ltm.bank.events import RowEvents
-from ltm.bank.eviction import EVICTIONS, Usage, eviction_order
+from ltm.bank.eviction import EVICTIONS, ChunkUsage, eviction_order
 from ltm.bank.results import ChunkSource
 from ltm.bank.search.index import SearchIndex
 from ltm.bank.stored_chunks import StoredChunks
@@ -36,7 +36,7 @@ class MemoryRow(StoredChunks):
         self.num_tokens = 0
         self.next_slot = 0  # of the next chunk written
         self.sharers = 1
-        self.usage = None if evict == "oldest" else Usage.nothing()  # kept only where eviction asks for it
+        self.usage = None if evict == "oldest" else ChunkUsage.nothing()  # kept only where eviction asks for it
         self.changes = Changes()  # of what is held of documents
         self._held: DocumentCounts | None = None  # counted when it is first asked for
         self.search_index = new_index()

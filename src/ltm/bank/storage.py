@@ -41,12 +41,12 @@ def storage_problems(config: Any) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Codec:
+class ChunkCodec:
     """One way to store what a chunk has in one head: `shape` = (chunk_size, head_dim), or (head_dim,).
 
     storage: a name of STORAGES.
 
-    >>> codec = Codec("int4", (2, 64))
+    >>> codec = ChunkCodec("int4", (2, 64))
     >>> parts = codec.encode("keys", keys, None)  # "keys": uint8 [..., 2, 32], "keys.scale": float16 [...]
     >>> codec.restore(codec.decode(parts["keys"], parts["keys.scale"]), None)  # float32 [..., 2, 64]  # doctest: +SKIP
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ltm.bank.disk.file_names import HOLDER, LOCK, MANIFEST, SHARDS, TEXTS, is_bank_file
-from ltm.bank.disk.journal import Journal
+from ltm.bank.disk.journal import BankJournal
 from ltm.bank.disk.manifest_entries import FileEntry
 from ltm.bank.disk.plain_files import check_folders, open_plain, remove_plain
 
@@ -28,7 +28,7 @@ class Transaction:
         self.path = path
         self.written: list[str] = []
         self.made: list[Path] = []
-        self.grown: Journal | None = None
+        self.grown: BankJournal | None = None
 
     def __enter__(self) -> Transaction:
         return self
@@ -51,7 +51,7 @@ class Transaction:
         write_synced(self.path, name, content)
         return FileEntry(name, len(content), hashlib.sha256(content).hexdigest())
 
-    def append(self, journal: Journal, line: bytes) -> None:
+    def append(self, journal: BankJournal, line: bytes) -> None:
         """A line behind what a journal has; what a killed save left there goes."""
         self.grown = journal
         append_synced(self.path, journal.file, journal.num_bytes, line)

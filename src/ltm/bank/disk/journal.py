@@ -35,7 +35,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Journal:
+class BankJournal:
     """How far a journal goes: its file, bytes and entries, and the state of the hash over these bytes."""
 
     file: str
@@ -43,11 +43,11 @@ class Journal:
     num_entries: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
 
-    def extended(self, line: bytes, num_entries: int) -> Journal:
+    def extended(self, line: bytes, num_entries: int) -> BankJournal:
         """The same with a line more."""
         digest = self.digest.copy()
         digest.update(line)
-        return Journal(self.file, self.num_bytes + len(line), self.num_entries + num_entries, digest)
+        return BankJournal(self.file, self.num_bytes + len(line), self.num_entries + num_entries, digest)
 
     @property
     def entry(self) -> FileEntry:
@@ -58,12 +58,12 @@ class Journal:
         return self.num_entries > 2 * num_valid + SPARE_ENTRIES
 
 
-def replay(entry: FileEntry, content: bytes) -> tuple[Journal, list[DocumentEntry], list[ShardEntry]]:
+def replay(entry: FileEntry, content: bytes) -> tuple[BankJournal, list[DocumentEntry], list[ShardEntry]]:
     """What a journal's content says after its last line. Raises ValueError where it is not what the entry names."""
     content = content[: entry.num_bytes]
     if len(content) < entry.num_bytes:
         raise ValueError(f"{entry.file} has {len(content)} bytes instead of {entry.num_bytes}")
-    journal = Journal(entry.file).extended(content, 0)
+    journal = BankJournal(entry.file).extended(content, 0)
     if journal.entry != entry:
         raise ValueError(f"the content of {entry.file} is not what was written")
     documents: dict[int, DocumentEntry] = {}

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ltm.bank.config import BankConfig
-from ltm.bank.disk.journal import Journal
+from ltm.bank.disk.journal import BankJournal
 from ltm.bank.disk.manifest_entries import DocumentEntry, FileEntry, RowEntry, ShardEntry
 from ltm.bank.method_entry import MethodEntry
 from ltm.bank.results import DocumentInfo
@@ -87,7 +87,7 @@ class Manifest(Head):
 
     documents: list[DocumentEntry]
     shards: list[ShardEntry]
-    position: Journal | None = field(default=None, compare=False, repr=False)
+    position: BankJournal | None = field(default=None, compare=False, repr=False)
 
     @property
     def document_infos(self) -> list[DocumentInfo]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ltm.bank.checks import check_numbers
 from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
 from ltm.bank.contents import BankContents
-from ltm.bank.documents import StoredDocument
+from ltm.bank.documents import BankDocument
 from ltm.bank.rows import MemoryRow
 from ltm.bank.storage import SCALE
 from ltm.bank.stored_tensor import Chunks
@@ -24,8 +24,8 @@ def merge_banks(bank: BankContents, other: BankContents) -> list[str]:
     """See `Bank.merge`."""
     _check_same(bank, other)
     known = {document.name: document for document in bank.document_registry}
-    same: list[StoredDocument] = []
-    clashes: list[StoredDocument] = []
+    same: list[BankDocument] = []
+    clashes: list[BankDocument] = []
     for document in other.document_registry:
         if document.name in known:
             mine = known[document.name]

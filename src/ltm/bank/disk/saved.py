@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ltm.bank.disk.journal import Journal
+from ltm.bank.disk.journal import BankJournal
 from ltm.bank.disk.manifest import Manifest
 from ltm.bank.disk.manifest_entries import FileEntry, ShardEntry
 from ltm.bank.document_counts import tick
@@ -29,7 +29,7 @@ class Saved:
     texts: dict[int, FileEntry | None]
     shards: list[list[ShardEntry]]
     next_slots: list[int]
-    journal: Journal | None
+    journal: BankJournal | None
     stamps: dict[str, int] | None = None
 
     def begin(self, rows: int) -> None:

@@ -18,7 +18,7 @@ from ltm.bank.chunks import NO_DOCUMENT
 from ltm.bank.contents import BankContents
 from ltm.bank.disk.file_names import SHARDS, TEXTS
 from ltm.bank.disk.files import Transaction, folder_stamps, remove_files, remove_orphans, unique
-from ltm.bank.disk.journal import Journal, Record
+from ltm.bank.disk.journal import BankJournal, Record
 from ltm.bank.disk.lock import WriteLock, check_place
 from ltm.bank.disk.manifest import Head
 from ltm.bank.disk.manifest_entries import DocumentEntry, FileEntry, RowEntry, ShardEntry
@@ -200,7 +200,7 @@ def _journal(
     shards: Sequence[Sequence[ShardEntry]],
     documents: list[DocumentEntry],
     files: Transaction,
-) -> Journal:
+) -> BankJournal:
     """The journal with what is new, or a new one with all there is."""
     before = set[str]() if goes_on is None else _files(goes_on.shards)
     new = [shard for row in shards for shard in row if shard.file not in before]
@@ -209,12 +209,12 @@ def _journal(
     if goes_on is None or goes_on.journal is None:
         name = f"journal-{unique()}.jsonl"
         files.write(name, line)
-        return Journal(name).extended(line, record.num_entries)
+        return BankJournal(name).extended(line, record.num_entries)
     files.append(goes_on.journal, line)
     return goes_on.journal.extended(line, record.num_entries)
 
 
-def _head(bank: BankContents, journal: Journal) -> Head:
+def _head(bank: BankContents, journal: BankJournal) -> Head:
     return Head(
         uuid=bank.uuid,
         revision=uuid4().hex,

@@ -52,7 +52,7 @@ from ltm.bank.storage import BITS
 from ltm.compat import DynamicCache, cache_argument
 from ltm.methods.attention.base import center_tokens
 from ltm.methods.attention.em_llm.config import EmLlmConfig
-from ltm.methods.attention.em_llm.past import RowPast
+from ltm.methods.attention.em_llm.past import EventPast
 from ltm.methods.attention.em_llm.reader import EventReader, PlaceUse, recalling_layers
 from ltm.methods.attention.em_llm.segmentation import (
     event_sizes,
@@ -292,7 +292,7 @@ class EmLlm(Reader):
             self._note_trace(uses, window)
         return logits[:, -keep:] if keep else logits
 
-    def _pasts(self, window: Window) -> list[RowPast]:
+    def _pasts(self, window: Window) -> list[EventPast]:
         """What each row of the batch remembers now: the bank, and what this stream has spilled."""
         past, stream = past_of(window, window.rows), window.stream
         assert stream is not None
@@ -301,8 +301,8 @@ class EmLlm(Reader):
             stream.scratch.update(version=past.version, pasts=self._by_row(past, len(window.ids)))
         return stream.scratch["pasts"]
 
-    def _by_row(self, past: LayeredBank, rows: int) -> list[RowPast]:
-        return [RowPast(past, row, self.method_config) for row in range(rows)]
+    def _by_row(self, past: LayeredBank, rows: int) -> list[EventPast]:
+        return [EventPast(past, row, self.method_config) for row in range(rows)]
 
     def _take_notes(self, stream: Stream, reader: EventReader, logits: Tensor, window: Window) -> None:
         """Surprise of new tokens, attention received by the window, and the logits that predict the next token."""

@@ -12,7 +12,7 @@ from ltm.methods.attention.em_llm.config import EmLlmConfig
 from ltm.methods.attention.em_llm.selection import most_events
 
 
-class RowPast:
+class EventPast:
     """One row of a past, oldest token first; a *place* counts its tokens from 0.
 
     The last `recent_size` tokens are recent, seen at their true distance; the first `num_sinks` of the others are

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from ltm.attention import LocalView, Partial, Plugin, View, attend, rotate
 from ltm.backbone import BackboneView
 from ltm.methods.attention.em_llm.config import EmLlmConfig
-from ltm.methods.attention.em_llm.past import RowPast
+from ltm.methods.attention.em_llm.past import EventPast
 from ltm.methods.attention.em_llm.selection import attention_votes, head_products, select_events, votes
 
 SCORE_EVERY = 4
@@ -36,7 +36,7 @@ class EventReader(Plugin):
         self,
         view: BackboneView,
         config: EmLlmConfig,
-        pasts: Sequence[RowPast],
+        pasts: Sequence[EventPast],
         mask: Tensor,
         new: int,
         per_token: bool,
@@ -110,7 +110,7 @@ class EventReader(Plugin):
 
     # events
 
-    def has_past(self, layer: int, past: RowPast) -> bool:
+    def has_past(self, layer: int, past: EventPast) -> bool:
         """Whether a layer sees anything of a row before its recent tokens."""
         return bool(past.recent.start and (layer >= self.recall_from_layer or past.fits or past.num_sinks))
 
@@ -180,7 +180,7 @@ class EventReader(Plugin):
         return self.scratch[key]
 
     def _in_order(
-        self, layer: int, keys: Tensor, past: RowPast, events: Tensor, places: Tensor, owner: Tensor
+        self, layer: int, keys: Tensor, past: EventPast, events: Tensor, places: Tensor, owner: Tensor
     ) -> Tensor:
         """Keys of sinks and events, those of an event rotated to the last places before position 0."""
         offsets = places - past.first[events][owner] - past.sizes[events][owner]  # -size to -1
@@ -239,7 +239,7 @@ class PlaceUse:
     """How much each place of the past was recalled by each new token, averaged over heads and recalling layers; what
     stands in the window is not recalled."""
 
-    def __init__(self, pasts: Sequence[RowPast], new: int):
+    def __init__(self, pasts: Sequence[EventPast], new: int):
         self.sums = [torch.zeros(new, past.tokens) for past in pasts]
         self.num_sinks = [past.num_sinks for past in pasts]
         self.num_layers = 0
