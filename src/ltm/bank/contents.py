@@ -22,6 +22,7 @@ from ltm.bank.method_entry import MethodEntry
 from ltm.bank.results import DocumentInfo
 from ltm.bank.rows import MemoryRow
 from ltm.bank.search.index import INDEXES
+from ltm.bank.stored_tensor import Chunks
 from ltm.errors import ConfigError
 from ltm.lasting import lasting_tensors
 from ltm.memory import Memory, Rows
@@ -252,22 +253,30 @@ class BankContents(Memory):
         for batch, number in enumerate(numbers):
             chosen = slice(None) if host_mask is None else host_mask[batch].nonzero().squeeze(1)
             ids = token_ids[batch][chosen]
-            if not len(ids):
-                continue
-            cut = None if events is None else events[batch]
-            self.layout.check_events(cut, len(ids))
-            chunks = self.layout.cut(
-                keys[:, batch][:, :, chosen],
-                values[:, batch][:, :, chosen],
-                ids,
-                None if spans is None else spans[batch][chosen],
-                None if documents is None else documents[batch],
-            )
-            found_by = None if cut is None else self.layout.events(cut)
-            check_numbers(chunks | (found_by or {}), ids, self.vocab_size)
-            written.append((number, chunks, len(ids), found_by))
-        for number, chunks, tokens, found_by in written:
+            if len(ids):
+                own = keys[:, batch][:, :, chosen], values[:, batch][:, :, chosen]
+                own_spans = None if spans is None else spans[batch][chosen]
+                document = None if documents is None else documents[batch]
+                cut = None if events is None else events[batch]
+                written.append((number, *self._cut(*own, ids, own_spans, document, cut)))
+        for number, chunks, tokens, found_by in written:  # all of it was found to be right before
             self.writable_row(number).append(chunks, tokens, found_by)
+
+    def _cut(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        token_ids: Tensor,
+        spans: Tensor | None,
+        document: int | None,
+        cut: EventCut | None,
+    ) -> tuple[Chunks, int, Chunks | None]:
+        """What is written to one row, as it is stored: chunks, how many tokens, and events. Raises as `write`."""
+        self.layout.check_events(cut, len(token_ids))
+        chunks = self.layout.cut(keys, values, token_ids, spans, document)
+        events = None if cut is None else self.layout.events(cut)
+        check_numbers(chunks | (events or {}), token_ids, self.vocab_size)
+        return chunks, len(token_ids), events
 
     def reset(self, rows: Rows | None = None) -> None:
         """Empty all rows or some, and delete the documents of which no other row holds anything."""

@@ -23,6 +23,21 @@ BLOCK_CHUNKS = 4096
 def merge_banks(bank: BankContents, other: BankContents) -> list[str]:
     """See `Bank.merge`."""
     _check_same(bank, other)
+    same = _documents_of_both(bank, other)
+    new_ids = {NO_DOCUMENT: NO_DOCUMENT}
+    for document in other.document_registry:
+        if document not in same:
+            new_ids[document.id] = bank.add_document(document.name, row=document.row, text=document.text)
+            if document.complete:
+                bank.finish_document(new_ids[document.id])
+    for number, row in enumerate(other.rows):
+        _add_row(bank, number, row, new_ids)
+    return [document.name for document in same]
+
+
+def _documents_of_both(bank: BankContents, other: BankContents) -> list[BankDocument]:
+    """The documents of the other bank that are in this one, text for text. Raises BankError where a name stands for
+    different texts."""
     known = {document.name: document for document in bank.document_registry}
     same: list[BankDocument] = []
     clashes: list[BankDocument] = []
@@ -34,24 +49,21 @@ def merge_banks(bank: BankContents, other: BankContents) -> list[str]:
     if clashes:
         names = ", ".join(document.name for document in clashes[:5])
         raise BankError(f"both banks hold different documents called {names}; delete or rename one of each")
-    new_ids = {NO_DOCUMENT: NO_DOCUMENT}
-    for document in other.document_registry:
-        if document not in same:
-            new_ids[document.id] = bank.add_document(document.name, row=document.row, text=document.text)
-            if document.complete:
-                bank.finish_document(new_ids[document.id])
-    for number, row in enumerate(other.rows):
-        last = None
-        for chunks in _runs(row, new_ids):
-            mine_row = bank.writable_row(number)
-            if last is None or int(chunks["numbers"][0]) != last + 1:
-                mine_row.next_slot += 1  # a gap: nothing of one run follows what is before it
-            last = int(chunks["numbers"][-1])
-            events = _events(chunks, other.layout) if bank.layout.event_fields else None
-            stored = converted(chunks, other.layout, bank.layout)
-            check_numbers(stored, chunks["token_ids"], bank.vocab_size)  # float16 may not hold what float32 did
-            mine_row.append(stored, int(chunks["counts"].sum()), events)
-    return [document.name for document in same]
+    return same
+
+
+def _add_row(bank: BankContents, number: int, row: MemoryRow, new_ids: dict[int, int]) -> None:
+    """Add what a row of another bank holds of these documents to the row of this number."""
+    last = None
+    for chunks in _runs(row, new_ids):
+        mine = bank.writable_row(number)
+        if last is None or int(chunks["numbers"][0]) != last + 1:
+            mine.next_slot += 1  # a gap: nothing of one run follows what is before it
+        last = int(chunks["numbers"][-1])
+        events = _events(chunks, row.layout) if bank.layout.event_fields else None
+        stored = converted(chunks, row.layout, bank.layout)
+        check_numbers(stored, chunks["token_ids"], bank.vocab_size)  # float16 may not hold what float32 did
+        mine.append(stored, int(chunks["counts"].sum()), events)
 
 
 def converted(chunks: Chunks, source: ChunkLayout, target: ChunkLayout) -> Chunks:
