@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_bank import ModelRow, assert_row_is, tokens_of
+from bank.model_bank import ModelRow, assert_row_is, tokens_of
 from reference.search import naive_search
 
 from ltm.bank import Bank, BankConfig, ChunkSource

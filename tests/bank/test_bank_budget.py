@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from bank.model_bank import ModelRow, assert_row_is, tokens_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_bank import ModelRow, assert_row_is, tokens_of
 
 from ltm.bank import Bank, BankConfig
 from ltm.errors import ConfigError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_bank import tokens_of
-from resigned import read_values, shard_entries, sign_shard, write_values
+from bank.model_bank import tokens_of
+from bank.resigned import read_values, shard_entries, sign_shard, write_values
 from safetensors.torch import load_file, save
 
 from ltm.bank import Bank, BankConfig, EventCut

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_bank import tokens_of
+from bank.model_bank import tokens_of
 from reference.eviction import naive_evict
 
 from ltm.bank import EVICTIONS, Bank, BankConfig, WaitingQueries

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_bank import tokens_of
-from resigned import read_values, shard_entries, sign_shard, write_values
+from bank.model_bank import tokens_of
+from bank.resigned import read_values, shard_entries, sign_shard, write_values
 from safetensors.torch import load, save
 
 from ltm.backbone import load_backbone

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_bank import tokens_of
+from bank.model_bank import tokens_of
 from torch import distributed, multiprocessing
 
 from ltm.bank import Bank, BankConfig, ShardedBank

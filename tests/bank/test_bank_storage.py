@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from bank.model_bank import tokens_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_bank import tokens_of
 from reference.search import naive_search
 
 from ltm.bank import Bank, BankConfig

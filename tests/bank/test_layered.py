@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_bank import tokens_of
+from bank.model_bank import tokens_of
 from torch import Tensor
 
 from ltm.bank import Bank, BankConfig, BankPart, EventCut, Hits, LayeredBank

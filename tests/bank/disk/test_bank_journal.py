@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_bank import tokens_of
-from resigned import read_values
+from bank.model_bank import tokens_of
+from bank.resigned import read_values
 
 from ltm.bank import Bank, BankConfig
 from ltm.bank.disk import journal, plain_reader, saved, saving

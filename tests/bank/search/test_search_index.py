@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from model_bank import tokens_of
+from bank.model_bank import tokens_of
 
 from ltm.bank import Bank, BankConfig
 from ltm.errors import LtmError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed_saver import WRITE, tokens_from
+from bank.disk.killed_saver import WRITE, tokens_from
 
 from ltm.bank import Bank
 from ltm.bank.disk.files import remove_orphans

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from model_bank import tokens_of
+from bank.model_bank import tokens_of
 
 from ltm.bank import Bank, BankConfig
 from ltm.bank.disk import plain_reader

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from bank.disk.killed_writer import change, new_bank, state_of
+from bank.resigned import read_values, shard_entries, sign_shard, write_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from killed_writer import change, new_bank, state_of
-from resigned import read_values, shard_entries, sign_shard, write_values
 
 from ltm.bank import Bank
 from ltm.errors import BankCorruptError, BankError, LtmError

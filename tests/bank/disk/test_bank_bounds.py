@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from model_bank import tokens_of
-from resigned import read_values, shard_entries, sign_shard, write_values
+from bank.model_bank import tokens_of
+from bank.resigned import read_values, shard_entries, sign_shard, write_values
 
 from ltm.bank import Bank, BankConfig
 from ltm.bank.method_entry import MethodEntry

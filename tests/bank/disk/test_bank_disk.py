@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_bank import tokens_of
+from bank.model_bank import tokens_of
 
 from ltm.backbone.fingerprint import Fingerprint
 from ltm.bank import Bank, BankConfig
