@@ -56,6 +56,11 @@ class Memory(ABC):
         return None
 
     @property
+    def writer_digest(self) -> str | None:
+        """A digest of the trained networks whose keys, values or states it holds; None: of the backbone alone."""
+        return None
+
+    @property
     def bank(self) -> Bank | None:
         """The bank that notes which documents were read, where there is one."""
         return None

@@ -9,8 +9,8 @@ from torch import nn
 from ltm.backbone import Backbone, load_backbone
 from ltm.backbone.tiny import build_tiny
 from ltm.bank import Bank
-from ltm.errors import BankMismatchError
-from ltm.methods import create_method, method_class
+from ltm.errors import BankMismatchError, LtmError
+from ltm.methods import create_method, load_method, method_class
 from ltm.text.session import Session
 
 IDS = torch.randint(3, 250, (1, 40), generator=torch.Generator().manual_seed(0))
@@ -193,3 +193,63 @@ def test_a_hook_that_watches_is_no_other_backbone():
     method(IDS[:, :5])
     hook.remove()
     assert len(seen) == 1
+
+
+def trained_a_step(method) -> None:
+    """The last weight of the network beside the backbone, by the least there is."""
+    with torch.no_grad():
+        weight = [*method.sidenet.parameters()][-1].view(-1)
+        weight[-1] = torch.nextafter(weight[-1], torch.tensor(9.0))
+
+
+def read_with_longmem(coupled: bool):
+    options = {**vars(method_class("longmem").config_class.tiny()), "coupled": coupled}
+    method = create_method("longmem", load_backbone("tiny-llama"), **options).eval()
+    method.read(IDS)
+    return method
+
+
+@torch.no_grad()
+def test_what_a_trained_network_wrote_belongs_to_it_as_it_was(tmp_path):
+    method = read_with_longmem(coupled=True)
+    method.bank.save(tmp_path / "a.bank")
+    before = method.writer_digest
+    trained_a_step(method)
+    assert method.writer_digest != before
+    told = (
+        f"bank of the trained network {before}, model of the trained network {method.writer_digest}; .* read the text"
+    )
+    for use in (lambda: method.read(IDS), lambda: method(IDS[:, :5])):
+        with pytest.raises(BankMismatchError, match=told):
+            use()
+    with pytest.raises(BankMismatchError, match=f"model of the trained network {method.writer_digest}; read the text"):
+        method.load_memory(tmp_path / "a.bank")
+    method.memory = method.new_memory()
+    method.read(IDS)
+    assert method.bank.writer_digest == method.writer_digest
+    method.in_training = True  # its weights change with every step
+    trained_a_step(method)
+    method.read(IDS)
+    method.load_memory(tmp_path / "a.bank")
+
+
+@torch.no_grad()
+def test_what_the_backbone_wrote_stays_good_while_the_network_beside_it_is_trained():
+    method = read_with_longmem(coupled=False)
+    trained_a_step(method)
+    method.read(IDS)
+    assert method.bank.writer_digest is None is method.writer_digest
+
+
+@torch.no_grad()
+def test_a_built_in_backbone_is_let_pass_with_other_weights_only_as_it_was_loaded(monkeypatch, tmp_path):
+    """Copies from the hub are rounded otherwise than those from the package; what was trained since is no copy."""
+    monkeypatch.setattr("ltm.methods.saving.BUILTIN_MODELS", {"tiny-llama": None})
+    read_with_longmem(coupled=False).save_pretrained(tmp_path)
+    other = Backbone("tiny-llama", *build_tiny("tiny-llama", seed=1))
+    other.note_loaded()
+    with pytest.warns(UserWarning, match="was trained for other copies of these weights: weights: "):
+        load_method(other, tmp_path)
+    other.view.layers[0].self_attn.k_proj.weight[3, 4] += 1
+    with pytest.raises(LtmError, match="was trained for tiny-llama: weights: .*load that backbone, or train"):
+        load_method(other, tmp_path)

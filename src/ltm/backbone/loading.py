@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import model_info, try_to_load_from_cache
@@ -21,11 +22,12 @@ from transformers import (
 from ltm.backbone.builtin import BUILTIN_MODELS, builtin_directory
 from ltm.backbone.contiguous_head import lay_out_input
 from ltm.backbone.conversion import converted_directory, load_whole
-from ltm.backbone.fingerprint import Fingerprint, Identity
+from ltm.backbone.fingerprint import Fingerprint, Identity, tensors_of
 from ltm.backbone.integrity import MOST_LAYERS, check_config, check_scores, not_finite
 from ltm.backbone.tiny import TINY_ARCHITECTURES, build_tiny
 from ltm.backbone.turns import lock_of
 from ltm.backbone.view import KNOWN_FAMILIES, BackboneView
+from ltm.backbone.watched import signature_of
 from ltm.compat import cpu_has_fast_bf16, heed_softcap
 from ltm.console import notice, quiet
 from ltm.errors import LtmError, error_line
@@ -47,6 +49,7 @@ class Backbone:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None = None
     _identity: Identity = field(default_factory=Identity, init=False, repr=False)
+    _loaded: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         heed_softcap(self.model)
@@ -63,6 +66,25 @@ class Backbone:
         """The identity that banks are checked against, as the model is now: taken anew where anything has changed."""
         with lock_of(self.model):  # what another thread has attached for a moment is no part of it
             return self._identity.of(self.view, self.tokenizer)
+
+    def note_loaded(self) -> None:
+        """Say that the model is now as it comes by a built-in name."""
+        self._loaded = signature_of([*tensors_of(self.model)])
+
+    @property
+    def is_as_loaded(self) -> bool:
+        """Whether it is what comes by a built-in name, and nothing that PyTorch counts has changed it since."""
+        return bool(self._loaded == signature_of([*tensors_of(self.model)]))
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as it is now, and its tokenizer, to a directory that `load_backbone` opens. Raises LtmError
+        where that fails."""
+        try:
+            self.model.save_pretrained(path)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(path)
+        except OSError as error:
+            raise LtmError(f"could not save to {path}: {error.strerror or error}; choose another folder") from error
 
     @property
     def device(self) -> torch.device:
@@ -172,10 +194,13 @@ def _load_builtin(
         first, hub_id = str(error).rstrip("."), BUILTIN_MODELS[name].hub_id
         notice(f"{first}; trying {hub_id} on the hub instead")
         try:
-            return _load_from(name, hub_id, dtype, device, tokenizer)
+            loaded = _load_from(name, hub_id, dtype, device, tokenizer)
         except LtmError as second:
             raise LtmError(f"{name} could not be fetched: {first}; and {second}") from second
-    return _load_from(name, source, dtype, device, tokenizer)
+    else:
+        loaded = _load_from(name, source, dtype, device, tokenizer)
+    loaded.note_loaded()
+    return loaded
 
 
 def _load_from(

@@ -74,22 +74,34 @@ def check_bank(bank: Bank, backbone: Backbone, layers: Sequence[int], others: It
         )
 
 
-def check_unchanged(memory: Memory, backbone: Backbone) -> None:
-    """Raise BankMismatchError where a backbone is not what it was when a memory was made: adapters, weights or settings
-    changed since. Costs a look at the backbone (`Backbone.fingerprint`)."""
-    device = memory.device
+def check_unchanged(memory: Memory, method: Reader) -> None:
+    """Raise BankMismatchError where a backbone, or what was trained beside it and writes, is not what it was when a
+    memory was made: adapters, weights or settings changed since. Costs a look at both (`Backbone.fingerprint`)."""
+    device, backbone = memory.device, method.backbone
     if device is not None and device.type != backbone.device.type:
         raise BankMismatchError(
             f"this memory lies on {device}, its model on {backbone.device}; put it back, or save the memory and "
             f"load it there (Bank.load(path, device={str(backbone.device)!r}))"
         )
-    if memory.fingerprint is None:
+    if memory.fingerprint is None or method.in_training:
         return
-    if differences := memory.fingerprint.differences(backbone.fingerprint):
+    if differences := memory.fingerprint.differences(backbone.fingerprint) + writer_differences(memory, method):
         raise BankMismatchError(
             f"{backbone.name} has changed since this memory was made: {'; '.join(differences)}; put it back as it was, "
             "or read the texts again into a new memory"
         )
+
+
+def writer_differences(memory: Memory, method: Reader) -> list[str]:
+    """A line where another trained network than the method's wrote a memory, or the backbone alone did."""
+    if memory.writer_digest == method.writer_digest:
+        return []
+    wrote, writes = map(_writer_named, (memory.writer_digest, method.writer_digest))
+    return [f"what it holds: bank {wrote}, model {writes}"]
+
+
+def _writer_named(digest: str | None) -> str:
+    return "of the backbone" if digest is None else f"of the trained network {digest}"
 
 
 def _named(layers: Sequence[int]) -> str:

@@ -43,6 +43,8 @@ class Method:
 
     method_config: Any
     uses_memory: bool = True
+    in_training: bool = False
+    """Whether its weights change from step to step: a memory is not held to those that it was made with, then."""
     _memory: Memory | None = None
 
     # what a family supplies
@@ -79,6 +81,8 @@ class Method:
                 f"method {self.name} remembers in a {self.memory_class.__name__}, not in a {type(memory).__name__}; "
                 "make one with its new_memory(), or open it with the method that made it"
             )
+        if self.in_training:  # weights of a few steps ago made it
+            return
         self.check_memory(memory)
         self._known(memory).add(self)
 

@@ -265,7 +265,7 @@ class Reader(TrainedMethod, GenerationMixin):
         return memory
 
     def check_unchanged(self, memory: Any) -> None:
-        check_unchanged(memory, self.backbone)
+        check_unchanged(memory, self)
 
     def _memory_of(self, stream: Any, given: Memory | LeftOut | None) -> Any:
         """What a stream that goes on reads: its memory was looked at when it began."""

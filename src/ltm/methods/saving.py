@@ -14,6 +14,7 @@ import ltm
 from ltm import stored_weights
 from ltm.backbone import Backbone, Fingerprint
 from ltm.backbone.builtin import BUILTIN_MODELS
+from ltm.backbone.watched import Watched, digest_of
 from ltm.configs import config_from_options
 from ltm.errors import LtmError
 from ltm.methods.method import Method
@@ -35,6 +36,7 @@ class TrainedMethod(Method, nn.Module):
         self.backbone = backbone
         self.model = backbone.model
         self.method_config = config
+        self._writer = Watched[str]()
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """What training changes; everything else is frozen."""
@@ -52,6 +54,17 @@ class TrainedMethod(Method, nn.Module):
         """Take in what `trained_state` gave."""
         if state:
             raise LtmError(f"{source} holds weights, but {self.name} has none")
+
+    def writing_state(self) -> dict[str, Tensor]:
+        """Of `trained_state` what shapes what is remembered; nothing where the backbone alone does."""
+        return {}
+
+    @property
+    def writer_digest(self) -> str | None:
+        """What a memory notes of who wrote it, beside the backbone's fingerprint: a digest of `writing_state`, taken
+        anew where a look says that it has changed; None: of nothing trained."""
+        state = self.writing_state()
+        return self._writer.of([*state.items()], lambda: digest_of(state.values())) if state else None
 
     def save_pretrained(self, path: str | Path, dtype: str | None = None) -> None:
         """Write what was trained, its config and the backbone's identity to a directory; the bank is saved apart.
@@ -118,7 +131,7 @@ def _check_backbone(backbone: Backbone, saved: dict[str, Any], path: str | Path)
     """Refuse a backbone that the weights were not trained for; another dtype of the same weights is fine."""
     trained_for = Fingerprint.from_dict({**saved["fingerprint"], "dtype": backbone.fingerprint.dtype})
     differences = trained_for.differences(backbone.fingerprint)
-    built_in = backbone.name == saved.get("backbone") and backbone.name in BUILTIN_MODELS
+    built_in = backbone.name == saved.get("backbone") and backbone.name in BUILTIN_MODELS and backbone.is_as_loaded
     if built_in and all(line.startswith("weights") for line in differences):
         if differences:  # a built-in name whose weights came from the hub instead of the package: rounded otherwise
             warnings.warn(f"{path} was trained for other copies of these weights: {differences[0]}", stacklevel=3)

@@ -23,7 +23,7 @@ from ltm.configs import stride_of
 from ltm.errors import LtmError
 from ltm.methods.attention.memory_reader import KeyValueTap
 from ltm.methods.attention.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
-from ltm.methods.banks import bank_for, check_bank, past_of
+from ltm.methods.banks import bank_for, check_bank, past_of, writer_differences
 from ltm.methods.reader import Reader
 from ltm.streams import Past, Stream, Window
 from ltm.streams.masks import window_positions
@@ -36,10 +36,6 @@ def center_tokens(backbone: Backbone) -> Tensor:
     """Pseudo-random token ids [1, CENTER_TOKENS], the same ones at any time."""
     place = torch.arange(1, CENTER_TOKENS + 1, device=backbone.device)
     return (place * 2_654_435_761 % 2**32 % backbone.view.vocab_size)[None]  # Knuth's multiplicative hash
-
-
-def _writer_named(digest: str | None) -> str:
-    return "of the backbone" if digest is None else f"of the trained network {digest}"
 
 
 class Scored(NamedTuple):
@@ -94,11 +90,6 @@ class BankReader(Reader):
         """Each head's weight of the local side in 0..1, [heads]; None with a softmax shared by both sides."""
         raise NotImplementedError
 
-    @property
-    def writer_digest(self) -> str | None:
-        """The trained network whose keys and values are remembered, a digest of its weights; None: the backbone."""
-        return None
-
     def before_remembering(self, keys: Tensor, mask: Tensor) -> None:
         """Called with keys that are about to be written, [batch, kv_heads, tokens, head_dim], and their mask."""
 
@@ -143,10 +134,7 @@ class BankReader(Reader):
         differences = []
         if memory.config.chunk_size != self.chunk_size:
             differences.append(f"chunk_size: bank {memory.config.chunk_size}, model {self.chunk_size}")
-        if memory.writer_digest != self.writer_digest:
-            wrote, reads = map(_writer_named, (memory.writer_digest, self.writer_digest))
-            differences.append(f"keys and values: bank {wrote}, model {reads}")
-        check_bank(memory, self.backbone, (self.memory_layer,), differences)
+        check_bank(memory, self.backbone, (self.memory_layer,), differences + writer_differences(memory, self))
 
     def take_in(self, past: Past, memory: Bank) -> None:
         memory.begin(len(past.ids))

@@ -19,7 +19,6 @@ with the other sign.
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 from typing import Any
 
@@ -131,16 +130,8 @@ class LongMem(BankReader):
             for tensor in (pointer.center, pointer.spread):
                 distributed.broadcast(tensor.data, src=0)
 
-    @property
-    def writer_digest(self) -> str | None:
-        return self._digest() if self.method_config.coupled else None
-
-    def _digest(self) -> str:
-        """Of the SideNet's weights."""
-        digest = hashlib.sha256()
-        for tensor in self.sidenet.state_dict().values():
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+    def writing_state(self) -> dict[str, Tensor]:
+        return dict(self.sidenet.state_dict()) if self.method_config.coupled else {}
 
     def load_trained_state(self, state: dict[str, Tensor], source: str) -> None:
         """pointer=False leaves out the pointer of weights that were trained with one."""
