@@ -83,6 +83,11 @@ class StreamMemory(Memory):
                 self._fingerprint, dtype=fingerprint.dtype, weights=fingerprint.weights, bits=fingerprint.bits
             )
 
+    def detach(self) -> None:
+        """The weights that encode are about to change: keys and values are encoded anew when they are next needed."""
+        if self.past.tokens is not None:
+            self.past.move(self.past.valid.device)
+
     def save(self, path: str | Path) -> None:
         tokens = self.past.tokens or [torch.empty(0, dtype=torch.long)] * self._rows
         tensors = {f"tokens.{row}": ids.detach().cpu().contiguous().clone() for row, ids in enumerate(tokens)}

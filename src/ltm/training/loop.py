@@ -18,10 +18,10 @@ from ltm.learning.base import Learner
 from .checkpoint import Checkpointer, list_checkpoints
 from .config import TrainConfig
 from .log import TrainLog
-from .optimizer import build_optimizer, named_trainables, share_weights
+from .optimizer import build_optimizer, freeze_backbone, named_trainables, share_weights
 from .plot import plot_loss
 from .protocol import TrainableMethod
-from .record import PLOT_FILE, check_out, write_run_record
+from .record import BACKBONE_FOLDER, PLOT_FILE, check_out, write_run_record
 from .run import Run
 from .schedule import learning_rate_at, progress_fraction
 from .setup import choose_device, choose_precision, make_accelerator
@@ -42,7 +42,8 @@ class Trainer:
     the end. quiet: show nothing.
     One process trains on the device that the method is on, several (torchrun, accelerate launch) on one each.
 
-    out_dir gets train_config.json, log.jsonl, loss.png, checkpoints/ and what the method and the learner save.
+    out_dir gets train_config.json, log.jsonl, loss.png, checkpoints/, what the method and the learner save, and
+    backbone/ where that was trained, too: what was trained beside it belongs to it as it is there.
 
     >>> stream = SegmentStream.from_config(corpus, tokenizer, config)  # doctest: +SKIP
     >>> trainer = Trainer(method, stream, config, "out")  # doctest: +SKIP
@@ -109,6 +110,7 @@ class Trainer:
                 self._conclude(stopped, checkpoint)
         finally:
             self.method.in_training = False
+            freeze_backbone(self.parameters)
         state = {name: getattr(self.state, name) for name in ("step", "tokens", "seconds", "skipped_steps")}
         return TrainResult(**state, loss=self._loss, validation=self._figures, stopped=stopped, checkpoint=checkpoint)
 
@@ -288,6 +290,8 @@ class Trainer:
             how = "go on with train(resume=True), or the same command and --resume"
             self.display.message(f"stopped by {stopped} after step {self.state.step}; saved {checkpoint}; {how}")
             return
+        if self.config.train_backbone is not None:
+            self.method.backbone.save(self.out_dir / BACKBONE_FOLDER)
         self.method.save_pretrained(self.out_dir)
         if self.plot:
             try:

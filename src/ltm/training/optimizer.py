@@ -13,6 +13,8 @@ from ltm.errors import LtmError
 from .config import TrainConfig
 from .protocol import TrainableMethod
 
+_BACKBONE = "model."
+"""How the names of a backbone's parameters begin, among those of a method."""
 STATE_TENSORS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps for each parameter."""
 
@@ -36,11 +38,17 @@ def _own(method: TrainableMethod, named: dict[str, nn.Parameter], only: str | No
     return _containing(found, only, "train_only") if found and only is not None else found
 
 
+def freeze_backbone(parameters: Mapping[str, nn.Parameter]) -> None:
+    """A backbone that was trained is frozen again, as everybody expects it to be."""
+    for name, parameter in parameters.items():
+        if name.startswith(_BACKBONE):
+            parameter.requires_grad_(False)
+
+
 def _of_backbone(named: dict[str, nn.Parameter], part: str | None) -> dict[str, nn.Parameter]:
     if part is None:
         return {}
-    prefix = "model."
-    found = {name: p for name, p in named.items() if name.startswith(prefix)}
+    found = {name: p for name, p in named.items() if name.startswith(_BACKBONE)}
     chosen = _containing(found, part, "train_backbone")
     if other := {p.dtype for p in chosen.values()} - {torch.float32}:
         raise LtmError(

@@ -15,7 +15,7 @@ from ltm.stored_weights import CONFIG_FILE, WEIGHTS_FILE
 
 from .log import LOG_FILE
 
-RECORD_FILE, PLOT_FILE = "train_config.json", "loss.png"
+RECORD_FILE, PLOT_FILE, BACKBONE_FOLDER = "train_config.json", "loss.png", "backbone"
 
 
 def check_out(out_dir: Path) -> None:
