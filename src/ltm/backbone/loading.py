@@ -80,7 +80,8 @@ class Backbone:
         """Write the model as it is now, and its tokenizer, to a directory that `load_backbone` opens. Raises LtmError
         where that fails."""
         try:
-            self.model.save_pretrained(path)
+            with quiet():
+                self.model.save_pretrained(path)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(path)
         except OSError as error:

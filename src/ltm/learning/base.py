@@ -24,7 +24,8 @@ Inputs = dict[str, Any]
 class Learner:
     """Base of every strategy; each hook does nothing by default, so that training with it is plain training.
 
-    config: the strategy's frozen dataclass. In each stage (one stream of text) the Trainer calls
+    config: the strategy's frozen dataclass, with `off()` (plain training) and `tiny()`, which the contract's tests use.
+    In each stage (one stream of text) the Trainer calls
 
         begin                                    once, also when a run goes on in the middle of a stage
         batch, before, loss    for each batch:   what is scored; just before it is scored; what is back-propagated

@@ -13,9 +13,9 @@ How F is estimated. The paper: F_i = E_x E_{y~p(y|x)} (∂ log p(y|x) / ∂θ_i)
 model draws. For a language model that would be a backward pass a token; but gradients of labels that are drawn have
 mean 0 and are independent given the text, so the square of a batch's summed gradient has the expectation of the sum of
 the squares: one backward pass a batch is unbiased. With labels="text" the true next tokens stand in their place, as in
-common code (Avalanche, mammoth: the "empirical Fisher"), and the square of the sum then holds the mean gradient too.
-Avalanche squares the gradient of a minibatch's mean, whose F is smaller by up to the batch size, and both leave out the
-1/2: strengths do not carry over from there.
+common code (the "empirical Fisher"), and the square of the sum then holds the mean gradient too. Avalanche squares the
+gradient of a minibatch's mean, whose F is smaller by up to the batch size; mammoth's ewc_on takes examples one by one
+and weights each by its probability; both leave out the 1/2. So strengths do not carry over from there.
 """
 
 from __future__ import annotations
@@ -48,6 +48,16 @@ class EwcConfig(Config):
     """Whose next tokens importance is about: 'drawn' by the model (the paper) or those of the 'text' (common code)."""
 
     LEAST: ClassVar[Mapping[str, float]] = {"strength": 0, "fisher_batches": 1}
+
+    @classmethod
+    def off(cls) -> EwcConfig:
+        """Plain training."""
+        return cls(strength=0.0, fisher_batches=2)
+
+    @classmethod
+    def tiny(cls) -> EwcConfig:
+        """Keeps what a tiny model learned in a few steps."""
+        return cls(strength=10_000.0, fisher_batches=8)
 
 
 @register("ewc")
