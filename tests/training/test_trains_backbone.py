@@ -1,4 +1,4 @@
-"""A backbone that is trained is another one: memories of before are refused, what was trained beside it goes with it."""
+"""A backbone that is trained is another one: older memories are refused, what was trained beside it goes with it."""
 
 from __future__ import annotations
 

@@ -159,9 +159,9 @@ class Trainer:
 
     def _run_stages(self, stop: StopRequest) -> str | None:
         """Stages until the end of the last or a stop; returns the signal's name or None."""
+        if self.state.step == 0:
+            self._validate()
         while True:
-            if self.state.step == self.state.stage_step:
-                self._validate()
             stopped = self._run_stage(stop)
             if stopped is not None or self.state.stage + 1 == len(self.run.streams):
                 return stopped
