@@ -81,7 +81,8 @@ class Session:
     """A method with its memory, spoken to in text; from several threads, too, which take turns.
 
     method: any of `ltm.methods`; deleting and saving need one with a bank, and what is read without one lasts as long
-    as the session. tokenizer: None takes the backbone's. path: the directory of the bank, where `read` and `save` write; None keeps the memory in this process.
+    as the session. tokenizer: None takes the backbone's. path: the directory of the bank, where `read` and `save`
+    write; None keeps the memory in this process.
     memory: what this session reads into and answers with, so that one method serves many; left out, the method's own.
     Raises LtmError where there is no tokenizer.
 
