@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ltm.methods.method import Card
 from ltm.methods.text.base import TextFields, TextMemory
-
-CARD = Card(paper="none", claim="none", differs="nothing", needs_training=False)
+from ltm.registry import Card
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Diary(TextMemory):
 
     name = "diary"
     config_class = DiaryConfig
-    card = CARD
+    card = Card(paper="", claim="none", differs="")
 
     def take_in(self, event, notes):
         topic = self.ask(Described, f"Topic of: {event.text}").topic

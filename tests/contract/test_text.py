@@ -11,14 +11,14 @@ import pytest
 from diary import Diary
 from scripted_writer import ScriptedWriter
 
-from ltm import methods
 from ltm.errors import BankMismatchError, LtmError
+from ltm.methods import METHODS as REGISTERED
 from ltm.methods.text.base import TextMemory
 from ltm.notes.encoder import HashEncoder
 from ltm.notes.store import NoteStore
 from ltm.text.means import Means
 
-METHODS = [*(methods.METHODS[name] for name in methods.METHODS.of(TextMemory)), Diary]
+METHODS = [*(REGISTERED[name] for name in REGISTERED.of(TextMemory)), Diary]
 ANSWER = '{"topic": "things"}'
 SAID = {
     "letter": "The brass key lies under the doormat of the old mill.",
@@ -332,6 +332,15 @@ def test_text_without_a_word_is_refused(chosen):
         with pytest.raises(LtmError):
             method.remember(text, "empty")
     assert method.memory.is_empty
+
+
+def test_a_backbone_answers_too(chosen, tiny_backbone):
+    method = chosen.open(chosen.config_class.tiny(), Means(tiny_backbone("tiny-llama")))
+    try:
+        method.remember(SAID["letter"], "letter")
+    except LtmError as error:  # a random model writes no JSON
+        assert "\n" not in str(error) and method.memory.is_empty
+    assert isinstance(method.reply([{"role": "user", "content": QUESTION}], max_tokens=5).text, str)
 
 
 def test_a_card_says_where_it_comes_from(chosen):

@@ -34,7 +34,7 @@ def create_method(name: str, backbone: Backbone, **options: Any) -> Reader:
         raise LtmError(f"the method's name comes first, not {type(name).__name__}: attach('longmem', backbone)")
     method = method_class(name)
     if method.speaks != "tokens":
-        raise LtmError(f"method {name} remembers text, not tokens; open it with ltm.text.text_session.open_session")
+        raise LtmError(f"method {name} remembers text, not tokens; open it with ltm.text.text_session.TextSession")
     if not hasattr(backbone, "view"):
         raise LtmError(f"{type(backbone).__name__} is not a backbone; pass what load_backbone() gives")
     return method(backbone, config_from_options(method.config_class, options, f"method {name}"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from ltm.configs import Config
@@ -20,7 +21,7 @@ from ltm.methods.method import Method
 from ltm.notes.records import Event, Forgotten, Found, Note
 from ltm.notes.row import NoteRow
 from ltm.notes.store import NoteStore
-from ltm.notes.writer import Kind, Message, Messages, OnText, write_as
+from ltm.notes.writer import Kind, Message, Messages, OnText, merged, write_as
 
 if TYPE_CHECKING:
     from ltm.text.means import Means
@@ -68,6 +69,7 @@ class TextMemory(Method):
     def __init__(self, config: Any, means: Means):
         self.method_config = config
         self.means = means.of(config.writer, config.encoder)
+        self._choosing = Lock()  # two threads that come first make one memory
 
     @classmethod
     def open(cls: type[Self], config: Any, means: Means) -> Self:
@@ -118,20 +120,21 @@ class TextMemory(Method):
 
         turn: a text, or a message, whose role counts; one that a memory recalled is never taken in again (None).
         source: the name by which it can be forgotten. time: ISO 8601, None: now. progress: called with vectors made
-        and to make.
+        and to make; whoever stops there keeps what was logged, and the next search makes the rest of them.
         """
-        text: str = turn if isinstance(turn, str) else turn["content"]
+        recalled = False
         if not isinstance(turn, str):
-            role = turn["role"]
+            recalled, message = bool(turn.get("recalled")), merged([turn])[0]
+            role, turn = message["role"], message["content"]
         notes = self._notes(memory, row)
-        if notes is None or (not isinstance(turn, str) and turn.get("recalled")):
+        if notes is None or recalled:
             return None
-        if not text.strip():
+        if not turn.strip():
             raise LtmError(f"{source or 'the text'} holds no text; give it at least one word")
         if self.searches_by_meaning:
             _ = notes.encoder  # one that is not to be had is told before anything is written
         with notes.transaction():
-            event = notes.append(text, source, role, time, about)
+            event = notes.append(turn, source, role, time, about)
             self.take_in(event, notes)
         if self.searches_by_meaning:
             notes.embed(progress)
@@ -224,7 +227,8 @@ class TextMemory(Method):
         return {"name": self.name, "options": {name: plain[name] for name in self.memory_options}}
 
     def _notes(self, memory: Given, row: int) -> NoteRow | None:
-        chosen = self.memory_for(memory)
+        with self._choosing:
+            chosen = self.memory_for(memory)
         return None if chosen is None else chosen.row(row, lambda: self.means.encoder)
 
 
