@@ -14,6 +14,7 @@ from ltm.methods import create_method
 from ltm.notes.remote_writer import RemoteWriter
 from ltm.notes.writer import WriterError, merged, schema_of, write_as
 from ltm.text.backbone_writer import BackboneWriter
+from ltm.text.generation import Sampling, generate
 from ltm.text.means import Means
 
 QUESTION = [{"role": "user", "content": "Where is the key?"}]
@@ -234,3 +235,18 @@ def test_means_load_what_is_asked_for_and_nothing_else(tiny_backbone, server):
     assert one.encoder.name == "hash" and one.writer.name == "tiny-llama" and other.writer.name == "qwen at 127.0.0.1"
     given = ScriptedWriter()
     assert Means(tiny_backbone("tiny-llama"), given, "hash").of("http://h/v1#m", "minilm").writer is given
+
+
+@torch.no_grad()
+def test_a_repetition_penalty_leaves_what_was_recalled_alone(local):
+    ids = local._ids(QUESTION)
+    written = []
+    for _ in range(10):  # naively: only tokens that the answer holds already lose
+        logits = local.method.model(torch.cat((ids, torch.tensor([written], dtype=torch.long)), dim=1)).logits[0, -1]
+        for token in set(written):
+            logits[token] = logits[token] / 1.5 if logits[token] > 0 else logits[token] * 1.5
+        written.append(int(logits.argmax()))
+    text = local.write(QUESTION, max_tokens=10, repetition_penalty=1.5)
+    assert text == local.tokenizer.decode(written, skip_special_tokens=True)
+    sampling = Sampling(max_new_tokens=10, repetition_penalty=1.5)
+    assert generate(local.method, local.tokenizer, ids, sampling).text != text

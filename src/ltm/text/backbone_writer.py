@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class BackboneWriter:
     """A method without memory of its own, such as `full`, that writes and scores; greedy unless asked otherwise.
 
-    A schema is not forced: small models are better asked by `score`.
+    A schema is not forced: small models are better asked by `score`. A repetition penalty counts what was written and
+    not the prompt: an answer from recalled text repeats it.
 
     >>> BackboneWriter(create_method("full", load_backbone("smollm2-135m"))).write(messages)  # doctest: +SKIP
     """
@@ -42,7 +43,7 @@ class BackboneWriter:
         chosen = Sampling(max_new_tokens=max_tokens, **sampling)
         ids = self._ids(messages)
         self._check_room(ids.shape[1] + max_tokens)
-        made = generate(self.method, self.tokenizer, ids, chosen, on_text=on_text)
+        made = generate(self.method, self.tokenizer, ids, chosen, on_text=on_text, penalize_prompt=False)
         self.usage.add(made.prompt_tokens, len(made.token_ids))
         return made.text
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
-from transformers import TextStreamer
+from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextStreamer
 
 from ltm.data.control import ControlTokens, part_control_tokens
 from ltm.data.tokens import literal_ids
@@ -169,10 +169,15 @@ def generate(
     memory: Memory | LeftOut | None = LEFT_OUT,
     trace: bool = False,
     on_text: OnText | None = None,
+    penalize_prompt: bool = True,
 ) -> Generated:
     """Generate after a prompt, int64 [1, tokens], with a memory (left out: the method's own); on_text gets the text as
-    it comes; trace notes what memory gave."""
+    it comes; trace notes what memory gave. penalize_prompt: the repetition penalty counts the prompt's tokens, too;
+    False where the prompt is what an answer is to be taken from."""
     arguments, started = {**sampling.arguments(), "memory": memory}, time.perf_counter()
+    if not penalize_prompt:
+        own = RepetitionPenaltyLogitsProcessor(arguments.pop("repetition_penalty"), input_ids.shape[1])
+        arguments["logits_processor"] = LogitsProcessorList([own])
     ends = _end_tokens(method, tokenizer)
     arguments.update(eos_token_id=ends or None, pad_token_id=_pad_token(tokenizer, ends))
     if on_text is not None:
