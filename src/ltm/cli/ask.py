@@ -21,8 +21,8 @@ from ltm.cli.declared import (
     Temperature,
     new_app,
 )
-from ltm.cli.read import tell_markup
-from ltm.console import ask_patience, notice, print_json, write
+from ltm.cli.read import ReadBar, tell_markup
+from ltm.console import ask_patience, make_progress, notice, print_json, write
 from ltm.data.documents import iter_documents, read_text
 from ltm.data.pipes import STDIN, is_stream, stream_name
 from ltm.errors import LtmError
@@ -122,9 +122,13 @@ def open_session(bank: Path, **opening: Any) -> Session | TextSession:
     documents = list(iter_documents(bank))
     ask_patience(f"reading {bank}")
     session = text_session.open_session(None, **opening)
-    for document in documents:
-        tell_markup(document)
-        session.read(document.text, document.name)
+    with make_progress() as progress:
+        bar = ReadBar(progress, sum(len(document.text) for document in documents))
+        for document in documents:
+            tell_markup(document)
+            bar.start(document)
+            session.read(document.text, document.name, progress=bar.update)
+            bar.finish(document)
     return session
 
 
