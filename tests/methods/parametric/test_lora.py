@@ -44,9 +44,9 @@ def test_peft_leaves_nothing_on_the_backbone(lora):
 
 
 def test_the_paper_s_defaults():
-    """Hu et al., section 4.1: alpha is the first rank tried, so that the scale is 1; rank and rate are PEFT's usual."""
+    """Hu et al., section 4.1: alpha is the first rank tried, so that the scale is 1; rank as PEFT's."""
     config = LoraConfig()
-    assert (config.rank, config.alpha, config.read_rate) == (8, None, 2e-4)
+    assert (config.rank, config.alpha) == (8, None)
 
 
 def test_without_peft_one_line_says_how_to_get_it(tiny_backbone, monkeypatch):

@@ -59,9 +59,9 @@ def test_its_rank_is_that_of_the_matrix_and_not_lora_s():
 
 
 def test_the_paper_s_defaults():
-    """README and train.py of kongds/MoRA: rank 8, type 6, rate 3e-4, all matrices of the layers."""
+    """README of kongds/MoRA: rank 8, type 6, all matrices of the layers."""
     config = MoraConfig()
-    assert (config.rank, config.groups, config.read_rate, config.modules) == (8, "rotate", 3e-4, "all")
+    assert (config.rank, config.groups, config.modules) == (8, "rotate", "all")
 
 
 def test_all_problems_of_a_config_are_told_together():

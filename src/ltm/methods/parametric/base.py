@@ -36,10 +36,10 @@ class ParametricFields(WindowFields):
     """Matrices that are changed: all, attention, mlp, or the backbone's own names with commas (q_proj,v_proj)."""
     segment_size: int = 256
     """Tokens learned from together; what came before a segment is not in sight."""
-    read_steps: int = 4
+    read_steps: int = 2
     """Steps of learning on each segment; more remember it better, and what was read before it worse."""
-    read_rate: float = 3e-4
-    """Learning rate of AdamW while reading."""
+    read_rate: float = 1e-3
+    """Learning rate of AdamW while reading; fine-tuning's are lower, and its steps many more."""
     seed: int = 0
     """Of what is random in the weights before anything was read."""
 
@@ -164,7 +164,8 @@ class Parametric(Reader):
         """What leaves the window is learned from, by weights that are the stream's own."""
         if stream.memory is not None:
             own = stream.carried["weights"]
-            own[row] = self.learned(own[row], token_ids)
+            for segment in token_ids.split(self.method_config.segment_size):
+                own[row] = self.learned(own[row], segment)
 
     def _weights_of(self, window: Window) -> list[Tensors]:
         """The stream's weights of each batch row."""
