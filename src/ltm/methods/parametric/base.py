@@ -65,7 +65,7 @@ class Parametric(Reader):
     """Base of methods whose memory is weights. A method supplies `wrap`, and `targets` where a config's `modules` do
     not say all; `delta` where the change is one of a matrix.
 
-    Trained (`ltm train`) are the weights that a row starts from.
+    A `Trainer` teaches the weights that a row starts from.
     """
 
     memory_class: ClassVar[type[Memory]] = Weights
