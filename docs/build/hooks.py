@@ -33,6 +33,8 @@ def api_pages() -> list[dict[str, str]]:
     folders = sorted(file.parent for file in PACKAGE.glob("*/__init__.py") if file.parent.name not in LEFT_OUT)
     pages = {"ltm": modules(PACKAGE, "*.py")}
     pages |= {f"ltm.{folder.name}": modules(folder, "**/*.py") for folder in folders}
+    for gone in {file.stem for file in (DOCS / "api").glob("*.md")} - pages.keys():
+        (DOCS / "api" / f"{gone}.md").unlink()
     for title, names in pages.items():
         blocks = [f"# {title}", *(f"::: {name}" for name in names)]
         write(DOCS / "api" / f"{title}.md", "\n\n".join(blocks) + "\n")

@@ -73,6 +73,17 @@ def test_files_and_folders_that_are_named_are_there():
     assert not wrong
 
 
+def test_included_files_and_links_are_there():
+    wrong = []
+    for page in [*NOW, *(ROOT / "docs" / "log").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text)]
+        places = [page.parent / link for link in links if link and "://" not in link]
+        places += [ROOT / name for name in re.findall(r'--8<-- "([^":]+)"', text)]
+        wrong += [f"{page.name}: {place}" for place in places if not (place.exists() or "api" in place.parts)]
+    assert not wrong
+
+
 def test_the_result_files_name_what_made_them():
     for file in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         script = json.loads(file.read_text())["command"].split()[1]
