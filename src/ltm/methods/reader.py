@@ -21,12 +21,13 @@ from torch import Tensor
 
 from ltm.backbone import Backbone
 from ltm.backbone.turns import lock_of
-from ltm.compat import CACHE_NAME, CausalOutput, GenerationMixin, cache_argument, causal_output, take_cache
+from ltm.compat import CACHE_NAME, CausalOutput, cache_argument, causal_output, take_cache
 from ltm.errors import ConfigError, LtmError
 from ltm.lasting import lasting_tensors
 from ltm.memory import LEFT_OUT, LeftOut, Memory
 from ltm.methods.banks import check_unchanged
-from ltm.methods.inputs import check_positions, check_token_types, left_padded
+from ltm.methods.generating import Generating
+from ltm.methods.inputs import check_positions, check_token_types
 from ltm.methods.loss import next_token_loss
 from ltm.methods.saving import TrainedMethod
 from ltm.methods.trace import Trace
@@ -40,7 +41,7 @@ _TRACES: ContextVar[Mapping[int, Trace]] = ContextVar("traces", default=MappingP
 """Of methods by their id, while a block of `trace` is open: each thread has blocks of its own."""
 
 
-class Reader(TrainedMethod, GenerationMixin):
+class Reader(TrainedMethod, Generating):
     """Base of methods around a backbone that read and score tokens.
 
     backbone: from `load_backbone`; stays frozen and in eval mode. config: the method's frozen dataclass, kept as
@@ -58,12 +59,6 @@ class Reader(TrainedMethod, GenerationMixin):
 
     bank_options: ClassVar[tuple[str, ...]] = ()
     """Fields of the config that shape what is written to a bank: a saved one is opened with the same."""
-
-    # what transformers' GenerationMixin looks for
-    main_input_name = "input_ids"
-    _is_stateful = False
-    supports_gradient_checkpointing = True
-    base_model_prefix = "model"
 
     def __init__(self, backbone: Backbone, config: Any):
         super().__init__(backbone, config)
@@ -350,37 +345,7 @@ class Reader(TrainedMethod, GenerationMixin):
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute activations in the backward pass instead of keeping them; nothing to do by default."""
 
-    # what transformers' generate() asks
-
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
-        """The tokens the cache has not seen yet, and what forward needs beside them."""
-        stream, mask = kwargs[CACHE_NAME], kwargs.get("attention_mask")
-        ids = input_ids[:, stream.get_seq_length() :]
-        if mask is not None and not stream.get_seq_length():
-            ids, mask = left_padded(ids, mask)
-        return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "cache": stream,
-            "use_cache": True,
-            "memory": kwargs.get("memory", LEFT_OUT),
-            "memory_rows": kwargs.get("memory_rows"),
-            "logits_to_keep": 1,
-        }
-
-    def can_generate(self) -> bool:
-        return True
-
-    def get_experts_implementation(self) -> Any:
-        """generate() asks this of every model, to speed up mixtures of experts while decoding."""
-        return self.model.get_experts_implementation()
-
-    def set_experts_implementation(self, implementation: Any) -> None:
-        self.model.set_experts_implementation(implementation)
-
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        return False
+    # what is known of a stream and the model
 
     @property
     def max_stream_tokens(self) -> int | None:

@@ -22,11 +22,11 @@ from ltm.bank.storage import BITS, STORAGE_OPTIONS
 from ltm.configs import stride_of
 from ltm.errors import LtmError
 from ltm.methods.attention.memory_reader import KeyValueTap
-from ltm.methods.attention.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
 from ltm.methods.banks import bank_for, check_bank, past_of, writer_differences
 from ltm.methods.reader import Reader
 from ltm.streams import Past, Stream, Window
 from ltm.streams.masks import window_positions
+from ltm.streams.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
 
 CENTER_TOKENS = 256
 """Their mean key leaves 1.5% of the keys' variance as error of 4 bits; 1,024 tokens no less; no centre 4.3%."""

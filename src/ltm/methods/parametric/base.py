@@ -20,11 +20,11 @@ from ltm.backbone import Backbone
 from ltm.configs import WindowFields, stride_of
 from ltm.errors import LtmError
 from ltm.memory import Memory
-from ltm.methods.attention.segments import cut_into_segments
 from ltm.methods.loss import next_token_loss
 from ltm.methods.parametric.stand_in import StandIn, standing_in
 from ltm.methods.reader import Reader
 from ltm.streams import Past, Stream, Window
+from ltm.streams.segments import cut_into_segments
 from ltm.streams.tensor_memory import TensorMemory, Tensors
 
 

@@ -22,11 +22,11 @@ from ltm.attention import attach
 from ltm.compat import cache_argument
 from ltm.configs import WindowFields
 from ltm.memory import Memory
-from ltm.methods.attention.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
 from ltm.methods.reader import Reader
 from ltm.methods.recurrent.mixer import Mixer, Mixing, initial_states
 from ltm.streams import Past, Stream, Window
 from ltm.streams.masks import window_positions
+from ltm.streams.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
 from ltm.streams.tensor_memory import TensorMemory
 
 States = Mapping[str, Tensor]

@@ -62,13 +62,13 @@ from ltm.methods.attention.em_llm.segmentation import (
     token_surprise,
 )
 from ltm.methods.attention.em_llm.selection import mean_keys, representative_keys
-from ltm.methods.attention.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
 from ltm.methods.banks import bank_for, check_bank, past_of
 from ltm.methods.method import Card
 from ltm.methods.reader import Reader
 from ltm.methods.registry import register
 from ltm.streams import Past, Stream, Window
 from ltm.streams.masks import window_positions
+from ltm.streams.segments import READ_BATCH_TOKENS, Segment, batches_of, cut_into_segments, pad_segments
 
 LOGIT_PIECE = 64
 """Tokens whose logits are in float32 at a time."""

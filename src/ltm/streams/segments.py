@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ltm.streams import Past
+from ltm.streams.window import Past
 
 READ_BATCH_TOKENS = 2048
 """Segments of different rows, or that do not see each other, are read together: so many tokens of them in one pass."""
