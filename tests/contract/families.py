@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import torch
@@ -15,6 +16,19 @@ from ltm.methods import METHODS, Reader, load_method
 FAST = ("tiny-llama", "tiny-gpt2")
 ARCHITECTURES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in TINY_ARCHITECTURES]
 """Two in the fast suite, rotary and learned positions, Linear and Conv1D; all ten at night."""
+
+
+def cases_of(names: list[str]) -> list:
+    """Every method on every architecture, as (name, architecture): in the fast suite on Llama and one other, which a
+    hash of its name chooses, so that together they see all; the rest at night."""
+    others = sorted(set(TINY_ARCHITECTURES) - {"tiny-llama"})
+    chosen = {name: {"tiny-llama", others[crc32(name.encode()) % len(others)]} for name in names}
+    return [
+        pytest.param((name, one), id=f"{name}-{one}", marks=() if one in chosen[name] else pytest.mark.slow)
+        for name in names
+        for one in sorted(TINY_ARCHITECTURES)
+    ]
+
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 """transformers computes norms and rotary angles in float32 whatever the model's dtype."""
