@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ltm.learning.registry import LEARNERS, create_learner, register
 
 if TYPE_CHECKING:
-    from ltm.learning.base import Inputs, Learner
+    from ltm.training.learner import Inputs, Learner
 
 __all__ = ["LEARNERS", "Inputs", "Learner", "create_learner", "register"]
 
@@ -15,6 +15,6 @@ __all__ = ["LEARNERS", "Inputs", "Learner", "create_learner", "register"]
 def __getattr__(name: str) -> Any:
     if name not in ("Inputs", "Learner"):
         raise AttributeError(f"module 'ltm.learning' has no attribute {name!r}")
-    from ltm.learning import base
+    from ltm.training import learner
 
-    return getattr(base, name)
+    return getattr(learner, name)

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ltm.configs import Config
-from ltm.learning.base import Inputs, Learner
 from ltm.learning.registry import register
 from ltm.registry import Card
+from ltm.training.learner import Inputs, Learner
 from ltm.training.protocol import TrainableMethod
 
 

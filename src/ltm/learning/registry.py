@@ -8,7 +8,7 @@ from ltm.configs import config_from_options
 from ltm.registry import Registry
 
 if TYPE_CHECKING:
-    from ltm.learning.base import Learner
+    from ltm.training.learner import Learner
 
 LEARNERS: Registry[type[Learner]] = Registry("learner", "ltm.learning", "ltm.learners")
 register = LEARNERS.register

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ltm.backbone import Fingerprint
 from ltm.errors import LtmError
-from ltm.learning.base import Learner
+from ltm.training.learner import Learner
 
 from .optimizer import load_optimizer_tensors, optimizer_tensors
 from .run import Run

@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 
 from ltm.console import RunDisplay
 from ltm.errors import LtmError
-from ltm.learning.base import Learner
+from ltm.training.learner import Learner
 
 from .checkpoint import Checkpointer, list_checkpoints
 from .config import TrainConfig

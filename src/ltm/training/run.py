@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ltm.learning.base import Inputs, Learner
+from ltm.training.learner import Inputs, Learner
 
 from .config import TrainConfig
 from .protocol import TrainableMethod, empty_memory, inputs_of

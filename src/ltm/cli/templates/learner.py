@@ -18,9 +18,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ltm.configs import Config
-from ltm.learning.base import Inputs, Learner
 from ltm.learning.registry import register
 from ltm.registry import Card
+from ltm.training.learner import Inputs, Learner
 from ltm.training.protocol import TrainableMethod
 
 
