@@ -108,6 +108,16 @@ def test_a_note_written_anew_leaves_nothing_behind_once_its_source_is_forgotten(
     assert [word for word in (b"bramble", b"quixotic", b"wymondham", b"glyph") if word in after] == []
 
 
+def test_what_is_forgotten_frees_its_bytes(tmp_path):
+    store = NoteStore.open(tmp_path)
+    empty = (tmp_path / FILE).stat().st_size
+    with store.undone_on_failure():
+        fill(hashed(store), "long", "word " * 200_000)
+    assert (tmp_path / FILE).stat().st_size > empty + 2_000_000
+    store[0].forget("long")
+    assert (tmp_path / FILE).stat().st_size < empty + 50_000 and b"word word" not in bytes_of(tmp_path)
+
+
 def test_another_process_sees_what_is_written_and_the_vectors_follow(tmp_path):
     store = NoteStore.open(tmp_path)
     fill(hashed(store), "a", "one lamp")
@@ -147,7 +157,7 @@ def test_a_killed_writer_leaves_all_that_was_acknowledged(tmp_path):
 
 SAVER = """
 import os, signal, sqlite3, sys
-from ltm.text import database
+from ltm.notes import database
 from ltm.notes.store import NoteStore
 store = NoteStore()
 for number in range(300):
