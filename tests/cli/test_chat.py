@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from ltm.bank import Bank
-from ltm.cli.chat import transcript
 from ltm.text.session import Session
 
 E = ("--method", "em_llm", "--max-tokens", 3)
@@ -77,6 +76,8 @@ def test_what_was_said_is_kept_when_a_line_is_no_text(run, memory, monkeypatch):
     assert told.code == 2 and "not UTF-8" in told.err and "remembered as chat" in told.err
 
 
-def test_a_transcript_reads_well():
-    turns = [{"role": "user", "content": "Who? "}, {"role": "assistant", "content": " Me."}]
-    assert transcript(turns) == "User: Who?\n\nAssistant: Me.\n\n"
+def test_a_transcript_reads_well(monkeypatch):
+    turns, kept = [{"role": "user", "content": "Who? "}, {"role": "assistant", "content": " Me."}], []
+    monkeypatch.setattr(Session, "read", lambda self, text, name: kept.append((text, name)))
+    Session.keep(Session.__new__(Session), turns, "chat")
+    assert kept == [("User: Who?\n\nAssistant: Me.\n\n", "chat")]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 from conftest import one_line
 
 from ltm.notes import encoder
+from ltm.notes.store import NoteStore
 
 TEXTS = {"letter.txt": "The brass key lies under the doormat.\n", "talk.txt": "Wendy paints zeppelins.\n"}
 
@@ -43,6 +45,17 @@ def test_it_is_listed_and_forgotten(run, notes):
     assert (gone["name"], gone["left_behind"]) == ("letter.txt", "")
     assert json.loads(run("bank", "list", notes, "--json").out)[0]["name"] == "talk.txt"
     assert b"doormat" not in b"".join(file.read_bytes() for file in notes.rglob("*") if file.is_file())
+
+
+def test_a_conversation_is_kept_with_its_roles(run, notes, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("I like plums.\n/why\n"))
+    talked = run("chat", notes, "--backbone", "tiny-llama", "--max-tokens", "4")
+    assert "remembered as chat" in talked.err and "letter.txt [0-37]" in talked.err, talked.err
+    events = NoteStore.load(notes)[0].events()
+    assert [event.role for event in events] == ["document", "document", "user", "assistant"]
+    assert events[2].text == "I like plums." and events[2].source in run("bank", "list", notes).out
+    assert run("bank", "delete", notes, events[2].source).code == 0
+    assert len(NoteStore.load(notes)[0].events()) == 2
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "compact", "export"])

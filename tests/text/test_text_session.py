@@ -56,10 +56,14 @@ def test_a_text_of_the_same_name_is_passed_over_or_refused():
         session.read("Other.", "c.txt", ranges=[(0, 2)])
 
 
-def test_what_was_said_is_no_document():
+def test_a_conversation_is_kept_as_one_document():
     session = make()
-    session.method.remember("I like plums.", "chat", memory=session.memory)
-    assert session.documents == []
+    session.keep([{"role": "user", "content": "I like plums."}, {"role": "assistant", "content": "Good."}], "chat")
+    assert [event.role for event in session.memory[0].events()] == ["user", "assistant"]
+    (info,) = session.documents
+    assert (info.name, info.num_tokens, info.num_chunks) == ("chat", 4, 1)  # an answer is no passage
+    session.delete("chat")
+    assert session.memory.is_empty
 
 
 def test_saved_elsewhere_and_opened_again(tmp_path):

@@ -94,7 +94,7 @@ class Chat:
         if path is None or not self.history:
             return
         name = f"chat {datetime.now():%Y-%m-%d %H:%M:%S}"
-        self.session.read(transcript(self.history), name)
+        self.session.keep(self.history, name)
         notice(f"remembered as {name}; to forget it: {shell_line('ltm', 'bank', 'delete', path, name)}", style="dim")
 
     def _answer(self, question: str) -> None:
@@ -119,11 +119,6 @@ class Chat:
             notice("forgotten: what was said so far", style="dim")
         else:
             notice(f"{command} is no command; there are: {', '.join(COMMANDS)}", style="dim")
-
-
-def transcript(history: list[dict[str, str]]) -> str:
-    """Turns as a text that can be read."""
-    return "".join(f"{turn['role'].capitalize()}: {turn['content'].strip()}\n\n" for turn in history)
 
 
 def _next_line() -> str | None:

@@ -264,6 +264,10 @@ class Session:
         self._unnoted.append((info, text))
         return info
 
+    def keep(self, turns: Sequence[dict[str, str]], name: str) -> None:
+        """Take a conversation in, as a document."""
+        self.read("".join(f"{turn['role'].capitalize()}: {turn['content'].strip()}\n\n" for turn in turns), name)
+
     def delete(self, document: str | int) -> DocumentInfo:
         """Remove a document, by name or id, from the memory; `save` removes it from the disk. Returns what it was."""
         with self._alone():

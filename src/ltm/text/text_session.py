@@ -16,6 +16,7 @@ from ltm.methods.registry import config_from_options, method_class
 from ltm.methods.text.base import TextMemory
 from ltm.notes.records import Event
 from ltm.notes.store import NoteStore
+from ltm.notes.writer import Message
 from ltm.text.generation import OnText, Sampling
 from ltm.text.means import DEFAULT_BACKBONE, Means
 from ltm.text.session import Answer, ReadProgress, Session
@@ -43,7 +44,8 @@ class TextSession:
     """A text memory with its store, spoken to as a `Session` is; from several threads, too.
 
     path: the directory of the store, where everything is written at once; None keeps it in this process. A document is
-    one event of the log; its `num_tokens` are words, which need no tokenizer, its `num_chunks` notes.
+    a source of the log, a text or a conversation; its `num_tokens` are words, which need no tokenizer, its `num_chunks`
+    notes.
 
     >>> session = TextSession.open("moby.notes", method="rag")  # doctest: +SKIP
     >>> session.read(open("moby.txt").read(), "moby.txt"); session.ask("Who is Queequeg?").text  # doctest: +SKIP
@@ -85,8 +87,8 @@ class TextSession:
 
     @property
     def documents(self) -> list[DocumentInfo]:
-        """What was read, in order; turns of conversations are not among it."""
-        return [self._info(event) for event in self.memory[0].events() if event.role == "document"]
+        """What was read or kept, in order; a conversation is one."""
+        return [self._info(event) for event in self._named()]
 
     def read(
         self,
@@ -118,14 +120,21 @@ class TextSession:
         assert event is not None
         return self._info(event)
 
+    def keep(self, turns: Sequence[Message], name: str) -> None:
+        """Take a conversation in, each turn with its role, under a name by which it can be deleted."""
+        with self.memory.undone_on_failure():
+            for turn in turns:
+                self.method.remember(turn, name, memory=self.memory)
+
     def delete(self, document: str | int) -> DocumentInfo:
         """Remove a document, by name or id, and all that was derived from it, from memory and disk. Returns what it
         was."""
-        for info in self.documents:
-            if document in (info.name, info.id):
-                self.method.forget(info.name, memory=self.memory)
+        for event in self._named():
+            if document in (event.source, event.id):
+                info = self._info(event)
+                self.method.forget(event.source, memory=self.memory)
                 return info
-        names = ", ".join(info.name for info in self.documents) or "nothing"
+        names = ", ".join(event.source for event in self._named()) or "nothing"
         raise LtmError(f"no document {document!r} in this memory; it holds: {names}")
 
     def save(self, path: str | Path | None = None) -> Path:
@@ -185,12 +194,22 @@ class TextSession:
 
     # helpers
 
+    def _named(self) -> list[Event]:
+        """The first event of each source that has a name."""
+        first: dict[str, Event] = {}
+        for event in self.memory[0].events():
+            first.setdefault(event.source, event)
+        return [event for source, event in first.items() if source]
+
     def _info(self, event: Event) -> DocumentInfo:
-        words, notes = len(_WORD.findall(event.text)), len(self.memory[0].citing(event.id))
-        return DocumentInfo(event.id, event.source, 0, words, notes, len(event.text), complete=True)
+        """A source, by its first event."""
+        events = self.memory[0].events(event.source)
+        words, chars = (sum(map(count, (one.text for one in events))) for count in (num_words, len))
+        notes = {note for one in events for note in self.memory[0].citing(one.id)}
+        return DocumentInfo(event.id, event.source, 0, words, len(notes), chars, complete=True)
 
     def _told(self, progress: Callable[[ReadProgress], None], name: str, text: str) -> Callable[[int, int], None]:
-        words = len(_WORD.findall(text))
+        words = num_words(text)
 
         def tell(made: int, to_make: int) -> None:
             share = made / max(to_make, 1)
@@ -202,6 +221,11 @@ class TextSession:
         """The answer's tokens; none from a writer that has no tokenizer."""
         tokenizer = getattr(self.method.means.writer, "tokenizer", None)
         return [] if tokenizer is None else tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def num_words(text: str) -> int:
+    """Runs without white space."""
+    return len(_WORD.findall(text))
 
 
 def _made_by(path: str | Path | None) -> dict[str, Any] | None:
