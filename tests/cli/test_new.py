@@ -22,6 +22,7 @@ CONTRACTS = {
     "parametric": ["test_contract.py", "test_parametric.py"],
     "retrieval": ["test_text.py"],
     "text": ["test_text.py"],
+    "learner": ["test_learner.py"],
 }
 """The suites that a family's methods have to pass."""
 

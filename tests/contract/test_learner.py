@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from ltm.documents import Document
 from torch import Tensor
 
 from ltm.backbone import load_backbone
+from ltm.data.documents import Document
 from ltm.learning import LEARNERS, Learner
 from ltm.methods import create_method, method_class
 from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, Validation, read_log

@@ -33,6 +33,16 @@ class NewMethodConfig(Config):
 
     LEAST = {"strength": 0}
 
+    @classmethod
+    def off(cls) -> NewMethodConfig:
+        """Plain training, for the contract tests."""
+        return cls(strength=0.0)
+
+    @classmethod
+    def tiny(cls) -> NewMethodConfig:
+        """Keeps what a tiny model learned in a few steps, for the contract tests."""
+        return cls(strength=1.0)
+
 
 @register("new_method")
 class NewMethod(Learner):
