@@ -4,7 +4,7 @@
 
 On the first validation document of each kind, as far as `--max-tokens`, with the SideNet that is shipped, its memory
 off, in separate windows of 1,024: what the cache is measured beside. The model's probability of each token and what
-every suffix of its past foretold of it are taken once; the weights that make these tokens likeliest are then found by
+every suffix of its past predicted of it are taken once; the weights that make these tokens likeliest are then found by
 Adam in seconds.
 """
 

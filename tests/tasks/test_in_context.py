@@ -17,7 +17,7 @@ from ltm.tasks.data import DataSource
 from ltm.tasks.in_context import DATASETS, InContext, InContextConfig, begins, load_set
 from ltm.tasks.intervals import t_interval, wilson_interval
 from ltm.tasks.registry import TASKS
-from ltm.tasks.scoring import Scored
+from ltm.tasks.scoring import PromptScore
 
 METHODS = {
     "full": {},
@@ -213,7 +213,7 @@ def test_records_hold_both_scores(make, spy, monkeypatch):
     def score(method, prompts, labels, batch_size):
         assert [task.tokenizer.decode(label) for label in labels[0]] == [" negative", " positive"]
         tokens = [task.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in next_tokens]
-        return [Scored(token, [-1.0, -2.0]) for token in tokens]  # negative is always the likelier label
+        return [PromptScore(token, [-1.0, -2.0]) for token in tokens]  # negative is always the likelier label
 
     monkeypatch.setattr(in_context, "score_continuations", score)
     records = next(iter(task.units())).run(spy.method)

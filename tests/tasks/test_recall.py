@@ -321,10 +321,10 @@ def test_what_was_read_matters(method, haystack):
 
 def test_a_tie_counts_against_the_right_answer(monkeypatch, method, haystack):
     from ltm.tasks import recall
-    from ltm.tasks.scoring import Scored
+    from ltm.tasks.scoring import PromptScore
 
     scores = [-2.0, -2.0, -1.0, *[-3.0] * 7]
-    monkeypatch.setattr(recall, "score_continuations", lambda *_: [Scored(0, scores)])
+    monkeypatch.setattr(recall, "score_continuations", lambda *_: [PromptScore(0, scores)])
     reading = haystack_reading(TOKENIZER, haystack, 200, [50], random.Random(0))
     (answer,) = ask(method, TOKENIZER, reading)
     assert (answer["rank"], answer["choice_correct"], answer["nats"]) == (3, False, 2.0)

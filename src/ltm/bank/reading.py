@@ -13,7 +13,7 @@ from ltm.bank.events import EventTable, RowEvents
 from ltm.bank.following import latest_tokens
 from ltm.bank.results import ChunkSource, Hits, Neighbours, Retrieved
 from ltm.bank.retrieval import (
-    Group,
+    RowReaders,
     find_slots,
     gather_groups,
     gather_keys,
@@ -157,5 +157,5 @@ class ReadableBank(BankContents):
         text = self.document_text(source.document)
         return None if text is None else text[source.start : source.end]
 
-    def _groups(self, rows: Rows | None, batch: int) -> list[Group]:
+    def _groups(self, rows: Rows | None, batch: int) -> list[RowReaders]:
         return group_rows(self.rows, row_numbers(rows, batch, self.num_rows))

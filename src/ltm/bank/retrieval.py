@@ -14,7 +14,7 @@ from ltm.bank.results import Hits
 from ltm.bank.rows import MemoryRow
 
 
-class Group(NamedTuple):
+class RowReaders(NamedTuple):
     """A memory row and the batch rows that read it."""
 
     row: MemoryRow
@@ -29,12 +29,12 @@ class FoundChunks(NamedTuple):
     valid: Tensor
 
 
-def group_rows(rows: Sequence[MemoryRow], numbers: Sequence[int]) -> list[Group]:
+def group_rows(rows: Sequence[MemoryRow], numbers: Sequence[int]) -> list[RowReaders]:
     """Groups for batch rows that read the memory rows `numbers`."""
-    groups: dict[int, Group] = {}
+    groups: dict[int, RowReaders] = {}
     for batch, number in enumerate(numbers):
         row = rows[number]
-        groups.setdefault(id(row), Group(row, [])).batch.append(batch)
+        groups.setdefault(id(row), RowReaders(row, [])).batch.append(batch)
     return list(groups.values())
 
 
@@ -47,7 +47,9 @@ def nothing_found(shape: tuple[int, int, int, int], layout: ChunkLayout) -> Foun
     )
 
 
-def search_groups(groups: Sequence[Group], queries: Tensor, top_k: int, layer: int, layout: ChunkLayout) -> FoundChunks:
+def search_groups(
+    groups: Sequence[RowReaders], queries: Tensor, top_k: int, layer: int, layout: ChunkLayout
+) -> FoundChunks:
     """The best chunks for queries [batch, heads, tokens, head_dim]; see `Bank.search`."""
     batch, heads, tokens, _ = queries.shape
     queries = queries.to(device=layout.device, dtype=layout.dtype)
@@ -66,7 +68,7 @@ def search_groups(groups: Sequence[Group], queries: Tensor, top_k: int, layer: i
     return FoundChunks(indices, scores, valid)
 
 
-def name_slots(groups: Sequence[Group], found: FoundChunks) -> Hits:
+def name_slots(groups: Sequence[RowReaders], found: FoundChunks) -> Hits:
     """Indices to slots, which stay good after later writes."""
     slots = torch.zeros_like(found.indices)
     for row, members in groups:
@@ -75,7 +77,7 @@ def name_slots(groups: Sequence[Group], found: FoundChunks) -> Hits:
     return Hits(slots.masked_fill_(~found.valid, 0), found.scores, found.valid)
 
 
-def find_slots(groups: Sequence[Group], hits: Hits) -> FoundChunks:
+def find_slots(groups: Sequence[RowReaders], hits: Hits) -> FoundChunks:
     """Slots to indices; what is not there any more becomes invalid."""
     indices, valid = torch.zeros_like(hits.slots), hits.valid.clone()
     for row, members in groups:
@@ -85,7 +87,7 @@ def find_slots(groups: Sequence[Group], hits: Hits) -> FoundChunks:
 
 
 def gather_groups(
-    groups: Sequence[Group], found: FoundChunks, layer: int, layout: ChunkLayout
+    groups: Sequence[RowReaders], found: FoundChunks, layer: int, layout: ChunkLayout
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All tokens of the chunks found: keys and values [batch, heads, tokens, top_k * chunk_size, head_dim], mask."""
     batch, heads, tokens, top_k = found.indices.shape
@@ -108,7 +110,7 @@ def gather_groups(
 
 
 def search_jointly(
-    groups: Sequence[Group], queries: Tensor, top_k: int, layer: int, layout: ChunkLayout
+    groups: Sequence[RowReaders], queries: Tensor, top_k: int, layer: int, layout: ChunkLayout
 ) -> FoundChunks:
     """The best chunks for queries [batch, kv_heads, tokens, head_dim], all heads together, in order of writing:
     [batch, 1, tokens, top_k]."""
@@ -130,7 +132,7 @@ def search_jointly(
 
 
 def gather_keys(
-    groups: Sequence[Group], found: FoundChunks, layer: int, layout: ChunkLayout, recent: Tensor | None
+    groups: Sequence[RowReaders], found: FoundChunks, layer: int, layout: ChunkLayout, recent: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Keys, next ids and runs of chunks found jointly; see `Neighbours`."""
     batch, _, tokens, top_k = found.indices.shape

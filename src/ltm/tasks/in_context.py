@@ -31,7 +31,7 @@ from ltm.tasks.comma_lists import numbers, words
 from ltm.tasks.demonstrations import read_demonstrations
 from ltm.tasks.intervals import Interval, seeds_interval, t_interval
 from ltm.tasks.registry import register
-from ltm.tasks.scoring import BATCH_SIZE, Scored, score_continuations, start_tokens, text_tokens
+from ltm.tasks.scoring import BATCH_SIZE, PromptScore, score_continuations, start_tokens, text_tokens
 
 if TYPE_CHECKING:
     from ltm.methods import Reader
@@ -226,7 +226,7 @@ class InContext(Task):
         space = " " if follows or shown else ""
         return [beginning + text_tokens(self.tokenizer, space + form.question(example)) for example in test]
 
-    def _record(self, form: LabelledSet, example: Example, scored: Scored) -> Record:
+    def _record(self, form: LabelledSet, example: Example, scored: PromptScore) -> Record:
         said, best = self.tokenizer.decode([scored.next_token]).strip(), form.labels[scored.best]
         return {
             "example": example.id,

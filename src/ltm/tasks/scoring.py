@@ -32,7 +32,7 @@ CACHE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
-class Scored:
+class PromptScore:
     """next_token: the likeliest token after the prompt; log_likelihoods: nats of each continuation, summed over its
     tokens."""
 
@@ -60,7 +60,7 @@ def score_continuations(
     continuations: Sequence[Sequence[Tokens]],
     *,
     batch_size: int = BATCH_SIZE,
-) -> list[Scored]:
+) -> list[PromptScore]:
     """How likely each continuation is after its prompt, given what the method has read in memory row 0.
 
     prompts: one token or more each; continuations: those of each prompt, one token or more each. A prompt whose
@@ -84,7 +84,7 @@ def score_continuations(
             for index, candidate in enumerate(continuations[prompt]):
                 if tuple(candidate[:-1]) == stem[: len(candidate) - 1]:
                     scores[prompt][index] = _sum_of(log_probabilities, candidate)
-    return [Scored(token, own) for token, own in zip(next_tokens, scores, strict=True)]
+    return [PromptScore(token, own) for token, own in zip(next_tokens, scores, strict=True)]
 
 
 @torch.no_grad()

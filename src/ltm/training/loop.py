@@ -26,7 +26,7 @@ from .run import Run
 from .schedule import learning_rate_at, progress_fraction
 from .setup import choose_device, choose_precision, make_accelerator
 from .signals import StopRequest
-from .state import Interval, TrainResult, TrainState
+from .state import LogInterval, TrainResult, TrainState
 from .step import StepFigures, Stepper
 from .stream import SegmentStream
 from .validation import Validate
@@ -131,7 +131,7 @@ class Trainer:
             self.log = TrainLog(self.out_dir, after_step=self.state.step if resume else None)
         self._started = time.monotonic() - self.state.seconds
         self._saved_seconds = self.state.seconds
-        self._interval = Interval(since=self.state.seconds)
+        self._interval = LogInterval(since=self.state.seconds)
         self._loss: float | None = None
         self._figures: dict[str, float] = {}
 
@@ -224,7 +224,7 @@ class Trainer:
 
     def _log_interval(self) -> None:
         """Write a log record over the steps since the last, and show it."""
-        interval, self._interval = self._interval, Interval(since=self.state.seconds)
+        interval, self._interval = self._interval, LogInterval(since=self.state.seconds)
         if not interval.steps:
             return
         steps, scored = interval.steps, sum(step.scored for step in interval.steps)

@@ -51,7 +51,7 @@ class TrainResult:
 
 
 @dataclass
-class Interval:
+class LogInterval:
     """Steps since the last log record; since: the clock at its beginning."""
 
     since: float

@@ -82,7 +82,7 @@ def test_the_weights_that_are_shipped():
     assert all(0 < weight < 1 for row in WEIGHTS for weight in row)
 
 
-def test_a_repetition_is_foretold(tiny_backbone):
+def test_a_repetition_is_predicted(tiny_backbone):
     """A passage that was read once and begins again goes on as it did."""
     method, passage = build(tiny_backbone, max_length=16, memory_size=400), tokens(1, 60, words=80)
     before = scored(method, passage[:, :20])[0, -1].log_softmax(-1)[passage[0, 20]]

@@ -46,7 +46,7 @@ def opened(manifest: Manifest) -> Saved:
     return Saved(manifest.revision, tick(), texts, shards, [row.next for row in manifest.rows], manifest.position)
 
 
-class Run(NamedTuple):
+class SlotRun(NamedTuple):
     """Slots first to last of a row in one shard: one that is there, or (entry None) one to be written."""
 
     first: int
@@ -55,7 +55,7 @@ class Run(NamedTuple):
     entry: ShardEntry | None = None
 
 
-def joined(runs: list[Run]) -> list[Run]:
+def joined(runs: list[SlotRun]) -> list[SlotRun]:
     """The runs of a row in order, where the last ones are small and many with these as one."""
     runs = list(runs)
     while runs:
@@ -64,7 +64,7 @@ def joined(runs: list[Run]) -> list[Run]:
         if level == len(CLASSES) or count < FANOUT:
             break
         last = runs[-count:]
-        runs[-count:] = [Run(last[0].first, last[-1].last, sum(run.num_bytes for run in last))]
+        runs[-count:] = [SlotRun(last[0].first, last[-1].last, sum(run.num_bytes for run in last))]
     return runs
 
 

@@ -24,7 +24,7 @@ from ltm.bank.disk.manifest import Head
 from ltm.bank.disk.manifest_entries import DocumentEntry, FileEntry, RowEntry, ShardEntry
 from ltm.bank.disk.manifest_file import has_bank, read_head
 from ltm.bank.disk.plain_files import plain_stat
-from ltm.bank.disk.saved import Run, Saved, joined
+from ltm.bank.disk.saved import Saved, SlotRun, joined
 from ltm.bank.document_counts import tick
 from ltm.bank.rows import MemoryRow
 from ltm.errors import BankError
@@ -127,7 +127,7 @@ def _row_shards(
     first = 0 if saved is None else saved.next_slots[number]
     new = row.num_chunks - row.chunks_below(first)
     if new:
-        runs = joined([*runs, Run(first, row.next_slot - 1, new * bank.layout.bytes_per_chunk)])
+        runs = joined([*runs, SlotRun(first, row.next_slot - 1, new * bank.layout.bytes_per_chunk)])
     shards: list[ShardEntry] = []
     for run in runs:
         if run.entry is not None:
@@ -138,14 +138,14 @@ def _row_shards(
     return shards
 
 
-def _run(bank: BankContents, row: MemoryRow, shard: ShardEntry, saved: Saved) -> Run:
+def _run(bank: BankContents, row: MemoryRow, shard: ShardEntry, saved: Saved) -> SlotRun:
     """A shard that is there; to be written anew where it holds what the bank does not any more, but the oldest chunks
     of a row, which go with it."""
     known = bank.document_registry.by_id.keys()
     outdated = bank.document_registry.deleted_at > saved.moment and not known >= set(shard.documents)
     if row.usage is not None:  # chunks may have been evicted otherwise than oldest first
         outdated |= row.chunks_below(shard.last + 1) - row.chunks_below(shard.first) < shard.num_chunks
-    return Run(shard.first, shard.last, shard.num_bytes, None if outdated else shard)
+    return SlotRun(shard.first, shard.last, shard.num_bytes, None if outdated else shard)
 
 
 def _write_shards(

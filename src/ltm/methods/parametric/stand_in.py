@@ -20,7 +20,7 @@ from ltm.backbone.turns import Turn, lock_of, uncompiled
 Tensors = Mapping[str, Tensor]
 
 
-class Group(NamedTuple):
+class SharedWeights(NamedTuple):
     """Batch rows (int64 [rows]; None: all) that have the same weights."""
 
     rows: Tensor | None
@@ -51,7 +51,7 @@ class StandIn(nn.Module):
                 if parameter is not None and id(parameter) not in theirs:
                     named = ".".join(part for part in (name, path, leaf) if part)
                     self.own[named], self.start[named] = (module, leaf), parameter.detach()
-        self.groups: Sequence[Group] = ()
+        self.groups: Sequence[SharedWeights] = ()
         self.turn: Turn | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -104,11 +104,11 @@ def standing_in(model: nn.Module, stand_ins: Sequence[StandIn], rows: Sequence[T
                 place[leaf], stand_in.groups, stand_in.turn = old
 
 
-def group_rows(rows: Sequence[Tensors], device: torch.device) -> list[Group]:
+def group_rows(rows: Sequence[Tensors], device: torch.device) -> list[SharedWeights]:
     """Batch rows by the weights they share, in order of their first row."""
     numbers: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
         numbers.setdefault(id(row), []).append(number)
     if len(numbers) == 1:
-        return [Group(None, rows[0])]
-    return [Group(torch.tensor(own, device=device), rows[own[0]]) for own in numbers.values()]
+        return [SharedWeights(None, rows[0])]
+    return [SharedWeights(torch.tensor(own, device=device), rows[own[0]]) for own in numbers.values()]
