@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 from common import machine, print_table, write_result
-from ltm.documents import Document
 from torch import Tensor
 
 from ltm.backbone import Backbone, load_backbone
+from ltm.data.documents import Document
 from ltm.methods import create_method
 from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer
 from ltm.training.log import LOG_FILE, read_log
