@@ -65,9 +65,10 @@ def test_wrong_values_are_refused(arguments):
 
 
 def test_real_configs_have_a_sentence_for_every_field():
+    from ltm.learning import LEARNERS
     from ltm.methods import METHODS
     from ltm.training import TrainConfig
 
-    configs = [TrainConfig, *(method.config_class for method in METHODS.values())]
+    configs = [TrainConfig, *(entry.config_class for entry in (*METHODS.values(), *LEARNERS.values()))]
     missing = [f"{c.__name__}.{o.name}" for c in configs for o in config_options(c) if not o.help.endswith(".")]
     assert missing == []

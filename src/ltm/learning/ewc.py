@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ltm.configs import Config
+from ltm.errors import LtmError
 from ltm.learning.registry import register
 from ltm.registry import Card
 from ltm.training.learner import Inputs, Learner
@@ -129,6 +130,9 @@ class Ewc(Learner):
         return {f"{part}|{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        names = {key.partition("|")[2] for key in state}
+        if others := sorted(name for name in names if name not in self.parameters):
+            raise LtmError(f"importance is known of {others[0]}, which is not trained now; train what was trained then")
         for key, tensor in state.items():
             part, _, name = key.partition("|")
             getattr(self, part)[name] = tensor.to(self.parameters[name].device)

@@ -47,6 +47,7 @@ class Learner:
 
     def __init__(self, config: Any = None):
         self.config = config
+        self.inherited: Mapping[str, Tensor] | None = None  # by an earlier run, taken in when the first stage begins
 
     def begin(self, stage: int, method: TrainableMethod, parameters: Mapping[str, nn.Parameter]) -> None:
         """A stage (from 0) begins; parameters: what is trained, by name. A state is loaded after it."""

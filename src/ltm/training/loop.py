@@ -14,6 +14,7 @@ from accelerate.utils import set_seed
 from ltm.console import RunDisplay
 from ltm.errors import LtmError
 from ltm.training.learner import Learner
+from ltm.training.saved_learner import save_learner
 
 from .checkpoint import Checkpointer, list_checkpoints
 from .config import TrainConfig
@@ -93,6 +94,11 @@ class Trainer:
         """What the present stage reads."""
         return self.run.stream
 
+    @property
+    def num_trainable(self) -> int:
+        """Weights that are trained, the backbone's included."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
     def train(self, resume: bool = False) -> TrainResult:
         """Train to the end, or until SIGINT or SIGTERM, which let the step finish and save a checkpoint.
 
@@ -139,7 +145,7 @@ class Trainer:
         """What this run is, for its record."""
         return {
             "method": type(self.method).__name__,
-            "num_trainable": sum(parameter.numel() for parameter in self.parameters.values()),
+            "num_trainable": self.num_trainable,
             "config": self.config.to_dict(),
             "precision": self.precision,
             "device": str(self.device),
@@ -293,6 +299,7 @@ class Trainer:
         if self.config.train_backbone is not None:
             self.method.backbone.save(self.out_dir / BACKBONE_FOLDER)
         self.method.save_pretrained(self.out_dir)
+        save_learner(self.run.learner, self.out_dir)
         if self.plot:
             try:
                 plot_loss(self.log.path, self.out_dir / PLOT_FILE)

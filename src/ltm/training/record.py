@@ -11,6 +11,7 @@ from typing import Any
 
 from ltm.errors import LtmError
 from ltm.facts import versions
+from ltm.learning import saving as learner_files
 from ltm.stored_weights import CONFIG_FILE, WEIGHTS_FILE
 
 from .log import LOG_FILE
@@ -22,7 +23,8 @@ def check_out(out_dir: Path) -> None:
     """Refuse a folder that holds files which a run would write over and which no run has written."""
     if _is_record(out_dir / RECORD_FILE):
         return
-    names = (RECORD_FILE, LOG_FILE, PLOT_FILE, CONFIG_FILE, WEIGHTS_FILE)
+    names = [RECORD_FILE, LOG_FILE, PLOT_FILE, BACKBONE_FOLDER, CONFIG_FILE, WEIGHTS_FILE]
+    names += [learner_files.CONFIG_FILE, learner_files.STATE_FILE]
     there = [name for name in names if os.path.lexists(out_dir / name)]
     if there:
         raise LtmError(f"{out_dir} holds {', '.join(there)}, not of a training run; choose another folder")

@@ -53,6 +53,9 @@ class Run:
     def begin_stage(self) -> None:
         """Tell the learner, in a new stage or one that is resumed."""
         self.learner.begin(self.state.stage, self.method, self.parameters)
+        if self.learner.inherited is not None:
+            self.learner.load_state_dict(self.learner.inherited)
+            self.learner.inherited = None
 
     def end_stage(self) -> None:
         """Tell the learner, with the stage's text from its start and a memory of its own for it."""
