@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with techdocs and latex_math")
     parser.add_argument("--runs", type=Path, required=True, help="where the runs go")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=30, help="of each stage, 512 tokens each")
+    parser.add_argument("--steps", type=int, default=30, help="of each stage")
+    parser.add_argument("--rows", type=int, default=2, help="of 256 tokens in each step")
+    parser.add_argument("--test-segments", type=int, default=3, help="of 3 documents of each kind, 256 tokens each")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--strengths", default="0,10,1000", help="of EWC, with commas; 0 is plain training")
     parser.add_argument("--fisher-batches", type=int, default=8)
@@ -79,7 +81,7 @@ def train(arguments: argparse.Namespace, seed: int, strength: float, out: Path, 
     torch.manual_seed(seed)
     method = create_method("longmem", backbone, start="identity", **METHOD)
     config = TrainConfig(
-        batch_rows=2,
+        batch_rows=arguments.rows,
         segment_size=SEGMENT,
         max_document_tokens=2048,
         learning_rate=arguments.learning_rate,
@@ -94,7 +96,7 @@ def train(arguments: argparse.Namespace, seed: int, strength: float, out: Path, 
     streams = [SegmentStream.from_config(corpus, backbone.tokenizer, config) for corpus in corpora]
     held_out = Corpus.from_paths([arguments.data / kind / "validation.jsonl.gz" for kind in KINDS])
     held_out.kind_names = list(KINDS)
-    sizes = {"segment_size": SEGMENT, "documents_per_kind": 3, "segments_per_document": 3}
+    sizes = {"segment_size": SEGMENT, "documents_per_kind": 3, "segments_per_document": arguments.test_segments}
     check = Validation(held_out, backbone.tokenizer, **sizes)
     learner = create_learner("ewc", strength=strength, fisher_batches=arguments.fisher_batches if strength else 1)
     trainer = Trainer(method, streams, config, out, check, learner=learner, plot=False)
