@@ -101,12 +101,12 @@ PINS: dict[str, dict[str, Pin]] = {
     "lora": {
         "rank": Pin(8, SAME, "experiments: 1 to 64, 8 for GPT-3; PEFT's default"),
         "alpha": Pin(None, "the first rank tried", "section 4.1: alpha is set to the first rank tried"),
-        "read_rate": Pin(1e-3, "fine-tuning's are lower", "PEFT examples: 2e-4"),
+        "read_rate": Pin(1e-3, "2e-4", "PEFT's examples, over epochs; here two steps on what is read"),
     },
     "mora": {
         "rank": Pin(8, SAME, "experiments: 8 for instructions and mathematics, 128 and 256 for new facts"),
         "groups": Pin("rotate", SAME, "section 3, for small ranks; released code: type 6"),
-        "read_rate": Pin(1e-3, "fine-tuning's are lower", "experiments: 3e-4"),
+        "read_rate": Pin(1e-3, "3e-4", "experiments, over epochs; here two steps on what is read"),
     },
     "rag": {"passage_words": Pin(100, SAME, "section 3: passages of 100 words")},
     "ewc": {"labels": Pin("drawn", SAME, "equation 3: the Fisher information, whose labels the model draws")},

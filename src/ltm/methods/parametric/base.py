@@ -39,7 +39,7 @@ class ParametricFields(WindowFields):
     read_steps: int = 2
     """Steps of learning on each segment; more remember it better, and what was read before it worse."""
     read_rate: float = 1e-3
-    """Learning rate of AdamW while reading; fine-tuning's are lower, and its steps many more."""
+    """Learning rate of AdamW while reading."""
     seed: int = 0
     """Of what is random in the weights before anything was read."""
 

@@ -38,6 +38,8 @@ class LoraConfig(ParametricFields):
     """Rank of the change of each matrix (paper: 1 to 64; 8 for GPT-3, PEFT's default)."""
     alpha: float | None = None
     """The change is scaled by alpha / rank; None: by 1 (paper: alpha is the first rank tried)."""
+    read_rate: float = 1e-3
+    """Learning rate of AdamW while reading (PEFT's examples, over epochs: 2e-4)."""
 
     LEAST: ClassVar[Mapping[str, float]] = {"rank": 1}
 

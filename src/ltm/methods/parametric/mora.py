@@ -45,6 +45,8 @@ class MoraConfig(ParametricFields):
     """Of the LoRA with as many numbers (paper: 8 for instructions and mathematics, 128 and 256 for new facts)."""
     groups: Literal["rotate", "share"] = "rotate"
     """What becomes of groups of channels: turned apart (paper: for small ranks) or added up (paper: for large)."""
+    read_rate: float = 1e-3
+    """Learning rate of AdamW while reading (paper, fine-tuning over epochs: 3e-4)."""
 
     LEAST: ClassVar[Mapping[str, float]] = {"rank": 1}
 
