@@ -11,8 +11,8 @@ from typing import Any
 
 from ltm.errors import LtmError
 from ltm.facts import versions
-from ltm.learning import saving as learner_files
 from ltm.stored_weights import CONFIG_FILE, WEIGHTS_FILE
+from ltm.training import saved_learner as learner_files
 
 from .log import LOG_FILE
 
