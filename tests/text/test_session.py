@@ -309,3 +309,17 @@ def test_every_token_tells_what_it_used(session):
     assert {passage.text for passage in answer.passages[:1]} <= {passage.text for passage in traced.passages}
     assert session.ask("Who?", max_new_tokens=2).trace.tokens == []
     assert "trace" not in answer.to_dict()
+
+
+def test_sessions_on_one_method_have_memories_of_their_own(backbone):
+    """Quest lays a memory into a bank when a session first reads; the session's, and not the method's own."""
+    method = create_method("quest", backbone)
+    one, two = (Session(method, memory=method.new_memory()) for _ in range(2))
+    one.read(BOOK[:200], "moby")
+    two.read(OTHER[:200], "idol")
+    assert [[info.name for info in session.documents] for session in (one, two)] == [["moby"], ["idol"]]
+    assert method.bank is None and one.ask("Who?", max_new_tokens=3).token_ids
+    unnoted = method.new_memory()
+    method.read(torch.randint(5, 90, (1, 20)), memory=unnoted)
+    with pytest.raises(LtmError, match="without noting documents"):
+        Session(method, memory=unnoted).read(BOOK[:200], "moby")

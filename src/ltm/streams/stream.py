@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,28 +19,12 @@ from torch import Tensor
 from ltm.compat import Cache, DynamicCache
 from ltm.errors import ConfigError, LtmError
 from ltm.memory import LEFT_OUT, LeftOut
-from ltm.streams.window import Window
+from ltm.streams.window import Window, WindowReader
 
 if TYPE_CHECKING:
     from ltm.memory import Memory
 
 Self = TypeVar("Self", bound="Stream")
-
-
-class WindowReader(Protocol):
-    """What a stream asks of the method whose window it is.
-
-    slides: the backbone has layers with a sliding window of their own; tracing: the trace that wants every token, if
-    there is one.
-    """
-
-    @property
-    def slides(self) -> bool: ...
-    @property
-    def tracing(self) -> Any: ...
-    def encode(self, window: Window) -> Tensor: ...
-    def encode_leaving(self, window: Window) -> None: ...
-    def spill(self, row: int, token_ids: Tensor, columns: Tensor, stream: Stream) -> None: ...
 
 
 class Stream(Cache):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -39,3 +39,19 @@ class Window(NamedTuple):
     rows: Tensor
     keep: int = 0
     memory: Any = None
+
+
+class WindowReader(Protocol):
+    """What a stream asks of the method whose window it is.
+
+    slides: the backbone has layers with a sliding window of their own; tracing: the trace that wants every token, if
+    there is one.
+    """
+
+    @property
+    def slides(self) -> bool: ...
+    @property
+    def tracing(self) -> Any: ...
+    def encode(self, window: Window) -> Tensor: ...
+    def encode_leaving(self, window: Window) -> None: ...
+    def spill(self, row: int, token_ids: Tensor, columns: Tensor, stream: Stream) -> None: ...

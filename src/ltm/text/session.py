@@ -159,10 +159,22 @@ class Session:
         if not method.keeps_bank:
             raise LtmError(_no_bank(method.name))
         if bank is None:
-            method.use_bank(method.new_bank(1))
-            return method.memory.bank
+            bank = self._lay_in_bank()
         bank.begin(1)
         return bank
+
+    def _lay_in_bank(self) -> Bank:
+        """A bank for a memory that can lie in one and holds nothing yet."""
+        if not self.memory.is_empty:
+            raise LtmError(
+                "this memory read without noting documents; give the session a new one, memory_in(new_bank(1))"
+            )
+        memory = self.method.memory_in(self.method.new_bank(1))
+        if isinstance(self._given, LeftOut):
+            self.method.memory = memory
+        else:
+            self._given = memory
+        return memory.bank
 
     @property
     def documents(self) -> list[DocumentInfo]:
