@@ -166,10 +166,8 @@ class Session:
     def _lay_in_bank(self) -> Bank:
         """A bank for a memory that can lie in one and holds nothing yet."""
         if not self.memory.is_empty:
-            raise LtmError(
-                "this memory read without noting documents; give the session a new one, memory_in(new_bank(1))"
-            )
-        memory = self.method.memory_in(self.method.new_bank(1))
+            raise LtmError("this memory has read without noting documents; reset it, or give the session another one")
+        memory: Any = self.method.memory_in(self.method.new_bank(1))
         if isinstance(self._given, LeftOut):
             self.method.memory = memory
         else:
