@@ -28,7 +28,7 @@ from ltm.methods.opening import open_method
 from ltm.streams.scoring import score_stream
 from ltm.tasks.data import DataSource
 
-WEIGHTS = Path(ltm.__file__).parent / "methods" / "ngram" / "weights.py"
+WEIGHTS = Path(ltm.__file__).parent / "methods" / "baselines" / "ngram" / "weights.py"
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "ngram_weights.json"
 KINDS = ("books", "techdocs", "latex_math")
 LENGTHS, BUCKETS = 16, 6

@@ -6,8 +6,8 @@ The released code needs CUDA and an old transformers as a whole; its functions d
 refinement (similarity_refinement), how boundaries become blocks (ContextManager.update_memory), which blocks are
 recalled (ContextManager._calc_topk_blocks), representative keys (ContextManager.get_block_k), and output and attention
 received of one call over window and memory (TorchMultiStageDotProductAttention). Prints what was compared and writes
-tests/methods/em_llm_released.json: small inputs, by seed, with the released code's answers, which
-tests/methods/test_em_llm.py holds ours to wherever the checkout is not at hand.
+tests/methods/attention/em_llm_released.json: small inputs, by seed, with the released code's answers, which
+tests/methods/attention/test_em_llm.py holds ours to wherever the checkout is not at hand.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ltm.attention.views import total_lse
 from ltm.methods.attention.em_llm.segmentation import event_sizes, refine_boundaries
 from ltm.methods.attention.em_llm.selection import representative_keys, select_events
 
-FIXTURES = Path(__file__).parents[2] / "tests" / "methods" / "em_llm_released.json"
+FIXTURES = Path(__file__).parents[2] / "tests" / "methods" / "attention" / "em_llm_released.json"
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
 
 

@@ -10,8 +10,8 @@ rotary embedding, which the released code does not know) and the released memory
 The released backbone gives its last hidden state after its final norm, so that the residual of the SideNet's last layer
 is a difference between a normalised state and one that is not; ours is taken before the norm, like the others, so that
 residuals telescope. The pass is compared both ways. Needs the extra faiss. Prints what was compared and writes
-tests/methods/longmem_released.json, which tests/methods/test_longmem.py holds ours to wherever the checkout is not at
-hand.
+tests/methods/attention/longmem_released.json, which tests/methods/attention/test_longmem.py holds ours to wherever the
+checkout is not at hand.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ltm.bank import Bank, BankConfig
 from ltm.methods.attention.longmem import LongMem, LongMemConfig
 from ltm.methods.attention.memory_reader import KeyValueTap
 
-FIXTURES = Path(__file__).parents[2] / "tests" / "methods" / "longmem_released.json"
+FIXTURES = Path(__file__).parents[2] / "tests" / "methods" / "attention" / "longmem_released.json"
 HEADS, HEAD_DIM, CHUNK, RETRIEVED = 4, 16, 4, 64
 TOKENS, QUERIES = 4096, 512
 PARTS = {

@@ -7,7 +7,7 @@ the paper's tables were made), and what its own tests hold the kernels to (quest
 are taken from the checkout as they stand, without its dependencies. The first is called on an attention module whose
 projections and rotation are the identity, so that it gets our tensors; both say which tokens they read by the softmax
 that they leave. Random tensors in float32. Prints a line a case, exits with 1 where one differs. --write FILE keeps
-small cases with their results, which tests/methods/test_quest_official.py reads.
+small cases with their results, which tests/methods/attention/test_quest_official.py reads.
 """
 
 from __future__ import annotations

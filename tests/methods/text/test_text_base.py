@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 from diary import Diary, DiaryConfig
-from ltm.text.writer import WriterError
 from scripted_writer import ScriptedWriter
 
 from ltm.errors import LtmError
+from ltm.notes.writer import WriterError
 from ltm.text.means import Means
 
 
