@@ -7,8 +7,8 @@ import platform
 
 # glibc's mallopt parameters, from malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-_KEEP_BYTES = 2**31 - 1
-_STEP_BYTES = 256 * 2**20
+_KEEP_BYTES = 2**31 - 1  # the largest int that mallopt takes: nothing is given back
+_STEP_BYTES = 256 * 2**20  # asked of the system at a time, and kept
 
 
 def keep_freed_memory() -> bool:

@@ -29,6 +29,7 @@ MOST = {
 MOST_SLOT = 2**53
 """Slots that a row may have given: what every reader of JSON keeps apart."""
 MOST_CHUNK_BYTES = 2**30
+"""About what a chunk may take: larger ones are no model's, and a row makes room for 16 at its first write."""
 MOST_JOURNAL_BYTES = 2**28
 """Of a journal, and of a manifest; those of a million documents take less."""
 

@@ -30,6 +30,7 @@ SORTED = 256
 QUERY_BLOCK = 64
 """Queries in a block, of one head, with full blocks of keys; with fewer keys more, up to MOST_QUERIES."""
 MOST_QUERIES = 512
+"""Queries in a block at most, however few the keys."""
 CACHED_KEYS = 2**15
 """Keys whose product with a few queries has a faster way: those of a head stay in the cache."""
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
