@@ -13,7 +13,7 @@ from ltm.errors import ConfigError
 def test_defaults_are_the_papers():
     """A default that changes unnoticed is another method."""
     config = NewMethodConfig()
-    assert (config.read_steps, config.scale) == (4, 1.0)
+    assert (config.scale, config.modules) == (1.0, "all")
 
 
 def test_a_wrong_config_tells_all_its_problems():
