@@ -237,22 +237,19 @@ def test_two_threads_of_one_memory(chosen):
     assert not failed and sorted(memory[0].sources) == ["Ann", "Bob"] and len(memory[0].events()) == 10
 
 
-def in_another_process(chosen, tmp_path, what):
-    """Run a function of this module there."""
-    here = Path(__file__).parent
-    code = f"import sys; sys.path[:0] = {[str(here), str(here.parent)]!r}; import test_text as t; t.{what}"
-    environment = {**os.environ, "CHOSEN": chosen.name, "STORE": str(tmp_path)}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+RECALLS = """
+import sys
+from importlib import import_module
 
+sys.path.insert(0, sys.argv[1])
+from ltm.notes.encoder import HashEncoder
+from ltm.notes.store import NoteStore
+from ltm.text.means import Means
 
-def child():
-    """The method and the directory that a parent process named."""
-    return make(next(method for method in METHODS if method.name == os.environ["CHOSEN"])), Path(os.environ["STORE"])
-
-
-def show():
-    method, path = child()
-    print([found.note.text for found in method.recall(QUESTION, memory=NoteStore.load(path))])
+chosen = getattr(import_module(sys.argv[2]), sys.argv[3])
+method = chosen.open(chosen.config_class.tiny(), Means(encoder=HashEncoder()))
+print([found.note.text for found in method.recall(sys.argv[5], memory=NoteStore.load(sys.argv[4]))])
+"""
 
 
 def test_saved_and_loaded_in_another_process(chosen, tmp_path):
@@ -260,7 +257,9 @@ def test_saved_and_loaded_in_another_process(chosen, tmp_path):
     memory = method.new_memory()
     tell(method, memory)
     memory.save(tmp_path)
-    done = in_another_process(chosen, tmp_path, "show()")
+    here, names = Path(__file__).parent.parent, (chosen.__module__, chosen.__name__)
+    command = [sys.executable, "-c", RECALLS, str(here), *names, str(tmp_path), QUESTION]
+    done = subprocess.run(command, capture_output=True, text=True)
     recalled = [found.note.text for found in method.recall(QUESTION, memory=memory)]
     assert done.stdout.strip() == str(recalled), done.stderr
     loaded = NoteStore.load(tmp_path)
