@@ -277,3 +277,24 @@ def test_a_store_that_may_only_be_read_is_read(tmp_path):
     assert hashed(store).search("bramble", 1)[0].note == note
     with pytest.raises(LtmError, match="cannot be written to"):
         store[0].append("more")
+
+
+def test_a_search_sees_one_state_whatever_another_process_writes(tmp_path, monkeypatch):
+    store, other = NoteStore.open(tmp_path), NoteStore.open(tmp_path)
+    note = fill(hashed(store), "a", SECRET)
+    row = hashed(store)
+    row.search("bramble", 1)
+    by_words, refused = row._search._by_words, []
+
+    def meanwhile(*asked):
+        found = by_words(*asked)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ltm.notes.database.BUSY_SECONDS", 0.05)
+            with pytest.raises(LtmError, match="locked"):
+                hashed(NoteStore.open(tmp_path)).forget("a")
+            refused.append(1)
+        return found
+
+    monkeypatch.setattr(row._search, "_by_words", meanwhile)
+    assert [found.note for found in row.search("bramble", 1)] == [note] and refused
+    assert other[0].forget("a").notes == [note]

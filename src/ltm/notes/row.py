@@ -175,7 +175,7 @@ class NoteRow:
     def dump(self) -> dict[str, list]:
         """Events and notes as plain values, equal for equal rows; vectors and indexes, which are made of them, are
         not among them."""
-        with self.database.lock:
+        with self.transaction():
             return {"events": list(map(_plain, self.events())), "notes": list(map(_plain, self.notes()))}
 
     def clear(self, events: bool = True) -> None:
@@ -189,7 +189,7 @@ class NoteRow:
 
     def copy_to(self, other: NoteRow) -> None:
         """Write everything to an empty row, ids and vectors as they are here."""
-        with self.database.lock, other.transaction():
+        with self.transaction(), other.transaction():
             self._tables.copy_to(other._tables)
 
     def _check(self, note: Note) -> None:

@@ -44,7 +44,7 @@ class RowSearch:
         if by not in SEARCHES or count < 1:
             raise LtmError(f"by={by!r}, count={count}; use one of {', '.join(SEARCHES)}, and 1 or more")
         asked = None if by == "words" else vectors_of(self.encoder, [query])[0]
-        with self.database.lock:
+        with self.database.transaction():  # all of one state, whatever another process writes
             most = max(count, CANDIDATES) if by == "hybrid" else count
             lists: dict[str, list[tuple[int, float]]] = {}
             if by != "meaning":
