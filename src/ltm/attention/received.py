@@ -26,10 +26,10 @@ def attention_weights(
     """
     batch, heads, tokens, _ = query.shape
     grouped = query.reshape(batch, keys.shape[1], -1, query.shape[-1]).to(keys.dtype)
-    logits = torch.matmul(grouped, keys.transpose(-1, -2)).view(batch, heads, tokens, -1).to(lse.dtype) * scaling
+    logits = torch.matmul(grouped, keys.transpose(-1, -2)).view(batch, heads, tokens, -1).to(lse.dtype).mul_(scaling)
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    weights = torch.exp(logits - lse.clamp(min=torch.finfo(lse.dtype).min)[..., None])
+    weights = logits.sub_(lse.clamp(min=torch.finfo(lse.dtype).min)[..., None]).exp_()
     return weights if seen is None else weights.masked_fill(~seen, 0.0)
 
 

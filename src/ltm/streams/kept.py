@@ -248,8 +248,10 @@ def _positions(kept: Tensor) -> Tensor:
 
 def _gather(columns: Tensor, positions: Tensor) -> Tensor:
     """Slots [batch, kv_heads, chosen] of [batch, kv_heads, slots, ...]."""
-    index = positions.view(*positions.shape, *[1] * (columns.dim() - 3))
-    return columns.gather(2, index.expand(*positions.shape, *columns.shape[3:]))
+    batch, heads, slots = columns.shape[:3]
+    first = torch.arange(batch * heads, device=positions.device).view(batch, heads, 1) * slots
+    chosen = columns.flatten(0, 2).index_select(0, (positions + first).flatten())  # whole rows: faster than gather
+    return chosen.view(*positions.shape, *columns.shape[3:])
 
 
 def _with_zeros(note: Tensor, new: int) -> Tensor:

@@ -78,7 +78,7 @@ class KeptAttention(Plugin):
         if self.by_order:
             query, keys = self._in_order(layer, held, query, keys)
         seen = self._seen(layer, held, places)
-        looked = self.rule.look(layer, held, query, seen)
+        looked = self.rule.look(layer, held, query, seen.expand(len(query), keys.shape[1], -1, -1))
         mask = _of_heads(seen, query) if looked is None else _of_heads(seen, query) & _of_heads(looked, query)
         found = attend(query, keys, values, mask, local.scaling, local.softcap, weights=False)
         asking = self.rule.asks(layer, places)
@@ -100,11 +100,13 @@ class KeptAttention(Plugin):
         self.rule.note(layer, held, weights.unflatten(1, (keys.shape[1], -1)), asked)
 
     def _seen(self, layer: int, held: KeptLayer, places: Tensor) -> Tensor:
-        """Which slots each query may see, bool [batch, kv_heads, columns, slots]: none after its own place, and none
-        that slid out of the layer's window."""
+        """Which slots each query may see, bool [batch, kv_heads, columns, slots] or what broadcasts to it: none after
+        its own place, and none that slid out of the layer's window."""
+        window, new = self.view.sliding_window(layer), places.shape[1]
+        if window is None and bool(held.held.all()):  # the last slots are the queries' own, in every row and head
+            return places.new_ones(new, held.num_slots, dtype=torch.bool).tril(held.num_slots - new)[None, None]
         query, slots = places[:, None, :, None], held.place[:, :, None]
         seen = (slots != EMPTY) & (slots <= query)
-        window = self.view.sliding_window(layer)
         return seen if window is None else seen & (query - slots < window)
 
     def _in_order(self, layer: int, held: KeptLayer, query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,4 +139,4 @@ class KeptAttention(Plugin):
 def _of_heads(seen: Tensor, query: Tensor) -> Tensor:
     """bool [batch, heads, tokens, slots] from what is said of key heads."""
     group = query.shape[1] // seen.shape[1]
-    return seen if group == 1 else seen.repeat_interleave(group, dim=1)
+    return seen if 1 in (group, seen.shape[1]) else seen.repeat_interleave(group, dim=1)
