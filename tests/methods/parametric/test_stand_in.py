@@ -72,3 +72,15 @@ def test_blocks_inside_each_other_come_off_in_turn(method):
             assert not torch.equal(model(ids()).logits, outer)
         assert torch.equal(model(ids()).logits, outer)
     assert torch.equal(model(ids()).logits, expected)
+
+
+@pytest.mark.parametrize("name", ["lora", "mora"])
+def test_what_is_learned_is_float32_beside_a_bfloat16_backbone(tiny_backbone, name):
+    if name == "lora":
+        pytest.importorskip("peft", reason="method lora needs it")
+    method = create_method(name, tiny_backbone("tiny-llama", "bfloat16"), rank=2)
+    method.read(ids())
+    assert {tensor.dtype for tensor in method.start.values()} == {torch.float32}
+    assert {tensor.dtype for row in method.memory.rows for tensor in row.values()} == {torch.float32}
+    with torch.no_grad():
+        assert method(ids()).logits.dtype == torch.bfloat16

@@ -76,7 +76,7 @@ class Parametric(Reader):
             torch.manual_seed(config.seed)
             self._stand_ins = [StandIn(name, module, self.wrap(module)) for name, module in self.targets().items()]
         start = {name: tensor for stand_in in self._stand_ins for name, tensor in stand_in.start.items()}
-        self._start = nn.ParameterDict({_key(n): nn.Parameter(t.to(backbone.device)) for n, t in start.items()})
+        self._start = nn.ParameterDict({_key(n): nn.Parameter(_leaf(t.to(backbone.device))) for n, t in start.items()})
 
     # what a method supplies
 
