@@ -22,6 +22,7 @@ from ltm.backbone.tiny import build_tiny
 from ltm.cli import main
 from ltm.cli.reference_text import language_reference
 from ltm.methods import create_method
+from ltm.notes.encoder import HashEncoder
 
 ROOT = Path(__file__).parent.parent
 PAGES = {"README.md": (2, 1), "docs/guide.md": (20, 3)}
@@ -76,6 +77,8 @@ def make_files(text: str) -> None:
     Path("omoo.txt").write_text("Omoo: another text. " * 40)
     Path("books").mkdir()
     Path("books", "one.txt").write_text(text)
+    Path("manuals").mkdir()
+    Path("manuals", "one.txt").write_text(text)
     Path("data", "books").mkdir(parents=True)
     Path("data", "books", "test.jsonl").write_text(json.dumps({"id": "one", "text": text}) + "\n")
     assert main(["read", "omoo.txt", "-o", "omoo.bank"]) == 0
@@ -111,6 +114,8 @@ def tiny_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
         return Backbone(name, model, tokenizer)
 
     monkeypatch.setattr("ltm.backbone.loading._load_builtin", load)
+    for place in ("ltm.notes.encoder", "ltm.text.means"):
+        monkeypatch.setattr(f"{place}.load_encoder", lambda name: HashEncoder())
     path = tmp_path_factory.mktemp("shipped") / "longmem"
     sizes = {"chunk_size": 4, "retrieved_tokens": 8, "segment_size": 32}
     create_method("longmem", load("smollm2-135m"), **sizes).save_pretrained(path)
