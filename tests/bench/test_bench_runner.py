@@ -117,6 +117,13 @@ def test_a_method_that_cannot_be_opened_and_a_task_without_units(plan, tmp_path,
     assert [result.failed for result in read_results(tmp_path)] == [True, False]
 
 
+def test_a_method_that_speaks_text_is_not_measured_on_tokens(plan, tmp_path, monkeypatch):
+    add_fake(monkeypatch)
+    rag, window = run_plan(plan("rag,window"), tmp_path)
+    assert rag.facts["error"] == "not measured: task fake speaks tokens, method rag speaks text"
+    assert rag.failed and not window.failed
+
+
 def test_budgets_reach_methods_and_are_told(plan, tiny_backbone, tmp_path, monkeypatch):
     add_fake(monkeypatch)
     trained = create_method("longmem", tiny_backbone("tiny-llama"), reduction_factor=2)

@@ -21,9 +21,10 @@ from ltm.bench.plan import HASH_DIGITS, Cell, Plan
 from ltm.bench.records_file import Entry, RecordsFile, packed
 from ltm.bench.results import Result, is_records, is_result, read_result, rows_to_json, write_result
 from ltm.errors import LtmError
-from ltm.methods import Reader
+from ltm.methods import Reader, method_class
 from ltm.methods.opening import open_method
 from ltm.tasks.base import Record, Task, Unit
+from ltm.tasks.registry import task_class
 
 OUT_OF_MEMORY = "not enough memory; use a smaller budget, window or batch"
 
@@ -106,6 +107,9 @@ def _prepare(cells: Sequence[Cell], folder: Path) -> list[Work]:
     known: dict[Any, tuple[dict[str, Any], float | None] | LtmError] = {}
     work = []
     for cell in cells:
+        if reason := _no_common_language(cell):
+            work.append(Work(cell, error=reason))
+            continue
         task_key, method_key = (cell.task.name, cell.seed), (cell.method.label, str(cell.options))
         if task_key not in made:
             made[task_key] = _make_units(cell)
@@ -113,6 +117,14 @@ def _prepare(cells: Sequence[Cell], folder: Path) -> list[Work]:
             known[method_key] = _about_method(cell)
         work.append(_make_work(cell, made[task_key], known[method_key], folder))
     return work
+
+
+def _no_common_language(cell: Cell) -> str | None:
+    """Why a method cannot be measured on a task that speaks tokens, or text, and it the other; None where it can."""
+    asked, spoken = task_class(cell.task.name).speaks, method_class(cell.method.name).speaks
+    if asked == spoken:
+        return None
+    return f"not measured: task {cell.task.name} speaks {asked}, method {cell.method.name} speaks {spoken}"
 
 
 def _make_units(cell: Cell) -> tuple[Task, list[Unit]] | LtmError:

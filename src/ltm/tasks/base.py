@@ -3,7 +3,8 @@
 A *unit* is the smallest piece that is run whole: `ltm.bench` runs units one after another for every method, writes
 each unit's records down when it is done, and goes on after a stop with the units that are missing. A *record* is one
 measured thing (an example, a document) as plain JSON values. A *row* is a line of the summary: records that share a
-condition, as a mean with an interval. Tasks speak to methods through the five verbs alone.
+condition, as a mean with an interval. Tasks speak to methods through their verbs alone and hold no caches: those that
+speak tokens through `read`, `generate` and `stream`, those that speak text through `remember`, `reply` and `forget`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from ltm.methods import Reader
@@ -64,6 +65,8 @@ class Task(ABC):
     config_class: ClassVar[type]
     source: ClassVar[str]
     """Paper and data set, one line."""
+    speaks: ClassVar[Literal["tokens", "text"]] = "tokens"
+    """What it hands to methods; a method that speaks the other is not measured."""
     full_stride: ClassVar[bool] = False
     """Whether all of a full window leaves it, where no other stride is asked for."""
 
