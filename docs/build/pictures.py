@@ -14,16 +14,13 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
-import matplotlib
 from recall_maps import heat_results, recall_heat
 from results_page import places
 from tables import DOCS, RESULTS
 
 from ltm.bench.plots import styles
 from ltm.bench.results import read_results
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from ltm.plots import new_figure
 
 FOLDER = DOCS / "pictures"
 SHOWN = {"window": "window", "n-gram cache": "n-gram cache", "longmem": "LongMem", "full": "full context"}
@@ -53,7 +50,8 @@ def load(name: str) -> dict[str, Any]:
 
 def memory() -> None:
     """What memory gives: perplexity by place in documents, and keys found by the length of a text."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.9), layout="constrained")
+    figure = new_figure(10, 3.9)
+    left, right = figure.subplots(1, 2)
     look = styles([*SHOWN, "em_llm"])
     by_place = list(places(read_results(RESULTS / "bench"), [UNSEEN], tuple(SHOWN)))
     ends = [end for (_, _, end), _ in by_place]
@@ -70,7 +68,6 @@ def memory() -> None:
     finish(right, "Keys that were read are said, however far back", "tokens read", [4096, 16384, 65536, 262144])
     right.set(ylabel="keys said, of five in the text, %", ylim=(-4, 106))
     figure.savefig(FOLDER / "memory.png", dpi=130)
-    plt.close(figure)
 
 
 def said(result: Any, length: int) -> Iterator[float]:
@@ -103,13 +100,13 @@ def recall() -> None:
 @contextmanager
 def line_plot(name: str, title: str) -> Iterator[Any]:
     """Axes to draw labelled lines on, then written to docs/pictures/NAME.png."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure = new_figure(7, 4.5)
+    axes = figure.subplots()
     yield axes
     axes.set_title(title, loc="left", fontsize=11)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(FOLDER / f"{name}.png", dpi=110)
-    plt.close(figure)
 
 
 def reading() -> None:
