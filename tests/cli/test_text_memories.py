@@ -47,6 +47,21 @@ def test_it_is_listed_and_forgotten(run, notes):
     assert b"doormat" not in b"".join(file.read_bytes() for file in notes.rglob("*") if file.is_file())
 
 
+def test_options_of_the_method_stand_behind_its_name(run, tmp_path):
+    (tmp_path / "a.txt").write_text("The brass key lies under the doormat. Wendy paints zeppelins on Thursdays.")
+    made = run(
+        "read", tmp_path / "a.txt", "-o", tmp_path / "b", "--method", "rag:encoder=hash,passage_words=7", "--json"
+    )
+    assert made.code == 0 and made.json()["bank_notes"] == 2, made.err
+    asked = ("Who paints?", "--backbone", "tiny-llama", "--max-tokens", "2", "--trace")
+    told = run("ask", tmp_path / "b", *asked, "--method", "rag:num_passages=1")
+    assert "[1] a.txt [38-74]" in told.err and "[2]" not in told.err, told.err
+    assert "was made with passage_words=7" in one_line(
+        run("ask", tmp_path / "b", *asked, "--method", "rag:passage_words=9")
+    )
+    assert "has no option" in one_line(run("ask", tmp_path / "b", *asked, "--method", "rag:nonsense=9"))
+
+
 def test_a_conversation_is_kept_with_its_roles(run, notes, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("I like plums.\n/why\n"))
     talked = run("chat", notes, "--backbone", "tiny-llama", "--max-tokens", "4")

@@ -13,12 +13,13 @@ from ltm.cli.declared import (
     BankOrText,
     Device,
     MaxTokens,
-    MethodName,
+    MethodWithOptions,
     OfMemory,
     Penalty,
     Seed,
     SideNetPath,
     Temperature,
+    method_options,
     new_app,
 )
 from ltm.cli.read import ReadBar, tell_markup
@@ -69,7 +70,7 @@ def ask(
     seed: Seed = None,
     backbone: OfMemory = None,
     sidenet: SideNetPath = None,
-    method: MethodName = None,
+    method: MethodWithOptions = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -114,6 +115,7 @@ def open_session(bank: Path, **opening: Any) -> Session | TextSession:
     from ltm.notes.store import NoteStore
     from ltm.text import text_session
 
+    opening |= method_options(opening["method"], opening["sidenet"])
     if Bank.exists(bank) or NoteStore.exists(bank):
         ask_patience(f"opening {bank}")
         return text_session.open_session(bank, **opening)

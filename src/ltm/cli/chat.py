@@ -15,7 +15,7 @@ from ltm.cli.declared import (
     BankOrText,
     Device,
     MaxTokens,
-    MethodName,
+    MethodWithOptions,
     OfMemory,
     Penalty,
     Seed,
@@ -52,7 +52,7 @@ def chat(
     seed: Seed = None,
     backbone: OfMemory = None,
     sidenet: SideNetPath = None,
-    method: MethodName = None,
+    method: MethodWithOptions = None,
     device: Device = None,
 ) -> None:
     """Talk with a model that has a memory, a question a line; what was said is kept in a saved memory.

@@ -36,6 +36,16 @@ def _keeps_a_bank(path: Path) -> Path:
     return path
 
 
+def method_options(method: str | None, sidenet: Path | None) -> dict[str, Any]:
+    """A session's arguments from --method NAME[@WEIGHTS][:key=value,...], as ltm bench takes it, and --sidenet."""
+    if method is None:
+        return {"method": None, "sidenet": sidenet}
+    from ltm.bench.specs import parse_method
+
+    spec = parse_method(method)
+    return {"method": spec.name, "sidenet": spec.sidenet if sidenet is None else sidenet, **spec.options}
+
+
 MemoryPath = Annotated[Path, typer.Argument(metavar="BANK", help="The directory of a memory.")]
 BankPath = Annotated[Path, typer.Argument(metavar="BANK", help="The directory of a memory.", callback=_keeps_a_bank)]
 BankOrText = Annotated[
@@ -59,6 +69,14 @@ SideNetPath = Annotated[
 MethodName = Annotated[
     str | None,
     typer.Option("--method", help="A name that `ltm methods` lists; default: the memory's own, else longmem."),
+]
+MethodWithOptions = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="A name that `ltm methods` lists, or NAME:key=value,... with its options; default: the memory's own, else "
+        "longmem.",
+    ),
 ]
 
 MemorySize = Annotated[int | None, typer.Option(help="Most tokens of the new memory; default: as it was, or 65536.")]

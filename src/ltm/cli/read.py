@@ -15,11 +15,12 @@ from ltm.cli.declared import (
     AsJson,
     Device,
     KeyStorage,
-    MethodName,
+    MethodWithOptions,
     OfMemory,
     SearchStorage,
     SideNetPath,
     ValueStorage,
+    method_options,
     new_app,
 )
 from ltm.console import Interrupted, ask_patience, format_bytes, make_progress, next_step, notice, print_json
@@ -51,7 +52,7 @@ def read(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="BANK", help="The memory: made, or added to.")],
     backbone: OfMemory = None,
     sidenet: SideNetPath = None,
-    method: MethodName = None,
+    method: MethodWithOptions = None,
     memory_size: Annotated[
         int | None, typer.Option(help="Most tokens a new memory holds, the oldest leave first; default: 65536.")
     ] = None,
@@ -76,8 +77,8 @@ def read(
 
     storages = {"key_storage": key_storage, "value_storage": value_storage, "search_storage": search_storage}
     given = {name: value for name, value in {"memory_size": memory_size, **storages}.items() if value is not None}
-    opening = {"backbone": backbone, "method": method, "sidenet": sidenet, "device": device}
-    of_text = is_text_memory(output, method)  # which has transactions of its own, and needs no lock
+    opening = {"backbone": backbone, "device": device, **method_options(method, sidenet)}
+    of_text = is_text_memory(output, opening["method"])  # which has transactions of its own, and needs no lock
     with nullcontext() if of_text else WriteLock(output):  # a second writer is told now, not after hours of reading
         ask_patience(f"opening {output}")
         session = _open(output, given, opening)
@@ -95,7 +96,7 @@ def _open(output: Path, given: dict[str, Any], opening: dict[str, Any]) -> Sessi
     if not Bank.exists(output) and not is_text_memory(output, opening["method"]):
         config = method_class(method_of(output, opening["method"])).config_class
         default = config.with_budget(tokens=DEFAULT_SIZE)
-    session = open_session(output, **opening, **{**default, **given})
+    session = open_session(output, **{**default, **opening, **given})
     check_kept(session, output, given)
     return session
 

@@ -111,4 +111,4 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
     try:
         return ENCODERS[name]()
     except LtmError as error:
-        raise LtmError(f"encoder {name} is not to be had: {error}; --encoder hash needs no weights") from error
+        raise LtmError(f"encoder {name} is not to be had: {error}; encoder=hash needs no weights") from error
