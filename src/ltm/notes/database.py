@@ -70,19 +70,15 @@ class Database:
                 self._connection.execute(f"PRAGMA {setting}").fetchall()
 
     @classmethod
-    def new(cls, path: Path | None = None) -> Database:
-        """A database with empty tables; a file appears whole or not at all."""
+    def new(cls) -> Database:
+        """A database with empty tables, in memory."""
         made = cls()
         with made._explained():
             made._connection.executescript(
                 "PRAGMA auto_vacuum = FULL;"  # what is deleted makes the file smaller, in the same transaction
                 f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {SCHEMA}"
             )
-        if path is None:
-            return made
-        with closing(made):
-            made.copy_to(path)
-        return cls.open(path)
+        return made
 
     @classmethod
     def open(cls, path: Path) -> Database:

@@ -57,12 +57,9 @@ class NoteStore(Memory):
         Raises LtmError where the directory holds something else, or a store of another version.
         """
         file = Path(path) / FILE
-        if file.exists():
-            return cls._on(Database.open(file))
-        _make_directory(Path(path))
-        store = cls._on(Database.new(file))
-        store._add_rows(num_rows)
-        return store
+        if not file.exists():
+            cls(num_rows).save(path)  # with its rows, or not at all
+        return cls._on(Database.open(file))
 
     @staticmethod
     def exists(path: str | Path) -> bool:
