@@ -11,6 +11,8 @@ import pytest
 import typer
 
 from ltm.bench.experiments import EXPERIMENTS, Experiment, read_experiment
+from ltm.learning.registry import LEARNERS
+from ltm.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -121,6 +123,12 @@ def unknown(command, words: list[str]) -> list[str]:
         return []
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
     return [word for word in rest if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in known]
+
+
+def test_methods_of_the_readmes_families_are_registered():
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Families")[2].partition("\n## ")[0]
+    names = [name for line in table.splitlines() if line.startswith("| [") for name in re.findall(r"`(\w+)`", line)]
+    assert len(names) > 10 and set(names) <= {*METHODS, *LEARNERS}
 
 
 def test_experiments_are_there():
