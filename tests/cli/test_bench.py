@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 
 import pytest
 from conftest import one_line
@@ -88,12 +89,17 @@ def test_report_of_nothing_is_one_line(run, tmp_path):
     assert "holds no results" in one_line(run("bench", "report", tmp_path, "--out", tmp_path / "page.md"))
 
 
-def test_list_names_tasks_with_their_options(run):
+def test_list_names_tasks_with_their_options_and_experiments(run, tmp_path, monkeypatch):
     result = run("bench", "list", "--json")
     (task,) = [task for task in result.json() if task["name"] == "long_text"]
     assert task["options"]["documents"]["default"] == 4 and "Wang" in task["source"]
     assert all(option["help"] for task in result.json() for option in task["options"].values())
     assert "long_text.kinds" in run("bench", "list").out
+    monkeypatch.chdir(tmp_path)
+    assert "experiments:" not in run("bench", "list").out
+    (tmp_path / "benchmarks" / "experiments").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "experiments" / "own.toml").write_text('about = "what it shows"')
+    assert re.search(r"own +. what it shows", run("bench", "list").out)
 
 
 @pytest.mark.parametrize("command", [["bench"], ["bench", "run"], ["bench", "report"], ["bench", "list"]], ids=" ".join)

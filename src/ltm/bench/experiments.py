@@ -99,6 +99,12 @@ def find_experiment(name: str) -> Path:
     raise LtmError(f"no experiment is called {name!r}; {hint}there are: {', '.join(known)}")
 
 
+def named_experiments() -> dict[str, str]:
+    """What each experiment of this checkout is about, by its name; none where there are none."""
+    names = sorted(file.stem for file in EXPERIMENTS.glob("*.toml"))
+    return {name: read_experiment(name).about for name in names}
+
+
 def _problems(values: Mapping[str, Any]) -> list[str]:
     """What is wrong with the names and types of an experiment's values."""
     known = [field.name for field in fields(Experiment)]

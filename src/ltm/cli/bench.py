@@ -159,7 +159,7 @@ def report(
 
 @app.command("list", epilog="Try: ltm bench list --json")
 def list_tasks(as_json: AsJson = False) -> None:
-    """The tasks there are: source and options."""
+    """The tasks there are: source and options; in a checkout, the experiments that have names."""
     described = [_describe(name) for name in TASKS]
     if as_json:
         print_json(described)
@@ -168,6 +168,10 @@ def list_tasks(as_json: AsJson = False) -> None:
     for task in described:
         rows = [(f"{task['name']}.{key}", value["default"], value["help"]) for key, value in task["options"].items()]
         print_table(task["name"], ("--set", "default", "meaning"), rows, left=3)
+    from ltm.bench.experiments import named_experiments
+
+    if known := named_experiments():
+        print_table("experiments: ltm bench run NAME", ("name", "about"), sorted(known.items()), left=2)
 
 
 def _describe(name: str) -> dict[str, Any]:
