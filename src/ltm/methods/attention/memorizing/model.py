@@ -31,11 +31,10 @@ from ltm.attention import Plugin, View
 from ltm.backbone import Backbone
 from ltm.bank import LayeredBank
 from ltm.bank.storage import STORAGE_OPTIONS
+from ltm.methods import Card, register
 from ltm.methods.attention.base import BankReader, Scored
 from ltm.methods.attention.memorizing.config import MemorizingConfig
 from ltm.methods.attention.memory_reader import MemoryReader
-from ltm.methods.method import Card
-from ltm.methods.registry import register
 from ltm.streams import Window
 
 
