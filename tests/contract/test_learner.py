@@ -20,7 +20,7 @@ from ltm.training import Corpus, SegmentStream, TrainConfig, Trainer, Validation
 
 TEXTS = ("aaaabbcd", "cdddeeef")
 """Letters that are drawn at random: what is certain has no importance, and nothing to forget it by."""
-STEPS = 20
+STEPS = 14
 TRAINED = {  # what is trained, and how fast: a SideNet; a gate of four numbers; a gate and a part of the backbone
     "longmem": ("longmem", None, 3e-3),
     "memorizing": ("memorizing", None, 1e-1),
@@ -65,7 +65,7 @@ def train(trained: str, learner: Learner, out, resume: bool = False, stop_at: in
     options |= {"max_steps": STEPS, "learning_rate": rate, "train_backbone": backbone, "eval_every": STEPS}
     config, tokenizer = TrainConfig(**options), method.backbone.tokenizer
     streams = [SegmentStream.from_config(Corpus([documents(text)]), tokenizer, config) for text in TEXTS]
-    sizes = {"segment_size": 16, "documents_per_kind": 1, "segments_per_document": 6}
+    sizes = {"segment_size": 16, "documents_per_kind": 1, "segments_per_document": 2}
     check = Validation(Corpus([documents(text) for text in TEXTS], TEXTS), tokenizer, **sizes)
     trainer = Trainer(method, streams, config, out, check, learner=learner, plot=False, quiet=True)
     if stop_at is not None:

@@ -65,12 +65,12 @@ def test_importance_of_drawn_labels_is_the_fisher_information_in_expectation():
     learner, exact = begun(method), naive_fisher(method.logits, used(method), ROWS)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        runs = [learner.fisher(method, batches_of(ROWS)) for _ in range(2000)]
+        runs = [learner.fisher(method, batches_of(ROWS)) for _ in range(500)]
     for name, expected in exact.items():
         found = torch.stack([run[name] for run in runs])
         error = (found.mean(dim=0) - expected).abs()
         assert (error < 5 * found.std(dim=0) / len(runs) ** 0.5 + 1e-12).all()  # five standard errors
-        assert (error < 0.1 * expected + 0.01).all() and expected.max() > 0.1
+        assert (error < 0.2 * expected + 0.02).all() and expected.max() > 0.1
     assert not any(run["unused"].any() for run in runs)
 
 
