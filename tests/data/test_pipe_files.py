@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ltm import pipes
+from ltm.data import pipes
 from ltm.data.documents import DocumentError, documents_of, find_sources, iter_documents
 from ltm.data.html_text import html_text, looks_like_html
 from ltm.errors import LtmError
