@@ -104,7 +104,7 @@ def _angles(view: BackboneView) -> list[list[float]] | None:
     found = []
     for layer in sorted({kinds.index(kind) for kind in kinds}):
         angles = view.angles(torch.ones(1, 1, dtype=torch.long, device=view.model.device), layer, torch.float32)
-        if angles is None:
+        if angles is None or angles[1].is_meta:  # not in memory, as whoever looks at the weights will say
             return None
         sines = angles[1][0, 0, : angles[1].shape[-1] // 2].tolist()
         found.append([sines[place] for place in (0, len(sines) // 2, -1)] if sines else [])
