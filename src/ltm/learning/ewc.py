@@ -5,8 +5,8 @@ Kirkpatrick et al., 2017, "Overcoming catastrophic forgetting in neural networks
     L(θ) = L_B(θ) + Σ_i λ/2 F_i (θ_i - θ*_i)²
 
 θ*: the weights after stage A; F: the diagonal of the Fisher information there. With L_B the mean loss of a token and F
-that of a token, λ = 1 is Laplace's approximation of the mean loss of A and B together, near θ*. After several stages
-the sum of their quadratics is one quadratic (as the paper notes): F = Σ F_s around the F-weighted mean of the θ*_s, kept
+that of a token, λ = 1 is Laplace's approximation of the mean loss of A and B together, near θ*. The sum of several
+stages' quadratics is one quadratic (as the paper notes), F = Σ F_s around the F-weighted mean of the θ*_s: it is kept
 instead of one pair a stage.
 
 How F is estimated. The paper: F_i = E_x E_{y~p(y|x)} (∂ log p(y|x) / ∂θ_i)², of single predictions whose labels the
@@ -43,7 +43,7 @@ class EwcConfig(Config):
 
     strength: float = 1000.0
     """How much what was learned before weighs against what is learned now, per token; 0 is plain training. Ours:
-    10 kept little of what a SideNet had learned, 1000 nearly all of it (docs/log/2026-11-27-continual.md)."""
+    with 1000 a SideNet ended lower on both of two texts, 10 changed nothing (docs/log/2026-11-27-continual.md)."""
     fisher_batches: int = 64
     """Batches of a stage, from its start, on which importance is estimated: one backward pass each."""
     labels: Literal["drawn", "text"] = "drawn"
