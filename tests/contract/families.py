@@ -52,6 +52,11 @@ def build(name: str, backbone) -> Reader:
     return METHODS[name](backbone, METHODS[name].config_class.tiny()).to(backbone.dtype).eval()
 
 
+def another_backbone(method: Reader, tiny_backbone):
+    """One that the method was not built on."""
+    return tiny_backbone("tiny-mistral" if method.backbone.name == "tiny-qwen3" else "tiny-qwen3", "float64")
+
+
 def tokens(rows: int = 2, length: int = 29, seed: int = 0) -> torch.Tensor:
     return torch.randint(5, 90, (rows, length), generator=torch.Generator().manual_seed(seed))
 

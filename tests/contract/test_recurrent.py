@@ -10,6 +10,7 @@ from contract.families import (
     ARCHITECTURES,
     CLOSE,
     DTYPES,
+    another_backbone,
     answers_elsewhere,
     build,
     far_apart,
@@ -169,6 +170,6 @@ def test_a_state_of_other_weights_or_another_backbone_is_refused(method, tiny_ba
             parameter.mul_(1.5)
         with pytest.raises(BankMismatchError, match="trained"):
             other.load_memory(tmp_path)
-    elsewhere = build(method.name, tiny_backbone("tiny-qwen3", "float64"))
+    elsewhere = build(method.name, another_backbone(method, tiny_backbone))
     with pytest.raises(BankMismatchError, match="not for this model"):
         elsewhere.load_memory(tmp_path)
