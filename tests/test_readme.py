@@ -75,10 +75,9 @@ def make_files(text: str) -> None:
     """The files that the examples name."""
     Path("moby.txt").write_text(text)
     Path("omoo.txt").write_text("Omoo: another text. " * 40)
-    Path("books").mkdir()
-    Path("books", "one.txt").write_text(text)
-    Path("manuals").mkdir()
-    Path("manuals", "one.txt").write_text(text)
+    for folder in ("books", "dialogues", "manuals"):
+        Path(folder).mkdir()
+        Path(folder, "one.txt").write_text(text)
     Path("data", "books").mkdir(parents=True)
     Path("data", "books", "test.jsonl").write_text(json.dumps({"id": "one", "text": text}) + "\n")
     assert main(["read", "omoo.txt", "-o", "omoo.bank"]) == 0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ltm.backbone import Backbone
+from ltm.backbone.turns import lock_of
 from ltm.configs import WindowFields, stride_of
 from ltm.errors import LtmError
 from ltm.memory import Memory
@@ -72,7 +73,7 @@ class Parametric(Reader):
 
     def __init__(self, backbone: Backbone, config: Any):
         super().__init__(backbone, config)
-        with torch.random.fork_rng(devices=[]):
+        with lock_of(self.model), torch.random.fork_rng(devices=[]):  # no other thread's stand-ins are in its place
             torch.manual_seed(config.seed)
             self._stand_ins = [StandIn(name, module, self.wrap(module)) for name, module in self.targets().items()]
         start = {name: tensor for stand_in in self._stand_ins for name, tensor in stand_in.start.items()}
