@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ltm.data.pipes import is_stream, read_stream, stream_name
-
-from ltm.errors import LtmError
 from ltm.data.html_text import html_text
+from ltm.data.pipes import is_stream, read_stream, stream_name
+from ltm.errors import LtmError
 
 _PAGES = (".html", ".htm")
 SUFFIXES = (".txt", ".md", *_PAGES, ".jsonl", ".jsonl.gz")

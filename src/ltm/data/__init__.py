@@ -1,0 +1,1 @@
+"""Documents and tokens: what comes in from files, pages and pipes, and what models are given of it."""
