@@ -98,6 +98,13 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {"minilm": _minilm, "hash": HashEnc
 DEFAULT_ENCODER = "minilm"
 
 
+def installed_encoder() -> str | None:
+    """The name of the encoder that finds by meaning and whose files are here already; None: it is not."""
+    from ltm.notes.minilm import is_installed
+
+    return DEFAULT_ENCODER if is_installed() else None
+
+
 @cache
 def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
     """An encoder by name, the same one at every call. LtmError for an unknown name, and where its weights cannot be

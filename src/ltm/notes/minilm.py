@@ -87,9 +87,18 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield rows
 
 
+def is_installed() -> bool:
+    """Whether the encoder's files were fetched before."""
+    return is_complete(_target())
+
+
+def _target() -> Path:
+    return cache_directory() / "models" / f"minilm-{SHA256[:16]}-v1"
+
+
 def minilm_directory() -> Path:
     """The directory with the encoder's files, fetched now if this is the first time."""
-    target = cache_directory() / "models" / f"minilm-{SHA256[:16]}-v1"
+    target = _target()
     if not is_complete(target):
         with scratch_directory() as scratch:
             with working(f"Downloading the encoder minilm once with pip ({REQUIREMENT}, {MEGABYTES} MB)"):

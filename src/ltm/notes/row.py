@@ -162,6 +162,19 @@ class NoteRow:
         """
         return self._search.search(query, count, by, kind)
 
+    def ranked(self, query: str, count: int, by: By, kind: str | None = None) -> list[tuple[int, float]]:
+        """Ids and scores alone, best first, by "words" or by "meaning"; for callers that fuse lists of their own."""
+        return self._search.ranked(query, count, by, kind)
+
+    def coverage(self, query: str, notes: Sequence[int]) -> float:
+        """How much of a query's words these notes hold, 0 to 1, each word weighed by how rare it is among all notes
+        (log of (notes + 1) / (notes with it + 1/2)); 0 where no word says anything."""
+        return self._search.coverage(query, notes)
+
+    def shares(self, query: str, texts: Sequence[str]) -> list[float]:
+        """How much of a query's words each text holds as they are spelled, 0 to 1, weighed as in `coverage`."""
+        return self._search.shares(query, texts)
+
     def embed(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Make the vectors that are missing, of notes that are new, changed, or were embedded by another encoder. A
         search by meaning does so first.

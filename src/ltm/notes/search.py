@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -56,6 +57,38 @@ class RowSearch:
             notes = self.tables.notes_of_ids([note for note, _, _ in fused])
         return [Found(note, scores[note.id], ranks) for note, (_, _, ranks) in zip(notes, fused, strict=True)]
 
+    def ranked(self, query: str, count: int, by: By, kind: str | None) -> list[tuple[int, float]]:
+        """See `NoteRow.ranked`."""
+        if by == "words":
+            return self._by_words(query, count, kind)
+        return self._by_meaning(vectors_of(self.encoder, [query])[0], count, kind)
+
+    def coverage(self, query: str, notes: Sequence[int]) -> float:
+        """See `NoteRow.coverage`."""
+        whole = covered = 0.0
+        with self.database.transaction():
+            numbers = self.tables.numbers_of(notes)
+            for holding, rarity in self._holding(query).values():
+                whole += rarity
+                covered += rarity * bool(holding & numbers)
+        return covered / whole if whole else 0.0
+
+    def shares(self, query: str, texts: Sequence[str]) -> list[float]:
+        """See `NoteRow.shares`."""
+        rarities = {word: rarity for word, (_, rarity) in self._holding(query).items()}
+        whole = sum(rarities.values())
+        held = [sum(rarities[word] for word in {*_words(text)} & rarities.keys()) for text in texts]
+        return [own / whole if whole else 0.0 for own in held]
+
+    def _holding(self, query: str) -> dict[str, tuple[set[int], float]]:
+        """For each word of a query the places of the notes that hold it, and how rare it is among all notes."""
+        index, total = self.tables.words, self._num_notes()
+        found = {}
+        for word in _words(query):
+            rows = self.database.run(f"SELECT rowid FROM {index} WHERE {index} MATCH ?", (f'"{word}"',))
+            found[word] = {number for (number,) in rows}, max(math.log((total + 1) / (len(rows) + 0.5)), 0.0)
+        return found
+
     def embed(self, progress: Callable[[int, int], None] | None = None) -> None:
         """See `NoteRow.embed`."""
         encoder, made = self.encoder, 0
@@ -91,7 +124,7 @@ class RowSearch:
 
     def _by_words(self, query: str, count: int, kind: str | None) -> list[tuple[int, float]]:
         """Ids and BM25 sums of the notes that have any word of the query, best first; of equals the older one."""
-        words = list(dict.fromkeys(_WORD.findall(query.lower())))
+        words = _words(query)
         if not words:
             return []
         which, values = ("", ()) if kind is None else ("AND kind = ? ", (kind,))
@@ -106,6 +139,11 @@ class RowSearch:
     def _by_meaning(self, asked: np.ndarray, count: int, kind: str | None) -> list[tuple[int, float]]:
         self.embed()
         return self.vectors.of(self.tables.row, self.encoder.identity).nearest(asked, count, kind)
+
+
+def _words(query: str) -> list[str]:
+    """The different words of a query, in order."""
+    return list(dict.fromkeys(_WORD.findall(query.lower())))
 
 
 def fuse(lists: Mapping[str, Sequence[int]], count: int) -> list[tuple[int, float, dict[str, int]]]:

@@ -43,6 +43,11 @@ class OpenStream:
         return OpenStream(self._reader, state, self._memory, [self._rows[row] for row in rows])
 
     @property
+    def cache(self) -> Stream:
+        """Its state, to be given to generate() as `cache`, which then is the one that goes on with it."""
+        return self._state
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that every row was given, padding included."""
         return self._state.get_seq_length()

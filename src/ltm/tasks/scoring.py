@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ltm.data.tokens import literal_ids
 from ltm.errors import LtmError
+from ltm.memory import LEFT_OUT, LeftOut, Memory
 
 if TYPE_CHECKING:
     from ltm.methods import Reader
@@ -60,8 +61,9 @@ def score_continuations(
     continuations: Sequence[Sequence[Tokens]],
     *,
     batch_size: int = BATCH_SIZE,
+    memory: Memory | LeftOut | None = LEFT_OUT,
 ) -> list[PromptScore]:
-    """How likely each continuation is after its prompt, given what the method has read in memory row 0.
+    """How likely each continuation is after its prompt, given what the method, or a memory, has read in row 0.
 
     prompts: one token or more each; continuations: those of each prompt, one token or more each. A prompt whose
     continuations differ in their last token only takes one row of a batch. Raises LtmError for empty ones.
@@ -76,7 +78,7 @@ def score_continuations(
     needed = [len(stem) + 1 for _, stem in owners]
     next_tokens = [0] * len(prompts)
     scores = [[0.0] * len(candidates) for candidates in continuations]
-    for batch in _batches(method, texts, needed, batch_size):
+    for batch in _batches(method, texts, needed, batch_size, memory):
         for row, logits in zip(batch.rows, batch.logits, strict=True):
             prompt, stem = owners[row]
             next_tokens[prompt] = int(logits[0].argmax())
@@ -95,6 +97,7 @@ def greedy_tokens(
     *,
     stop: Collection[int] = (),
     batch_size: int = BATCH_SIZE,
+    memory: Memory | LeftOut | None = LEFT_OUT,
 ) -> list[list[int]]:
     """What the method writes after each prompt when it always takes the likeliest token, given memory row 0.
 
@@ -102,7 +105,7 @@ def greedy_tokens(
     """
     _check(prompts, [])
     answers: list[list[int]] = [[] for _ in prompts]
-    for batch in _batches(method, prompts, [1] * len(prompts), batch_size):
+    for batch in _batches(method, prompts, [1] * len(prompts), batch_size, memory):
         written = _decode(batch, max_new_tokens, stop)
         for row, tokens in zip(batch.rows, written, strict=True):
             answers[row] = tokens
@@ -149,12 +152,18 @@ def _sum_of(log_probabilities: Tensor, candidate: Tokens) -> float:
     return float(chosen.double().sum())
 
 
-def _batches(method: Reader, texts: Sequence[Tokens], needed: Sequence[int], batch_size: int) -> Iterator[_Batch]:
+def _batches(
+    method: Reader,
+    texts: Sequence[Tokens],
+    needed: Sequence[int],
+    batch_size: int,
+    memory: Memory | LeftOut | None,
+) -> Iterator[_Batch]:
     """Run texts, each as a stream of its own; of text i the logits of its last needed[i] tokens are wanted."""
     if not texts:
         return
     shared = min(shared_length(texts), *(len(text) - wanted for text, wanted in zip(texts, needed, strict=True)))
-    prefix = method.stream()
+    prefix = method.stream(memory)
     if shared:
         prefix.push(torch.tensor([list(texts[0][:shared])]), keep=1)
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))

@@ -20,6 +20,7 @@ from ltm.memory import LEFT_OUT, LeftOut, Memory
 if TYPE_CHECKING:
     from ltm.methods import Reader
     from ltm.methods.trace import UsedChunk
+    from ltm.streams import Stream
 
 OnText = Callable[[str], None]
 """Called with each new stretch of text as soon as it is whole."""
@@ -170,15 +171,18 @@ def generate(
     trace: bool = False,
     on_text: OnText | None = None,
     penalize_prompt: bool = True,
+    cache: Stream | None = None,
 ) -> Generated:
     """Generate after a prompt, int64 [1, tokens], with a memory (left out: the method's own); on_text gets the text as
     it comes; trace notes what memory gave. penalize_prompt: the repetition penalty counts the prompt's tokens, too;
-    False where the prompt is what an answer is to be taken from."""
+    False where the prompt is what an answer is to be taken from. cache: a stream that has the prompt's beginning."""
     arguments, started = {**sampling.arguments(), "memory": memory}, time.perf_counter()
     if not penalize_prompt:
         own = RepetitionPenaltyLogitsProcessor(arguments.pop("repetition_penalty"), input_ids.shape[1])
         arguments["logits_processor"] = LogitsProcessorList([own])
-    ends = _end_tokens(method, tokenizer)
+    if cache is not None:
+        arguments["cache"] = cache
+    ends = end_tokens(method, tokenizer)
     arguments.update(eos_token_id=ends or None, pad_token_id=_pad_token(tokenizer, ends))
     if on_text is not None:
         arguments["streamer"] = CallbackStreamer(tokenizer, on_text)
@@ -211,7 +215,7 @@ def _run(
     return output, mean, traced.tokens(0, bank)[-scored:]
 
 
-def _end_tokens(method: Reader, tokenizer: Any) -> list[int]:
+def end_tokens(method: Reader, tokenizer: Any) -> list[int]:
     """Every token that ends an answer, of the model's generation config and of the tokenizer."""
     known = method.generation_config.eos_token_id
     ends = known if isinstance(known, list) else [known]

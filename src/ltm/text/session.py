@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from ltm.backbone import load_backbone
 from ltm.bank import Bank, DocumentInfo
@@ -25,7 +28,11 @@ from ltm.methods.banks import method_entry
 from ltm.methods.opening import open_method
 from ltm.streams.scoring import score_stream
 from ltm.tasks.perplexity import DocumentScore, PerplexityResult
-from ltm.text.generation import OnText, Sampling, generate, plain_ids, question_ids
+from ltm.tasks.scoring import greedy_tokens, score_continuations, text_tokens
+from ltm.text.asking import UNKNOWN, Asking, check_given, fitting, prompt_text, split_options
+from ltm.text.generation import OnText, Sampling, end_tokens, generate, plain_ids, question_ids
+from ltm.text.prefix import KeptPrefix, shared_prefix
+from ltm.text.recall import Recall, Recalled
 
 if TYPE_CHECKING:
     from ltm.methods.trace import UsedChunk
@@ -52,9 +59,12 @@ class ReadProgress:
 class Answer:
     """What a session answered.
 
-    text; token_ids without the end token; passages of memory it used, most used first (empty without trace);
-    prompt_tokens; ended: the model ended it itself (False: max_new_tokens did); seconds for prompt and answer; trace:
-    what each token used (empty without trace), for `ltm.text.trace_page`.
+    text; token_ids without the end token; passages of memory that attention used, most used first (empty without
+    trace); prompt_tokens; ended: the model ended it itself (False: max_new_tokens did); seconds for finding, prompt and
+    answer; trace: what each token used (empty without trace), for `ltm.text.trace_page`. found: passages that were
+    looked up, best first; recalled: what of them stood in the window, in the order of the text; confidence: 0..1 that
+    they hold the answer (None: nothing was looked up); abstained: too little for an answer; encoded_tokens: of the
+    prompt, those that had to be encoded for this answer.
     """
 
     text: str
@@ -64,6 +74,11 @@ class Answer:
     ended: bool
     seconds: float
     trace: AnswerTrace = field(default_factory=AnswerTrace)
+    found: list[Passage] = field(default_factory=list)
+    recalled: list[Passage] = field(default_factory=list)
+    confidence: float | None = None
+    abstained: bool = False
+    encoded_tokens: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -84,6 +99,7 @@ class Session:
     as the session. tokenizer: None takes the backbone's. path: the directory of the bank, where `read` and `save`
     write; None keeps the memory in this process.
     memory: what this session reads into and answers with, so that one method serves many; left out, the method's own.
+    encoder: what finds passages by meaning, "auto" for MiniLM where it is installed, None for none.
     Raises LtmError where there is no tokenizer.
 
     >>> session = Session.open(backbone="smollm2-135m")  # doctest: +SKIP
@@ -97,10 +113,14 @@ class Session:
         tokenizer: Any = None,
         path: str | Path | None = None,
         memory: Memory | LeftOut = LEFT_OUT,
+        encoder: str | None = "auto",
     ):
         self.method, self._given = method, memory
         self.tokenizer: Any = method.backbone.tokenizer if tokenizer is None else tokenizer
         self.path = None if path is None else Path(path)
+        self.encoder = encoder
+        self._recall: Recall | None = None
+        self._prefix = KeptPrefix()
         self._unnoted: list[tuple[DocumentInfo, str]] = []  # documents of a memory that does not note them
         if self.tokenizer is None:
             raise LtmError(
@@ -298,6 +318,8 @@ class Session:
             raise LtmError("this session was opened without a bank; give save() a path")
         with self._alone():
             self.bank.save(directory)
+            if self.recall is not None:
+                self.recall.save(directory, self.bank)
         self.path = directory
         return directory
 
@@ -308,26 +330,187 @@ class Session:
         question: str,
         *,
         history: Sequence[dict[str, str]] = (),
+        given: Sequence[str] | None = None,
         trace: bool = False,
         on_text: OnText | None = None,
-        **sampling: Any,
+        **options: Any,
     ) -> Answer:
-        """Answer a question with what is remembered.
+        """Answer a question with what is remembered: passages found for it are put into the window before it, and the
+        memory is attached.
 
         history: earlier turns, {"role": "user" or "assistant", "content": ...}, in the model's chat template or, where
-        it has none, line by line before the question;
-        trace: find the passages that the answer used; on_text: gets the text as it comes; sampling: fields of
-        `Sampling` (max_new_tokens, temperature, ...).
+        it has none, line by line before the question; given: passages to put before the question in place of those that
+        are looked up; trace: find the passages that attention used; on_text: gets the text as it comes; options: fields
+        of `Asking` (recall, num_passages, instruction, min_confidence) and of `Sampling` (max_new_tokens, ...). A
+        repetition penalty counts the answer's own tokens alone: an answer from a passage repeats it.
         """
         check_text(question, "the question")
-        return self._answer(question_ids(self.tokenizer, question, history), trace, on_text, sampling)
+        asking, sampling = split_options(options)
+        chosen = config_from_options(Sampling, sampling, "generation")
+        started = time.perf_counter()
+        with self._alone():
+            recalled = self._recalled(question, history, asking, given)
+            if self._is_unknown(recalled, asking):
+                return _unknown(recalled, time.perf_counter() - started, on_text)
+            ids = self._prompt(question, recalled, asking, history)
+            memory = self._given if asking.with_memory else None
+            cache, encoded = self._begun(ids, memory, asking, recalled, history)
+            made = self._answer(ids, trace, on_text, chosen, memory, cache, penalize_prompt=False)
+        seconds = time.perf_counter() - started
+        return replace(
+            made,
+            seconds=seconds,
+            found=recalled.found,
+            recalled=recalled.shown,
+            confidence=recalled.confidence,
+            encoded_tokens=encoded,
+        )
+
+    def ask_all(
+        self,
+        questions: Sequence[str],
+        *,
+        given: Sequence[Sequence[str]] | None = None,
+        batch_size: int = 8,
+        max_new_tokens: int = 128,
+        **options: Any,
+    ) -> list[Answer]:
+        """Answer several questions in batches, each alone and greedily; options: fields of `Asking`.
+
+        given: for each question the passages that stand before it in place of those that are looked up. The answers are
+        those of `ask`, up to the rounding of a batch.
+        """
+        asking, rest = split_options(options)
+        if rest:
+            raise LtmError(f"{', '.join(rest)}: not to be had for many questions at once; ask one by one")
+        check_given(given, questions)
+        with self._alone():
+            started = time.perf_counter()
+            recalls = [
+                self._recalled(q, (), asking, None if given is None else given[n]) for n, q in enumerate(questions)
+            ]
+            prompts = [self._prompt(q, found, asking, ()) for q, found in zip(questions, recalls, strict=True)]
+            asked = [n for n, found in enumerate(recalls) if not self._is_unknown(found, asking)]
+            ends = end_tokens(self.method, self.tokenizer)
+            written = greedy_tokens(
+                self.method,
+                [prompts[n][0].tolist() for n in asked],
+                max_new_tokens,
+                stop=ends,
+                batch_size=batch_size,
+                memory=self._given if asking.with_memory else None,
+            )
+            seconds = (time.perf_counter() - started) / max(len(questions), 1)
+        made = dict(zip(asked, written, strict=True))
+        return [
+            self._answered(made[n], ends, recalls[n], prompts[n].shape[1], seconds)
+            if n in made
+            else _unknown(recalls[n], seconds)
+            for n in range(len(questions))
+        ]
+
+    def answer_likelihoods(
+        self, question: str, answers: Sequence[str], *, given: Sequence[str] | None = None, **options: Any
+    ) -> list[float]:
+        """Log-probability of each answer, in nats, as the reply to a question asked as `ask` would."""
+        asking, rest = split_options(options)
+        if rest:
+            raise LtmError(f"{', '.join(rest)}: no part of how a question is put; leave it out")
+        with self._alone():
+            ids = self._prompt(question, self._recalled(question, (), asking, given), asking, ())
+            after = [text_tokens(self.tokenizer, answer) for answer in answers]
+            memory = self._given if asking.with_memory else None
+            (scored,) = score_continuations(self.method, [ids[0].tolist()], [after], memory=memory)
+        return scored.log_likelihoods
+
+    def reset(self) -> None:
+        """Forget everything that was read; a directory keeps what was saved there."""
+        with self._alone():
+            self.method.reset(memory=self._given)
+            self._unnoted.clear()
+            self._recall = None
+
+    # recall
+
+    @property
+    def recall(self) -> Recall | None:
+        """What finds passages in the texts of the bank, up to date with it; None where the method keeps none."""
+        if not self.method.keeps_bank:
+            return None
+        bank = self.memory.bank
+        if self._recall is None:
+            self._recall = Recall(self.encoder)
+            if bank is not None and self.path is not None:
+                self._recall.load(self.path, bank)
+        if bank is not None:
+            self._recall.follow(bank)
+            if self.path is not None and Bank.exists(self.path):
+                self._recall.save(self.path, bank, much=True)
+        return self._recall
+
+    def _recalled(
+        self, question: str, history: Sequence[dict[str, str]], asking: Asking, given: Sequence[str] | None
+    ) -> Recalled:
+        """What stands before a question."""
+        if given is not None:
+            return Recalled([], [Passage(None, None, None, text, 1.0) for text in given])
+        recall = self.recall if asking.in_window else None
+        if recall is None:
+            return Recalled([], [])
+        before = next((turn["content"] for turn in reversed(history) if turn.get("role") == "user"), "")
+        found = recall.find(question, before, asking.num_passages)
+        return replace(found, shown=fitting(found.shown, self.tokenizer, self.method.new_stream().window))
+
+    def _is_unknown(self, recalled: Recalled, asking: Asking) -> bool:
+        return recalled.confidence is not None and recalled.confidence < asking.min_confidence
+
+    def _prompt(self, question: str, recalled: Recalled, asking: Asking, history: Sequence[dict[str, str]]) -> Tensor:
+        if not question.strip():
+            raise LtmError("the question is empty; ask something")
+        return question_ids(self.tokenizer, prompt_text(question, recalled.shown, asking), history)
+
+    def _begun(
+        self, ids: Tensor, memory: Any, asking: Asking, recalled: Recalled, history: Sequence[dict[str, str]]
+    ) -> tuple[Any, int]:
+        """A stream that has the beginning that this prompt shares with the next one's, and how many tokens of the
+        prompt were not encoded before; nothing is kept of a question without earlier turns."""
+        if not history:
+            return None, ids.shape[1]
+        stable = shared_prefix(ids, question_ids(self.tokenizer, "\u2026", history))
+        bank = None if memory is None else self.memory.bank
+        mark = (asking.with_memory, id(self.memory), None if bank is None else bank.version)
+        return self._prefix.at(self.method, memory, ids, stable, mark)
+
+    def _answered(
+        self, tokens: Sequence[int], ends: Sequence[int], recalled: Recalled, prompt_tokens: int, seconds: float
+    ) -> Answer:
+        """An answer of a batch."""
+        ended = bool(tokens) and tokens[-1] in ends
+        kept = list(tokens[:-1] if ended else tokens)
+        text = self.tokenizer.decode(kept, skip_special_tokens=True)
+        return Answer(
+            text,
+            kept,
+            [],
+            prompt_tokens,
+            ended,
+            seconds,
+            found=recalled.found,
+            recalled=recalled.shown,
+            confidence=recalled.confidence,
+            encoded_tokens=prompt_tokens,
+        )
 
     def continue_text(
         self, text: str, *, trace: bool = False, on_text: OnText | None = None, **sampling: Any
     ) -> Answer:
         """Go on from a text as it stands, without a chat template; arguments as for `ask`."""
         check_text(text, "the text")
-        return self._answer(plain_ids(self.tokenizer, text), trace, on_text, sampling)
+        chosen = config_from_options(Sampling, sampling, "generation")
+        ids = plain_ids(self.tokenizer, text)
+        with self._alone():
+            made = self._answer(ids, trace, on_text, chosen, self._given)
+        return replace(made, encoded_tokens=ids.shape[1])
 
     def perplexity(self, text: str) -> PerplexityResult:
         """How well the text is predicted, token by token, given what is remembered; the memory stays as it is."""
@@ -337,11 +520,29 @@ class Session:
         with self._alone():
             return PerplexityResult([DocumentScore("text", score_stream(self.method, ids, memory=self._given))], 0.0)
 
-    def _answer(self, ids: Any, trace: bool, on_text: OnText | None, sampling: dict[str, Any]) -> Answer:
-        options = config_from_options(Sampling, sampling, "generation")
-        with self._alone():  # what the trace names is looked up before anybody deletes it
-            made = generate(self.method, self.tokenizer, ids, options, memory=self._given, trace=trace, on_text=on_text)
-            spans, texts = self._spans(made.used) if trace else ({}, {})
+    def _answer(
+        self,
+        ids: Tensor,
+        trace: bool,
+        on_text: OnText | None,
+        options: Sampling,
+        memory: Memory | LeftOut | None,
+        cache: Any = None,
+        penalize_prompt: bool = True,
+    ) -> Answer:
+        """In a block of `_alone`: what the trace names is looked up before anybody deletes it."""
+        made = generate(
+            self.method,
+            self.tokenizer,
+            ids,
+            options,
+            memory=memory,
+            trace=trace,
+            on_text=on_text,
+            penalize_prompt=penalize_prompt,
+            cache=cache,
+        )
+        spans, texts = self._spans(made.used) if trace else ({}, {})
         passages = find_passages(list(spans.values()), texts, NUM_PASSAGES)
         words = _words(self.tokenizer, made.token_ids) if trace else []
         by_token = [[(spans[chunk.slot], chunk.weight) for chunk in used] for used in made.used_by_token]
@@ -407,6 +608,15 @@ class Session:
         """Whole segments, so that what is remembered does not depend on how a text is cut into blocks."""
         segment = getattr(self.method.method_config, "segment_size", 1)
         return max(BLOCK_TOKENS // segment, 1) * segment
+
+
+def _unknown(recalled: Recalled, seconds: float, on_text: OnText | None = None) -> Answer:
+    """What is said where nothing fits."""
+    if on_text is not None:
+        on_text(UNKNOWN)
+    return Answer(
+        UNKNOWN, [], [], 0, True, seconds, found=recalled.found, confidence=recalled.confidence, abstained=True
+    )
 
 
 def _words(tokenizer: Any, ids: Sequence[int]) -> list[str]:

@@ -6,6 +6,8 @@ import re
 
 MANIFEST = "manifest.json"
 SHARDS, TEXTS = "shards", "documents"
+PASSAGES = "passages"
+"""Beside the bank: passages of its texts that `ltm.text.recall` finds again, made of them and of nothing else."""
 LOCK, HOLDER = ".lock", ".writer.json"
 """Files of whoever writes; see `ltm.bank.disk.lock`."""
 SHARD_NAME = re.compile(rf"{SHARDS}/\d+-\d+-\d+-[0-9a-f]{{8}}\.safetensors")

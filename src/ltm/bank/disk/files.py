@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from ltm.bank.disk.file_names import HOLDER, LOCK, MANIFEST, SHARDS, TEXTS, is_bank_file
+from ltm.bank.disk.file_names import HOLDER, LOCK, MANIFEST, PASSAGES, SHARDS, TEXTS, is_bank_file
 from ltm.bank.disk.journal import BankJournal
 from ltm.bank.disk.manifest_entries import FileEntry
 from ltm.bank.disk.plain_files import check_folders, open_plain, remove_plain
@@ -111,7 +112,16 @@ def unique() -> str:
 
 def is_ours(path: Path) -> bool:
     """Whether a directory holds nothing but what banks leave there."""
-    return all(is_bank_file(name) or name in (MANIFEST, LOCK, HOLDER) for name in _names(path))
+    return all(is_bank_file(name) or name in (MANIFEST, PASSAGES, LOCK, HOLDER) for name in _names(path))
+
+
+def remove_derived(path: Path) -> None:
+    """Remove what was made of the texts of a bank and can be made again."""
+    derived = path / PASSAGES
+    if derived.is_symlink():
+        derived.unlink()
+    elif derived.is_dir():
+        shutil.rmtree(derived)
 
 
 def remove_files(path: Path, names: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from ltm.bank.chunks import NO_DOCUMENT
 from ltm.bank.contents import BankContents
 from ltm.bank.disk.file_names import SHARDS, TEXTS
-from ltm.bank.disk.files import Transaction, folder_stamps, remove_files, remove_orphans, unique
+from ltm.bank.disk.files import Transaction, folder_stamps, remove_derived, remove_files, remove_orphans, unique
 from ltm.bank.disk.journal import BankJournal, Record
 from ltm.bank.disk.lock import WriteLock, check_place
 from ltm.bank.disk.manifest import Head
@@ -50,6 +50,8 @@ def _save(bank: BankContents, path: Path, saved: Saved | None, compact: bool) ->
     """compact: every shard is written anew, without what was evicted, as few as there can be."""
     moment, stamps = tick(), folder_stamps(path)
     goes_on = saved if saved is not None and not compact and _goes_on(bank, path, saved) else None
+    if goes_on is None:  # something may have been deleted, and before that is said it is to be gone from there, too
+        remove_derived(path)
     with Transaction(path) as files:
         kept = None if compact else saved
         shards = [_row_shards(bank, row, number, kept, files) for number, row in enumerate(bank.rows)]

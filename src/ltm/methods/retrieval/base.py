@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ltm.methods.text.base import TextFields, TextMemory
 from ltm.notes.records import Event, Found
@@ -14,6 +15,13 @@ from ltm.notes.writer import Message, Messages
 
 PASSAGE = "passage"
 """The kind of a retriever's notes."""
+Fusion = Literal["rank", "score"]
+Ranked = list[tuple[int, float]]
+"""Ids of notes and scores, best first."""
+SEARCHED = 50
+"""Passages in each list that is joined by score."""
+WORDS_SHARE, NEIGHBOUR_SHARE = 0.7, 0.15
+"""Chosen on other articles and conversations than are reported (docs/log/2026-11-27-recall.md)."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,9 @@ class RetrieverFields(TextFields):
 
     search: By = "hybrid"
     """How passages are found: words (BM25), meaning (the encoder's vectors), hybrid (both, fused by rank)."""
+    fusion: Fusion = "rank"
+    """How words and meaning are joined: by reciprocal rank; or by score, with what stands before and after a passage
+    (better on the questions of docs/log/2026-11-27-recall.md)."""
     num_passages: int = 5
     """Passages put before the question."""
     num_candidates: int = 20
@@ -66,6 +77,41 @@ class Retriever(TextMemory):
             notes.add(event.text[start:end], event.cite(start, end), kind=PASSAGE)
 
     def look(self, query: str, notes: NoteRow) -> list[Found]:
+        return self.rank(query, self.candidates(query, notes))[: self.method_config.num_passages]
+
+    def candidates(self, query: str, notes: NoteRow) -> list[Found]:
+        """What the search gives, best first."""
         config = self.method_config
-        found = notes.search(query, config.num_candidates, by=config.search, kind=PASSAGE)
-        return self.rank(query, found)[: config.num_passages]
+        if config.fusion == "rank":
+            return notes.search(query, config.num_candidates, by=config.search, kind=PASSAGE)
+        scored = by_score(ranked_lists(query, notes, config.search), notes)[: config.num_candidates]
+        found = {note.id: note for note in notes.notes(ids=[note for note, _ in scored])}
+        return [Found(found[note], score) for note, score in scored]
+
+
+def ranked_lists(query: str, notes: NoteRow, search: By) -> dict[By, Ranked]:
+    """Passages' ids and scores, best first, by each of the searches that a search consists of."""
+    chosen: tuple[By, ...] = ("words", "meaning") if search == "hybrid" else (search,)
+    return {by: notes.ranked(query, SEARCHED, by, PASSAGE) for by in chosen}
+
+
+def by_score(lists: Mapping[By, Ranked], notes: NoteRow) -> Ranked:
+    """Lists as one: scores over their list's best, words by WORDS_SHARE and meaning by the rest, and of a passage's
+    neighbours in its text NEIGHBOUR_SHARE on top.
+
+    What stands beside a turn or a paragraph says what it is about where it does not itself.
+    """
+    scores: dict[int, float] = {}
+    for by, scored in lists.items():
+        share = 1.0 if len(lists) == 1 else WORDS_SHARE if by == "words" else 1 - WORDS_SHARE
+        best = max((score for _, score in scored), default=0.0)
+        for note, score in scored if best > 0 else ():
+            scores[note] = scores.get(note, 0.0) + share * score / best
+    wanted = {near for note in scores for near in (note - 1, note, note + 1) if near >= 0}
+    event = {note.id: note.cites[0].event for note in notes.notes(ids=sorted(wanted)) if note.kind == PASSAGE}
+    total = {
+        note: scores.get(note, 0.0)
+        + NEIGHBOUR_SHARE * sum(scores.get(near, 0.0) for near in (note - 1, note + 1) if event.get(near) == own)
+        for note, own in event.items()
+    }
+    return sorted(total.items(), key=lambda item: (-item[1], item[0]))

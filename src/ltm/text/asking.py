@@ -1,0 +1,92 @@
+"""How a question is put: what of the past stands before it, in which words, and when it is better left unanswered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from ltm.configs import Config
+from ltm.data.passages import Passage
+from ltm.errors import ConfigError
+from ltm.text.recall import NUM_PASSAGES, RECALL_MODES, WINDOW_SHARE, RecallMode
+
+INSTRUCTION = "Answer in a few words."
+"""Asked for where passages stand before a question. Chosen on other articles than those of docs/answers.md; asking for
+"a short phrase taken from the text" was no better (docs/log)."""
+UNKNOWN = "I don't know: nothing that was read fits this question."
+
+
+@dataclass(frozen=True)
+class Asking(Config):
+    """How a question is put. Raises ConfigError with every problem of the values together."""
+
+    recall: RecallMode = "both"
+    """What of the past an answer has: passages in the window and the memory (both), one of the two (text, memory), or
+    nothing (off)."""
+    num_passages: int = NUM_PASSAGES
+    """Passages that are looked at for a question; of their sentences the nearest, one more than that, are shown."""
+    instruction: str | None = None
+    """What follows the question; None: "Answer in a few words." where passages are shown, else nothing."""
+    min_confidence: float = 0.0
+    """Say "I don't know" where what was found is less likely than this to hold the answer, 0 to 1; 0: always answer."""
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if self.recall not in RECALL_MODES:
+            found.append(f"recall={self.recall!r}; use one of {', '.join(RECALL_MODES)}")
+        if self.num_passages < 1:
+            found.append(f"num_passages={self.num_passages}; use 1 or more, or recall='memory' for none")
+        if not 0 <= self.min_confidence <= 1:
+            found.append(f"min_confidence={self.min_confidence}; use 0 to 1")
+        return found
+
+    @property
+    def in_window(self) -> bool:
+        """Whether passages are looked up."""
+        return self.recall in ("both", "text")
+
+    @property
+    def with_memory(self) -> bool:
+        """Whether the memory is attached."""
+        return self.recall in ("both", "memory")
+
+
+def split_options(options: dict[str, Any]) -> tuple[Asking, dict[str, Any]]:
+    """What of keyword arguments says how to ask, and the others."""
+    own = {name: options[name] for name in options if name in Asking.__dataclass_fields__}
+    return Asking(**own), {name: value for name, value in options.items() if name not in own}
+
+
+def prompt_text(question: str, shown: Sequence[Passage], asking: Asking) -> str:
+    """The last turn: passages by document, the question, the instruction."""
+    instruction = asking.instruction
+    if instruction is None:
+        instruction = INSTRUCTION if shown else ""
+    blocks = []
+    for document, group in groupby(shown, key=lambda passage: passage.document):
+        text = "\n".join(passage.text.strip() for passage in group)
+        blocks.append(text if document is None else f"From {document}:\n{text}")
+    return "\n\n".join([*blocks, f"{question} {instruction}".rstrip()])
+
+
+def fitting(shown: Sequence[Passage], tokenizer: Any, window: int | None) -> list[Passage]:
+    """As many passages as WINDOW_SHARE of a window holds, the least weighty left out first."""
+    if window is None or not shown:
+        return list(shown)
+    lengths = [len(ids) for ids in tokenizer([p.text for p in shown], add_special_tokens=False)["input_ids"]]
+    room, kept = int(window * WINDOW_SHARE), set[int]()
+    for place in sorted(range(len(shown)), key=lambda place: -shown[place].weight):
+        if lengths[place] <= room:
+            room -= lengths[place]
+            kept.add(place)
+    return [shown[place] for place in sorted(kept)]
+
+
+def check_given(given: Any, questions: Sequence[str]) -> None:
+    """Refuse passages that are not a list of texts for each question."""
+    if given is not None and (len(given) != len(questions) or any(isinstance(own, str) for own in given)):
+        raise ConfigError(
+            [f"given holds {len(given)} items; give a list of texts for each of {len(questions)} questions"]
+        )

@@ -1,0 +1,212 @@
+"""Recall: passages of what was read, found for a question and put into the window before it.
+
+Attention to remembered keys serves what a text goes on with; a question needs the passage itself before the model's
+eyes. The texts that a bank keeps are cut into passages, as `rag` cuts them, in a store of notes, and found by words
+(BM25), by meaning (MiniLM, where it is installed), and by what stands beside them. Of the best passages only the
+sentences nearest the question are shown, in the order of the text: a small model wants little before its eyes.
+
+The store is a cache: it is made of the bank's texts, follows them, and can be thrown away. The backbone's own keys,
+which a bank has at hand, find one passage in seven where words find six (docs/log/2026-11-27-recall.md): they are not
+asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ltm.bank.disk.file_names import PASSAGES
+from ltm.data.passages import Passage
+from ltm.errors import LtmError
+from ltm.methods.retrieval.base import by_score, ranked_lists
+from ltm.methods.retrieval.rag import Rag, RagConfig
+from ltm.notes.encoder import installed_encoder
+from ltm.notes.records import Found
+from ltm.notes.row import NoteRow
+from ltm.notes.search import vectors_of
+from ltm.notes.splitting import sentences
+from ltm.notes.store import NoteStore
+from ltm.text.means import Means
+
+if TYPE_CHECKING:
+    from ltm.bank import Bank
+
+RecallMode = Literal["both", "text", "memory", "off"]
+RECALL_MODES: tuple[RecallMode, ...] = ("both", "text", "memory", "off")
+"""both: passages in the window, and the memory attached; text: passages alone; memory: the memory alone; off: none."""
+NUM_PASSAGES = 3
+"""Passages whose sentences are looked at; one sentence more than that is shown."""
+LISTED = 10
+"""Passages that a search lists."""
+WINDOW_SHARE = 0.5
+"""Most of the window that passages may take."""
+BEFORE_SHARE = 0.3
+"""What the words of the turn before count for, of a question that follows it."""
+FEW_WORDS = 1 / 3
+"""Share of a question's words below which sentences are compared by meaning."""
+SURE = (-2.0, 4.0, 3.0)
+"""Log-odds that what was found answers the question: a constant, for the share of its words that the best passages
+hold, for the best cosine. Fitted by benchmarks/measurements/fit_confidence.py, without the texts of docs/answers.md."""
+SURE_BY_WORDS = (-3.0, 6.0)
+"""The same where there are no vectors."""
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What was found for a question. found: passages, best first, up to LISTED; shown: the sentences for the window, in
+    the order of the text; confidence: 0..1 that they answer it."""
+
+    found: list[Passage]
+    shown: list[Passage]
+    confidence: float | None = None
+
+
+class Recall:
+    """Finds passages in the texts of one row of a bank.
+
+    encoder: a name for `load_encoder`, "auto" for MiniLM where it is installed, None to find by words and keys alone.
+
+    >>> recall = Recall(None)
+    >>> recall.add(0, "letter", "The key is under the mat. The mat is red.")
+    >>> recall.find("Where is the key?").shown[0].text
+    'The key is under the mat.'
+    """
+
+    def __init__(self, encoder: str | None = "auto"):
+        chosen = installed_encoder() if encoder == "auto" else encoder
+        config = RagConfig(
+            search="words" if chosen is None else "hybrid",
+            encoder=chosen or RagConfig.encoder,
+            fusion="score",
+            num_passages=LISTED,
+            num_candidates=LISTED,
+        )
+        self.retriever, self.has_vectors = Rag.open(config, Means()), chosen is not None
+        self._use(self.retriever.new_memory())
+
+    def _use(self, store: NoteStore) -> None:
+        self.store, self._next, self._deleted_at = store, 0, -1
+        self._known = {int(event.source) for event in store[0].events()}
+        self._unsaved = self._chars = 0
+
+    # following a bank
+
+    def follow(self, bank: Bank, progress: Callable[[int, int], None] | None = None) -> None:
+        """Take in the texts that a bank has got since, and forget those that it has not any more."""
+        documents = bank.document_registry
+        if documents.deleted_at != self._deleted_at or documents.next_id < self._next:
+            for number in [number for number in self._known if number not in documents]:
+                self.forget(number)
+            self._next = 0
+        for document in (documents[n] for n in range(self._next, documents.next_id) if n in documents):
+            if document.complete and document.text is not None and document.id not in self._known:
+                self.add(document.id, document.name, document.text, progress)
+        self._next, self._deleted_at = documents.next_id, documents.deleted_at
+
+    def add(self, document: int, name: str, text: str, progress: Callable[[int, int], None] | None = None) -> None:
+        """Take in the text of a document."""
+        self.retriever.remember(
+            text, str(document), role="document", about={"name": name}, memory=self.store, progress=progress
+        )
+        self._known.add(document)
+        self._unsaved += len(text)
+
+    def forget(self, document: int) -> None:
+        """Delete a document and all that was derived from it."""
+        self.retriever.forget(str(document), memory=self.store)
+        self._known.discard(document)
+
+    def load(self, path: Path, bank: Bank) -> None:
+        """What `save` wrote beside a bank, as far as it is this bank's and was made in the same way."""
+        if not NoteStore.exists(path / PASSAGES):
+            return
+        store = NoteStore.load(path / PASSAGES)
+        try:
+            self.retriever.check_memory(store)
+        except LtmError:  # another encoder's
+            return
+        if store.facts.get("bank") != bank.uuid:
+            return
+        self._use(store)
+        for event in store[0].events():
+            document = int(event.source)
+            if document not in bank.document_registry or bank.document_text(document) != event.text:
+                self.forget(document)
+
+    def save(self, path: Path, bank: Bank, *, much: bool = False) -> None:
+        """Write the store beside a bank that is saved there; much: only where a quarter of it or more is new."""
+        if much and self._unsaved * 4 < self._chars:
+            return
+        self.store.set_fact("bank", bank.uuid)
+        self.store.save(path / PASSAGES)
+        self._chars, self._unsaved = self._chars + self._unsaved, 0
+
+    # finding
+
+    def find(self, question: str, before: str = "", num_passages: int = NUM_PASSAGES) -> Recalled:
+        """The passages that fit a question, and what is shown of the best of them; before: the turn before it, which a
+        question may hang on."""
+        notes = self.store.row(0, lambda: self.retriever.means.encoder)
+        lists = ranked_lists(question, notes, self.retriever.method_config.search)
+        scored = dict(by_score(lists, notes))
+        if before:
+            for note, score in by_score({"words": notes.ranked(before, LISTED, "words")}, notes):
+                scored[note] = scored.get(note, 0.0) + BEFORE_SHARE * score
+        ranked = sorted(scored, key=lambda note: (-scored[note], note))[:LISTED]
+        found = [Found(note, scored[note.id]) for note in notes.notes(ids=ranked)]
+        best = found[:num_passages]
+        cosine = max((score for _, score in lists.get("meaning", ())), default=None)
+        return Recalled(
+            [self._passage(one, notes) for one in found],
+            self._nearest(question, best, num_passages + 1, notes),
+            self._confidence(notes.coverage(question, [one.note.id for one in best]) if best else None, cosine),
+        )
+
+    @staticmethod
+    def _passage(found: Found, notes: NoteRow) -> Passage:
+        (cite,) = found.note.cites
+        name = notes.event(cite.event).about["name"]
+        return Passage(name, cite.start, cite.end, found.note.text, found.score)
+
+    def _nearest(self, question: str, best: Sequence[Found], count: int, notes: NoteRow) -> list[Passage]:
+        """The sentences of passages that are nearest to a question, in the order of the texts."""
+        spans = [
+            (cite.event, cite.start + start, cite.start + end, one.note.text[start:end])
+            for one in best
+            for cite in one.note.cites
+            for start, end in sentences(one.note.text)
+        ]
+        if not spans:
+            return []
+        scores = self._likeness(question, [text for *_, text in spans], notes)
+        chosen = sorted(range(len(spans)), key=lambda place: -scores[place])[:count]
+        names = {event: notes.event(event).about["name"] for event in {spans[place][0] for place in chosen}}
+        return [
+            Passage(names[event], start, end, text, max(scores[place], 0.0))
+            for (event, start, end, text), place in sorted((spans[place], place) for place in chosen)
+        ]
+
+    def _likeness(self, question: str, texts: Sequence[str], notes: NoteRow) -> list[float]:
+        """How near each text is to a question, about 0..1: the share of the question's words that it holds, or where
+        no text holds a third of them the cosine of vectors, which cost a hundred times as long."""
+        shares = notes.shares(question, texts)
+        if not self.has_vectors or max(shares) >= FEW_WORDS:
+            return shares
+        vectors = vectors_of(notes.encoder, [question, *texts])
+        return (vectors[1:] @ vectors[0]).tolist()
+
+    @staticmethod
+    def _confidence(covered: float | None, cosine: float | None) -> float:
+        """How likely it is that what was found answers a question."""
+        if covered is None:
+            return 0.0
+        if cosine is None:
+            return _logistic(SURE_BY_WORDS[0] + SURE_BY_WORDS[1] * covered)
+        return _logistic(SURE[0] + SURE[1] * covered + SURE[2] * cosine)
+
+
+def _logistic(odds: float) -> float:
+    return 1 / (1 + math.exp(-odds))
