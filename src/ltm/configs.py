@@ -24,6 +24,8 @@ from ltm.errors import ConfigError, short_repr
 
 DEFAULT_BACKBONE, DEFAULT_METHOD = "smollm2-135m", "longmem"
 """What is used where none is named."""
+NUM_PASSAGES = 3
+"""Passages of what was read that a question is answered from."""
 MOST_COUNTED = 2**40
 """No size, count or number of tokens is larger; beyond, torch's own whole numbers end."""
 MOST_RETRIEVED = 65_536

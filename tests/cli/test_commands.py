@@ -108,9 +108,10 @@ def test_what_does_not_fit_the_memory_is_said(run, book, sidenet, tmp_path):
 
 
 def test_ask_streams_to_stdout_and_shows_passages(run, bank, sidenet):
-    made = run("ask", bank, "Who?", "--sidenet", sidenet, "--max-tokens", 8, "--trace")
-    assert made.code == 0 and "weight" in made.err and "moby.txt [" in made.err
-    found = run("ask", bank, "Who?", "--sidenet", sidenet, "--max-tokens", 8, "--trace", "--json").json()
+    asked = ("ask", bank, "Who?", "--recall", "memory", "--sidenet", sidenet, "--max-tokens", 8, "--trace")
+    made = run(*asked)
+    assert made.code == 0 and "weight" in made.err and "by attention: moby.txt [" in made.err
+    found = run(*asked, "--json").json()
     assert made.out == found["text"] + "\n" and len(found["token_ids"]) <= 8
     assert found["passages"] and found["passages"][0]["document"] == "moby.txt"
     assert run("ask", bank, "Who?", "--sidenet", sidenet, "--max-tokens", 2, "--json").json()["passages"] == []

@@ -55,7 +55,7 @@ def test_options_of_the_method_stand_behind_its_name(run, tmp_path):
     assert made.code == 0 and made.json()["bank_notes"] == 2, made.err
     asked = ("Who paints?", "--backbone", "tiny-llama", "--max-tokens", "2", "--trace")
     told = run("ask", tmp_path / "b", *asked, "--method", "rag:num_passages=1")
-    assert "[1] a.txt [38-74]" in told.err and "[2]" not in told.err, told.err
+    assert "[1] in the window: a.txt [38-74]" in told.err and "[2]" not in told.err, told.err
     assert "was made with passage_words=7" in one_line(
         run("ask", tmp_path / "b", *asked, "--method", "rag:passage_words=9")
     )

@@ -64,8 +64,8 @@ def test_reading_in_blocks_is_reading_at_once(backbone, session, monkeypatch):
 def test_an_answer_names_the_passages_it_used(session):
     session.read(BOOK, "moby")
     session.read(OTHER, "idol")
-    answer = session.ask("Who?", max_new_tokens=6, trace=True)
-    assert 0 < len(answer.token_ids) <= 6 and answer.prompt_tokens == 4
+    answer = session.ask("Who?", recall="memory", max_new_tokens=6, trace=True)
+    assert 0 < len(answer.token_ids) <= 6 and answer.prompt_tokens == answer.encoded_tokens == 4
     assert answer.text == session.tokenizer.decode(answer.token_ids)
     assert answer.passages and all(0 < passage.weight <= 1 for passage in answer.passages)
     assert sum(passage.weight for passage in answer.passages) <= 1

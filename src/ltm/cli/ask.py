@@ -12,10 +12,14 @@ from ltm.cli.declared import (
     AsJson,
     BankOrText,
     Device,
+    Instruction,
     MaxTokens,
     MethodWithOptions,
+    MinConfidence,
+    NumPassages,
     OfMemory,
     Penalty,
+    RecallFrom,
     Seed,
     SideNetPath,
     Temperature,
@@ -23,6 +27,7 @@ from ltm.cli.declared import (
     new_app,
 )
 from ltm.cli.read import ReadBar, tell_markup
+from ltm.configs import NUM_PASSAGES
 from ltm.console import ask_patience, make_progress, notice, print_json, write
 from ltm.data.documents import iter_documents, read_text
 from ltm.data.pipes import STDIN, is_stream, stream_name
@@ -64,6 +69,10 @@ def ask(
     plain: Annotated[
         bool, typer.Option("--continue", help="Go on from the text as it stands, without a chat template.")
     ] = False,
+    recall: RecallFrom = "both",
+    passages: NumPassages = NUM_PASSAGES,
+    instruction: Instruction = None,
+    min_confidence: MinConfidence = 0.0,
     max_tokens: MaxTokens = 128,
     temperature: Temperature = 0.0,
     repetition_penalty: Penalty = 1.1,
@@ -74,7 +83,7 @@ def ask(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer a question with a memory."""
+    """Answer a question with a memory: passages of what was read that fit it, and the memory attached."""
     from ltm.text.trace_page import KIND, is_trace_page, trace_page
 
     if page is not None:
@@ -84,6 +93,8 @@ def ask(
     answer = session.continue_text if plain else session.ask
     traced, on_text = trace or page is not None, None if as_json else write
     sampling = sampling_options(max_tokens, temperature, repetition_penalty, seed)
+    if not plain:
+        sampling |= asking_options(recall, passages, instruction, min_confidence)
     made = answer(question, trace=traced, on_text=on_text, **sampling)
     if page is not None:
         write_output(page, trace_page(question, made), is_trace_page, KIND)
@@ -98,6 +109,16 @@ def ask(
 def sampling_options(max_tokens: int, temperature: float, penalty: float, seed: int | None) -> dict[str, Any]:
     """The command line's options as `ltm.text.generation.Sampling` names them."""
     return {"max_new_tokens": max_tokens, "temperature": temperature, "repetition_penalty": penalty, "seed": seed}
+
+
+def asking_options(recall: str, passages: int, instruction: str | None, min_confidence: float) -> dict[str, Any]:
+    """The command line's options as `ltm.text.asking.Asking` names them."""
+    return {
+        "recall": recall,
+        "num_passages": passages,
+        "instruction": instruction,
+        "min_confidence": min_confidence,
+    }
 
 
 def _question(text: str, bank: Path) -> str:
@@ -137,16 +158,32 @@ def open_session(bank: Path, **opening: Any) -> Session | TextSession:
 def finish(made: Answer, trace: bool) -> None:
     """What is said after an answer, on stderr."""
     if trace:
-        print_passages(made.passages)
+        print_uses(made)
     notice(f"{len(made.token_ids)} tokens, {made.tokens_per_second:.1f} tokens/s", style="dim")
 
 
-def print_passages(passages: list[Passage]) -> None:
-    """Passages with their place and weight, on stderr."""
-    if not passages:
+def print_uses(made: Answer) -> None:
+    """What an answer used, on stderr: passages in the window with the words that they moved, the one that moved most
+    first, then those that attention to memory used."""
+    for number, moved in enumerate(made.moved, start=1):
+        notice(f"[{number}] in the window: {_place(moved.passage)}  {moved.nats:+.1f} nats", style="bold")
+        notice("    " + " ".join(moved.passage.text.split()))
+        notice(f"    it moved: {' '.join(moved.words) or 'no word'}", style="dim")
+    if made.recalled and not made.moved:
+        print_passages(made.recalled, "in the window: ")
+    if made.passages and made.passages != made.recalled:
+        print_passages(made.passages, "by attention: ", len(made.moved or made.recalled) + 1)
+    elif not made.recalled:
         notice("no remembered passage was used", style="dim")
-    for number, passage in enumerate(passages, start=1):
-        place = f"{passage.document or 'without a document'}"
-        place += "" if passage.start is None else f" [{passage.start:,}-{passage.end:,}]"
-        notice(f"[{number}] {place}  weight {passage.weight:.3f}", style="bold")
+
+
+def print_passages(passages: list[Passage], what: str = "", first: int = 1) -> None:
+    """Passages with their place and weight, on stderr."""
+    for number, passage in enumerate(passages, start=first):
+        notice(f"[{number}] {what}{_place(passage)}  weight {passage.weight:.3f}", style="bold")
         notice("    " + " ".join(passage.text.split()))
+
+
+def _place(passage: Passage) -> str:
+    place = f"{passage.document or 'without a document'}"
+    return place + ("" if passage.start is None else f" [{passage.start:,}-{passage.end:,}]")

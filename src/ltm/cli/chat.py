@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltm.cli.ask import finish, open_session, print_passages, sampling_options
+from ltm.cli.ask import asking_options, finish, open_session, print_uses, sampling_options
 from ltm.cli.declared import (
     BankOrText,
     Device,
+    Instruction,
     MaxTokens,
     MethodWithOptions,
+    MinConfidence,
+    NumPassages,
     OfMemory,
     Penalty,
+    RecallFrom,
     Seed,
     SideNetPath,
     Temperature,
     new_app,
 )
+from ltm.configs import NUM_PASSAGES
 from ltm.console import notice, notices, shell_line, write
 from ltm.data.pipes import is_stream, stream_name
 from ltm.errors import LtmError
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
     from ltm.text.text_session import TextSession
 
 COMMANDS = {
-    "/why": "the passages that the last answer used",
+    "/why": "what the last answer used",
     "/forget": "what was said so far is dropped: neither used any more nor kept",
     "/quit": "end (Ctrl-D too)",
 }
@@ -46,6 +51,10 @@ def chat(
     bank: BankOrText,
     trace: Annotated[bool, typer.Option("--trace", help="Show the passages of memory that the answer used.")] = False,
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep what was said in a saved memory.")] = True,
+    recall: RecallFrom = "both",
+    passages: NumPassages = NUM_PASSAGES,
+    instruction: Instruction = None,
+    min_confidence: MinConfidence = 0.0,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
     repetition_penalty: Penalty = 1.1,
@@ -63,7 +72,8 @@ def chat(
     if is_stream(bank):
         raise LtmError(f"{stream_name(bank)} is where questions come from; give the text as a file")
     session = open_session(bank, backbone=backbone, sidenet=sidenet, method=method, device=device)
-    talk = Chat(session, trace, sampling_options(max_tokens, temperature, repetition_penalty, seed))
+    options = sampling_options(max_tokens, temperature, repetition_penalty, seed)
+    talk = Chat(session, trace, options | asking_options(recall, passages, instruction, min_confidence))
     notice("Ask away. " + "; ".join(f"{name}: {meaning}" for name, meaning in COMMANDS.items()) + ".", style="dim")
     try:
         talk.run()
@@ -75,8 +85,8 @@ def chat(
 class Chat:
     """The turns so far and the last answer."""
 
-    def __init__(self, session: Session | TextSession, trace: bool, sampling: dict[str, Any]):
-        self.session, self.trace, self.sampling = session, trace, sampling
+    def __init__(self, session: Session | TextSession, trace: bool, options: dict[str, Any]):
+        self.session, self.trace, self.options = session, trace, options
         self.history: list[dict[str, str]] = []
         self.last: Answer | None = None
 
@@ -99,7 +109,7 @@ class Chat:
 
     def _answer(self, question: str) -> None:
         try:
-            made = self.session.ask(question, history=self.history, trace=True, on_text=write, **self.sampling)
+            made = self.session.ask(question, history=self.history, trace=True, on_text=write, **self.options)
         except KeyboardInterrupt:
             print()
             notice("stopped; this question and its answer are dropped", style="dim")
@@ -111,7 +121,7 @@ class Chat:
 
     def _obey(self, command: str) -> None:
         if command == "/why" and self.last is not None:
-            print_passages(self.last.passages)
+            print_uses(self.last)
         elif command == "/why":
             notice("nothing was answered yet", style="dim")
         elif command == "/forget":

@@ -90,3 +90,22 @@ Penalty = Annotated[
 ]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Most tokens of an answer.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.")]
+
+RecallFrom = Annotated[
+    str,
+    typer.Option(
+        "--recall",
+        metavar="both|text|memory|off",
+        help="What of the past an answer has: passages put before the question, the memory attached, both, or neither.",
+    ),
+]
+NumPassages = Annotated[
+    int, typer.Option("--passages", help="Passages looked at; one more of their sentences than that is shown.")
+]
+Instruction = Annotated[
+    str | None,
+    typer.Option(help='What follows the question; default: "Answer in a few words." where passages stand before it.'),
+]
+MinConfidence = Annotated[
+    float, typer.Option(help='Say "I don\'t know" where what was found is less likely than this to hold the answer.')
+]

@@ -168,7 +168,7 @@ class NoteRow:
 
     def coverage(self, query: str, notes: Sequence[int]) -> float:
         """How much of a query's words these notes hold, 0 to 1, each word weighed by how rare it is among all notes
-        (log of (notes + 1) / (notes with it + 1/2)); 0 where no word says anything."""
+        (log of (notes + 1) / (notes with it + 1/2)), function words left out; 0 where no word says anything."""
         return self._search.coverage(query, notes)
 
     def shares(self, query: str, texts: Sequence[str]) -> list[float]:

@@ -26,6 +26,12 @@ DAMPING = 60
 EMBEDDED_AT_ONCE = 64
 """Notes whose vectors are made and written together."""
 _WORD = re.compile(r"\w+")
+_FUNCTION_WORDS = frozenset(
+    "a about an and are as at be by can did do does for from had has have he her him his how i in is it its me my of on "
+    "or she that the their them then there they this to was we were what when where which who whom whose why will with "
+    "would you your".split()
+)
+"""Say nothing of what a text is about; a short text may lack them all the same, and then they would look rare."""
 
 
 class RowSearch:
@@ -84,7 +90,7 @@ class RowSearch:
         """For each word of a query the places of the notes that hold it, and how rare it is among all notes."""
         index, total = self.tables.words, self._num_notes()
         found = {}
-        for word in _words(query):
+        for word in [word for word in _words(query) if word not in _FUNCTION_WORDS]:
             rows = self.database.run(f"SELECT rowid FROM {index} WHERE {index} MATCH ?", (f'"{word}"',))
             found[word] = {number for (number,) in rows}, max(math.log((total + 1) / (len(rows) + 0.5)), 0.0)
         return found

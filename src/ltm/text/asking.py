@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ltm.configs import Config
+from ltm.configs import NUM_PASSAGES, Config
 from ltm.data.passages import Passage
 from ltm.errors import ConfigError
-from ltm.text.recall import NUM_PASSAGES, RECALL_MODES, WINDOW_SHARE, RecallMode
+from ltm.text.recall import RecallMode
 
 INSTRUCTION = "Answer in a few words."
 """Asked for where passages stand before a question. Chosen on other articles than those of docs/answers.md; asking for
@@ -34,8 +34,6 @@ class Asking(Config):
 
     def problems(self) -> list[str]:
         found = super().problems()
-        if self.recall not in RECALL_MODES:
-            found.append(f"recall={self.recall!r}; use one of {', '.join(RECALL_MODES)}")
         if self.num_passages < 1:
             found.append(f"num_passages={self.num_passages}; use 1 or more, or recall='memory' for none")
         if not 0 <= self.min_confidence <= 1:
@@ -61,22 +59,26 @@ def split_options(options: dict[str, Any]) -> tuple[Asking, dict[str, Any]]:
 
 def prompt_text(question: str, shown: Sequence[Passage], asking: Asking) -> str:
     """The last turn: passages by document, the question, the instruction."""
-    instruction = asking.instruction
-    if instruction is None:
-        instruction = INSTRUCTION if shown else ""
-    blocks = []
+    instruction, blocks = instruction_of(asking, shown), []
     for document, group in groupby(shown, key=lambda passage: passage.document):
         text = "\n".join(passage.text.strip() for passage in group)
         blocks.append(text if document is None else f"From {document}:\n{text}")
     return "\n\n".join([*blocks, f"{question} {instruction}".rstrip()])
 
 
-def fitting(shown: Sequence[Passage], tokenizer: Any, window: int | None) -> list[Passage]:
-    """As many passages as WINDOW_SHARE of a window holds, the least weighty left out first."""
-    if window is None or not shown:
+def instruction_of(asking: Asking, shown: Sequence[Passage]) -> str:
+    """What follows the question."""
+    if asking.instruction is not None:
+        return asking.instruction
+    return INSTRUCTION if shown else ""
+
+
+def fitting(shown: Sequence[Passage], tokenizer: Any, room: int | None) -> list[Passage]:
+    """As many passages as so many tokens hold (None: all), the least weighty left out first."""
+    if room is None or not shown:
         return list(shown)
-    lengths = [len(ids) for ids in tokenizer([p.text for p in shown], add_special_tokens=False)["input_ids"]]
-    room, kept = int(window * WINDOW_SHARE), set[int]()
+    lengths = [len(ids) + 1 for ids in tokenizer([p.text for p in shown], add_special_tokens=False)["input_ids"]]
+    kept = set[int]()
     for place in sorted(range(len(shown)), key=lambda place: -shown[place].weight):
         if lengths[place] <= room:
             room -= lengths[place]

@@ -29,10 +29,11 @@ from ltm.methods.opening import open_method
 from ltm.streams.scoring import score_stream
 from ltm.tasks.perplexity import DocumentScore, PerplexityResult
 from ltm.tasks.scoring import greedy_tokens, score_continuations, text_tokens
-from ltm.text.asking import UNKNOWN, Asking, check_given, fitting, prompt_text, split_options
+from ltm.text.asking import UNKNOWN, Asking, check_given, fitting, instruction_of, prompt_text, split_options
 from ltm.text.generation import OnText, Sampling, end_tokens, generate, plain_ids, question_ids
+from ltm.text.moved import Moved, words_moved
 from ltm.text.prefix import KeptPrefix, shared_prefix
-from ltm.text.recall import Recall, Recalled
+from ltm.text.recall import WINDOW_SHARE, Recall, Recalled
 
 if TYPE_CHECKING:
     from ltm.methods.trace import UsedChunk
@@ -42,6 +43,8 @@ BLOCK_TOKENS = 4096
 SAVE_TOKENS = 8192
 """Tokens read between two saves: at most so many are lost when a read is killed."""
 NUM_PASSAGES = 5
+FRAME_TOKENS = 96
+"""Room for a chat template, documents' names and the instruction, beside passages and question."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Answer:
     trace); prompt_tokens; ended: the model ended it itself (False: max_new_tokens did); seconds for finding, prompt and
     answer; trace: what each token used (empty without trace), for `ltm.text.trace_page`. found: passages that were
     looked up, best first; recalled: what of them stood in the window, in the order of the text; confidence: 0..1 that
-    they hold the answer (None: nothing was looked up); abstained: too little for an answer; encoded_tokens: of the
+    they hold the answer (None: nothing was looked up); moved: what each of those in the window did to the answer, most
+    first (empty without trace); abstained: too little for an answer; encoded_tokens: of the
     prompt, those that had to be encoded for this answer.
     """
 
@@ -77,6 +81,7 @@ class Answer:
     found: list[Passage] = field(default_factory=list)
     recalled: list[Passage] = field(default_factory=list)
     confidence: float | None = None
+    moved: list[Moved] = field(default_factory=list)
     abstained: bool = False
     encoded_tokens: int = 0
 
@@ -349,20 +354,25 @@ class Session:
         chosen = config_from_options(Sampling, sampling, "generation")
         started = time.perf_counter()
         with self._alone():
-            recalled = self._recalled(question, history, asking, given)
+            recalled = self._recalled(question, history, asking, given, chosen.max_new_tokens)
             if self._is_unknown(recalled, asking):
                 return _unknown(recalled, time.perf_counter() - started, on_text)
             ids = self._prompt(question, recalled, asking, history)
             memory = self._given if asking.with_memory else None
             cache, encoded = self._begun(ids, memory, asking, recalled, history)
             made = self._answer(ids, trace, on_text, chosen, memory, cache, penalize_prompt=False)
-        seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            moved = []
+            if trace:
+                prompts = [ids, *self._prompts_without(question, recalled, asking, history)]
+                moved = words_moved(self.method, self.tokenizer, prompts, made.token_ids, recalled.shown, memory)
         return replace(
             made,
             seconds=seconds,
             found=recalled.found,
             recalled=recalled.shown,
             confidence=recalled.confidence,
+            moved=moved,
             encoded_tokens=encoded,
         )
 
@@ -387,7 +397,8 @@ class Session:
         with self._alone():
             started = time.perf_counter()
             recalls = [
-                self._recalled(q, (), asking, None if given is None else given[n]) for n, q in enumerate(questions)
+                self._recalled(q, (), asking, None if given is None else given[n], max_new_tokens)
+                for n, q in enumerate(questions)
             ]
             prompts = [self._prompt(q, found, asking, ()) for q, found in zip(questions, recalls, strict=True)]
             asked = [n for n, found in enumerate(recalls) if not self._is_unknown(found, asking)]
@@ -449,9 +460,14 @@ class Session:
         return self._recall
 
     def _recalled(
-        self, question: str, history: Sequence[dict[str, str]], asking: Asking, given: Sequence[str] | None
+        self,
+        question: str,
+        history: Sequence[dict[str, str]],
+        asking: Asking,
+        given: Sequence[str] | None,
+        new_tokens: int = 0,
     ) -> Recalled:
-        """What stands before a question."""
+        """What stands before a question; new_tokens: most tokens of the answer."""
         if given is not None:
             return Recalled([], [Passage(None, None, None, text, 1.0) for text in given])
         recall = self.recall if asking.in_window else None
@@ -459,7 +475,22 @@ class Session:
             return Recalled([], [])
         before = next((turn["content"] for turn in reversed(history) if turn.get("role") == "user"), "")
         found = recall.find(question, before, asking.num_passages)
-        return replace(found, shown=fitting(found.shown, self.tokenizer, self.method.new_stream().window))
+        return replace(found, shown=fitting(found.shown, self.tokenizer, self._room(question, asking, new_tokens)))
+
+    def _room(self, question: str, asking: Asking, new_tokens: int) -> int | None:
+        """Most tokens of passages: a share of the window, and what the positions leave where they are true ones."""
+        window, limit = self.method.new_stream().window, self.method.max_stream_tokens
+        room = None if window is None else int(window * WINDOW_SHARE)
+        if limit is None:
+            return room
+        left = (
+            limit
+            - (self._held_tokens() if asking.with_memory else 0)
+            - new_tokens
+            - len(token_ids(self.tokenizer, question))
+            - FRAME_TOKENS
+        )
+        return max(left, 0) if room is None else max(min(room, left), 0)
 
     def _is_unknown(self, recalled: Recalled, asking: Asking) -> bool:
         return recalled.confidence is not None and recalled.confidence < asking.min_confidence
@@ -468,6 +499,14 @@ class Session:
         if not question.strip():
             raise LtmError("the question is empty; ask something")
         return question_ids(self.tokenizer, prompt_text(question, recalled.shown, asking), history)
+
+    def _prompts_without(
+        self, question: str, recalled: Recalled, asking: Asking, history: Sequence[dict[str, str]]
+    ) -> list[Tensor]:
+        """The prompt without each of the passages that stand before the question."""
+        asking = replace(asking, instruction=instruction_of(asking, recalled.shown))
+        shown = [[*recalled.shown[:n], *recalled.shown[n + 1 :]] for n in range(len(recalled.shown))]
+        return [self._prompt(question, replace(recalled, shown=own), asking, history) for own in shown]
 
     def _begun(
         self, ids: Tensor, memory: Any, asking: Asking, recalled: Recalled, history: Sequence[dict[str, str]]
@@ -586,8 +625,7 @@ class Session:
         limit = self.method.max_stream_tokens
         if limit is None:
             return
-        memory = self.bank if self.method.keeps_bank else self.memory
-        held = memory.num_tokens(0) if memory.num_rows else 0
+        held = self._held_tokens()
         new = len(token_ids(self.tokenizer, text))
         if held + new > limit:
             before = f" after {held:,} that were read" if held else ""
@@ -596,6 +634,10 @@ class Session:
                 f"{limit:,}: it keeps true positions; read less, take a backbone with more positions, or a method "
                 f"without that end, such as {DEFAULT_METHOD}"
             )
+
+    def _held_tokens(self) -> int:
+        memory = self.bank if self.method.keeps_bank else self.memory
+        return memory.num_tokens(0) if memory.num_rows else 0
 
     def _blocks(self, text: str, ranges: Sequence[tuple[int, int]] | None) -> Iterator[TokenBlock]:
         """The tokens of a text, or of ranges of its characters, their own ranges counted from the text's start."""

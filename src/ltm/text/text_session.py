@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ltm.bank.results import DocumentInfo
+from ltm.configs import NUM_PASSAGES
 from ltm.data.documents import check_text
 from ltm.data.passages import AnswerTrace, Passage, TokenUse, TracedToken
 from ltm.errors import LtmError
@@ -17,6 +18,7 @@ from ltm.methods.text.base import TextMemory
 from ltm.notes.records import Event
 from ltm.notes.store import NoteStore
 from ltm.notes.writer import Message
+from ltm.text.asking import Asking, split_options
 from ltm.text.generation import OnText, Sampling
 from ltm.text.means import DEFAULT_BACKBONE, Means
 from ltm.text.session import Answer, ReadProgress, Session
@@ -154,21 +156,24 @@ class TextSession:
         history: Sequence[dict[str, str]] = (),
         trace: bool = False,
         on_text: OnText | None = None,
-        **sampling: Any,
+        **options: Any,
     ) -> Answer:
-        """Answer a question from what is remembered; arguments as `Session.ask`.
+        """Answer a question from what is remembered; arguments as `Session.ask`, but that passages are all there is of
+        a memory of text (recall="memory" is refused), and that their number is the method's own option.
 
         The answer's passages are what was recalled for it, whether the writer used it or not, weighted by how well it
         fits the question.
         """
         check_text(question, "the question")
+        asking, sampling = split_options(options)
+        self._check(asking)
         chosen = Sampling(**sampling)
         sampling.pop("max_new_tokens", None)
         usage, started = self.method.means.writer.usage, time.perf_counter()
         prompt_tokens, new_tokens = usage.prompt_tokens, usage.new_tokens
         reply = self.method.reply(
-            [*history, {"role": "user", "content": question}],
-            memory=self.memory,
+            [*history, {"role": "user", "content": f"{question} {asking.instruction or ''}".rstrip()}],
+            memory=self.memory if asking.in_window else None,
             max_tokens=chosen.max_new_tokens,
             on_text=on_text,
             **sampling,
@@ -183,6 +188,9 @@ class TextSession:
             usage.new_tokens - new_tokens < chosen.max_new_tokens,
             seconds,
             _trace(reply.text, found),
+            found=self.method.passages(reply.found, memory=self.memory),
+            recalled=found,
+            encoded_tokens=usage.prompt_tokens - prompt_tokens,
         )
 
     def continue_text(self, text: str, **_: Any) -> Answer:
@@ -193,6 +201,16 @@ class TextSession:
         )
 
     # helpers
+
+    def _check(self, asking: Asking) -> None:
+        """Refuse what a memory of text has not."""
+        name = self.method.name
+        if asking.recall == "memory":
+            raise LtmError(f"method {name} remembers text alone; use recall='text', or 'off' for nothing of it")
+        if asking.num_passages != NUM_PASSAGES:
+            raise LtmError(f"how many passages {name} shows is its own option: --method {name}:num_passages=N")
+        if asking.min_confidence:
+            raise LtmError(f"method {name} gives no confidence; leave min_confidence out")
 
     def _named(self) -> list[Event]:
         """The first event of each source that has a name."""

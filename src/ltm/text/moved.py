@@ -1,0 +1,59 @@
+"""What a passage in the window did to an answer: how much likelier it made each word.
+
+Attention inside a window says little about what an answer hangs on. A passage is taken out and the same answer scored
+again: where the log-probability of a word falls, the passage moved it (leave-one-out; Cohen-Wang et al., 2024,
+arXiv:2409.00729, fit a linear model over many such removals instead, which few passages do not need).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltm.data.passages import Passage
+
+LEAST_NATS = 0.5
+"""A word that got so much likelier counts as moved."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A passage of the window; nats: how much likelier it made the whole answer; words: those of the answer that it
+    made likelier by LEAST_NATS or more, in order."""
+
+    passage: Passage
+    nats: float
+    words: list[str]
+
+
+def words_moved(
+    method: Any, tokenizer: Any, prompts: Sequence[Tensor], answer: Sequence[int], shown: Sequence[Passage], memory: Any
+) -> list[Moved]:
+    """What each passage did, most first.
+
+    prompts: int64 [1, tokens] with all passages, then without each of them. A passage of an empty answer moved nothing.
+    """
+    if not answer or not shown:
+        return []
+    whole, *without = [_log_probabilities(method, prompt, answer, memory) for prompt in prompts]
+    found = []
+    for passage, own in zip(shown, without, strict=True):
+        gains = whole - own
+        words = [
+            tokenizer.decode([token]).strip() for token, gain in zip(answer, gains, strict=True) if gain >= LEAST_NATS
+        ]
+        found.append(Moved(passage, float(gains.sum()), [word for word in words if word]))
+    return sorted(found, key=lambda one: -one.nats)
+
+
+@torch.no_grad()
+def _log_probabilities(method: Any, prompt: Tensor, answer: Sequence[int], memory: Any) -> Tensor:
+    """Of each token of an answer after a prompt, float64 [tokens]."""
+    ids = torch.cat((prompt[0], torch.tensor(answer)))[None]
+    logits = method.stream(memory).push(ids[:, :-1], keep=len(answer))[0].float()  # [answer, vocab]
+    scores = logits.log_softmax(dim=-1).gather(-1, torch.tensor(answer, device=logits.device)[:, None])
+    return scores[:, 0].double().cpu()

@@ -1,0 +1,148 @@
+"""Passages found for a question, what of them is shown, and what follows a bank."""
+
+from __future__ import annotations
+
+import pytest
+
+from ltm.backbone import load_backbone
+from ltm.bank import Bank
+from ltm.errors import ConfigError, LtmError
+from ltm.methods import create_method
+from ltm.text.asking import UNKNOWN, Asking, fitting, prompt_text
+from ltm.text.recall import Recall
+from ltm.text.session import Session
+
+HARBOUR = "The lighthouse was built in 1874 by Pedro Alves. It is forty metres high. Boats see it from afar."
+BEES = "Boris keeps bees behind the mill. The honey is sold in Lisbon."
+
+
+@pytest.fixture
+def longmem():
+    options = {"reduction_factor": 2, "chunk_size": 4, "retrieved_tokens": 8, "pointer_tokens": 64, "start": "paper"}
+    return create_method("longmem", load_backbone("tiny-llama"), **options, segment_size=32, local_window=512)
+
+
+@pytest.fixture
+def session(longmem):
+    return Session(longmem, encoder=None)
+
+
+@pytest.fixture
+def read(session):
+    session.read(HARBOUR, "harbour")
+    session.read(BEES, "bees")
+    return session
+
+
+def test_the_passage_that_fits_is_found_and_shown_in_the_order_of_the_text(read):
+    found = read.recall.find("Who keeps bees?")
+    assert found.found[0].document == "bees" and BEES[found.found[0].start : found.found[0].end] == BEES
+    assert "Boris keeps bees behind the mill." in [passage.text for passage in found.shown]
+    places = [(passage.document, passage.start) for passage in found.shown if passage.document == "harbour"]
+    assert places == sorted(places)
+    texts = {"harbour": HARBOUR, "bees": BEES}
+    assert all(texts[one.document][one.start : one.end] == one.text for one in (*found.found, *found.shown))
+
+
+def test_confidence_tells_what_was_read_from_what_was_not(read):
+    known, unknown = (read.recall.find(text).confidence for text in ("Who keeps bees?", "When did Napoleon die?"))
+    assert known > 0.5 > 0.1 > unknown
+    answer = read.ask("When did Napoleon die?", min_confidence=0.1)
+    assert answer.abstained and answer.text == UNKNOWN and not answer.token_ids
+    assert not read.ask("Who keeps bees?", min_confidence=0.1, max_new_tokens=2).abstained
+
+
+def test_what_is_deleted_is_found_no_more(read, tmp_path):
+    read.save(tmp_path / "bank")
+    assert (tmp_path / "bank" / "passages").is_dir()
+    read.delete("bees")
+    assert all(one.document != "bees" for one in read.recall.find("Who keeps bees?").found)
+    read.save()
+    held = [file for file in (tmp_path / "bank").rglob("*") if file.is_file() and b"Boris" in file.read_bytes()]
+    assert held == []
+
+
+def test_a_bank_that_deletes_by_itself_leaves_no_passage_of_it(read, tmp_path):
+    read.save(tmp_path / "bank")
+    bank = Bank.load(tmp_path / "bank")
+    bank.delete_document(bank.documents[1].id)
+    bank.save(tmp_path / "bank")
+    assert not (tmp_path / "bank" / "passages").exists()
+    assert Bank.find_text(tmp_path / "bank", "Boris keeps bees behind") == []
+
+
+def test_a_saved_bank_is_opened_with_its_passages(read, longmem, tmp_path, monkeypatch):
+    read.save(tmp_path / "bank")
+    other = Session(longmem, path=tmp_path / "bank", encoder=None)
+    monkeypatch.setattr(Recall, "add", lambda *_: pytest.fail("read anew"))
+    assert other.recall.find("Who keeps bees?").found[0].document == "bees"
+
+
+def test_what_the_answer_has_before_it(read):
+    asked = {
+        mode: read.ask("Who keeps bees?", recall=mode, max_new_tokens=2) for mode in ("both", "text", "memory", "off")
+    }
+    assert [len(asked[mode].recalled) > 0 for mode in asked] == [True, True, False, False]
+    assert asked["both"].prompt_tokens == asked["text"].prompt_tokens > asked["memory"].prompt_tokens
+    likelihoods = [read.answer_likelihoods("Who keeps bees?", ["Boris"], recall=mode)[0] for mode in asked]
+    assert len(set(likelihoods)) == 4  # memory and passages each change what is answered
+
+
+def test_many_questions_are_answered_as_one_by_one(read):
+    questions = ["Who keeps bees?", "When was the lighthouse built?", "How high is it?"]
+    alone = [read.ask(question, max_new_tokens=6) for question in questions]
+    together = read.ask_all(questions, max_new_tokens=6, batch_size=2)
+    assert [one.text for one in alone] == [one.text for one in together]
+    assert [one.recalled for one in alone] == [one.recalled for one in together]
+    given = read.ask_all(questions, given=[["Boris."]] * 3, max_new_tokens=2)
+    assert all(one.recalled[0].text == "Boris." and one.confidence is None for one in given)
+    with pytest.raises(ConfigError, match="given holds 1 items"):
+        read.ask_all(questions, given=[["Boris."]])
+
+
+def test_an_earlier_turn_is_not_encoded_again(read):
+    history = [{"role": "user", "content": "Who keeps bees?"}, {"role": "assistant", "content": "Boris."}]
+    first = read.ask("Where?", history=history, max_new_tokens=6)
+    again = read.ask("Where?", history=history, max_new_tokens=6)
+    assert first.text == again.text and first.prompt_tokens == again.prompt_tokens
+    assert again.encoded_tokens < first.encoded_tokens == first.prompt_tokens
+    longer = [*history, {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Behind the mill."}]
+    follows = read.ask("What is sold?", history=longer, max_new_tokens=6)
+    plain = Session(read.method, encoder=None).ask("What is sold?", history=longer, max_new_tokens=6)
+    assert follows.text == plain.text and follows.encoded_tokens < plain.encoded_tokens
+    read.read("Another text.", "third")  # the memory is another one now: nothing that was encoded with the old holds
+    assert read.ask("Where?", history=history, max_new_tokens=6).encoded_tokens >= first.prompt_tokens
+
+
+def test_a_trace_says_what_each_passage_of_the_window_moved(read):
+    answer = read.ask("Who keeps bees?", max_new_tokens=4, trace=True)
+    assert {one.passage for one in answer.moved} == set(answer.recalled)
+    assert [one.nats for one in answer.moved] == sorted((one.nats for one in answer.moved), reverse=True)
+    assert read.ask("Who keeps bees?", max_new_tokens=4).moved == []
+
+
+def test_passages_keep_within_their_room(read):
+    shown = read.recall.find("Who keeps bees?").shown
+    kept = fitting(shown, read.tokenizer, len(read.tokenizer(shown[-1].text)["input_ids"]) + 1)
+    assert 0 < len(kept) < len(shown) and fitting(shown, read.tokenizer, 0) == []
+    assert fitting(shown, read.tokenizer, None) == shown
+
+
+def test_the_prompt_names_documents_and_ends_with_the_question(read):
+    shown = read.recall.find("Who keeps bees?").shown
+    text = prompt_text("Who keeps bees?", shown, Asking())
+    assert "From bees:\nBoris keeps bees" in text and text.endswith("Who keeps bees? Answer in a few words.")
+    assert prompt_text("Who?", shown, Asking(instruction="")).endswith("\n\nWho?")
+    assert prompt_text("Who?", [], Asking()) == "Who?"
+
+
+def test_bad_ways_of_asking_are_told(read):
+    with pytest.raises(ConfigError, match="recall='x'.*num_passages=0.*min_confidence=2"):
+        read.ask("Who?", recall="x", num_passages=0, min_confidence=2.0)
+    with pytest.raises(LtmError, match="temperature: not to be had for many questions"):
+        read.ask_all(["Who?"], temperature=1.0)
+
+
+def test_nothing_read_is_nothing_found(session):
+    answer = session.ask("Who?", max_new_tokens=2)
+    assert answer.found == [] and answer.recalled == []
