@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ from ltm.errors import LtmError
 from ltm.methods import Reader, create_method
 from ltm.streams.scoring import score_stream
 from ltm.tasks.perplexity import DocumentScore, PerplexityResult
+from ltm.text.asking import INSTRUCTION
 from ltm.text.session import Session
 
 NAME = "python language reference"
@@ -44,6 +47,13 @@ NUM_CUES, CUE_TOKENS = 8, 48
 CUE = "object.__length_hint__(self)\n\n   Called to implement"
 """What the generated continuation starts from; it occurs in the data model of every Python."""
 NEW_TOKENS = 48
+
+
+NUM_QUESTIONS, QUESTION_SEED = 6, 0
+_CALLED = re.compile(
+    r"^object\.(?P<name>__\w+__)\([^\n]*\)\s+Called (?P<what>(?:to|when|by|at) [^.,;()]{12,90}?)(?=[.,;])", re.M
+)
+"""How the reference says what a special method is for."""
 
 
 @dataclass
@@ -61,6 +71,7 @@ class Figures:
     cue: str = ""
     continuations: dict[str, str] = field(default_factory=dict)
     passages: list[Passage] = field(default_factory=list)
+    questions: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -85,6 +96,7 @@ class Demo:
             (self.score, _score_table),
             (self.recall, _recall_line),
             (self.generate, _answers),
+            (self.ask, _questions_table),
         ):
             step()
             yield view(self.figures), ""
@@ -172,6 +184,38 @@ class Demo:
         }
         self.figures.passages = with_memory.passages
 
+    def ask(self) -> None:
+        """Questions about what was read, drawn by a seed, with all that remembers it and with nothing."""
+        asked = questions_about(self.past, NUM_QUESTIONS, QUESTION_SEED)
+        with notices.status("answering questions"):
+            for question, answer in asked:
+                made, plain = (
+                    self.session.ask(question, recall=recall, instruction=INSTRUCTION, max_new_tokens=NEW_TOKENS)
+                    for recall in ("both", "off")
+                )
+                found = [place for place, passage in enumerate(made.found, 1) if answer in passage.text]
+                self.figures.questions.append(
+                    {
+                        "question": question,
+                        "answer": answer,
+                        "with_memory": made.text,
+                        "without": plain.text,
+                        "passage": found[0] if found else None,
+                    }
+                )
+
+
+def questions_about(text: str, count: int, seed: int) -> list[tuple[str, str]]:
+    """Questions on a stretch of the reference with their answers, made of what it says of special methods and drawn by
+    a seed.
+
+    >>> questions_about("object.__len__(self)\\n\\n   Called to implement the built-in function.", 1, 0)
+    [('Which method is called to implement the built-in function?', '__len__')]
+    """
+    said = {" ".join(match["what"].split()): match["name"] for match in _CALLED.finditer(text)}
+    asked = [(f"Which method is called {what}?", name) for what, name in said.items() if what.count('"') % 2 == 0]
+    return random.Random(seed).sample(asked, min(count, len(asked)))
+
 
 def check_tokens(tokens: int) -> None:
     """Refuse a document too short to say anything."""
@@ -241,6 +285,28 @@ def _answers(figures: Figures) -> RenderableType:
         for passage in figures.passages
     ]
     return Group(*panels, Text("remembered passages that longmem used, by attention:", style="bold"), *lines)
+
+
+def _questions_table(figures: Figures) -> RenderableType:
+    asked = figures.questions
+    rows = [
+        [
+            shown(one["question"]),
+            one["answer"],
+            *(
+                Text(_shorten(_plain(one[name]), 80), style="bold green" if one["answer"] in one[name] else "")
+                for name in ("with_memory", "without")
+            ),
+        ]
+        for one in asked
+    ]
+    right = {name: sum(one["answer"] in one[name] for one in asked) for name in ("with_memory", "without")}
+    first = sum(one["passage"] == 1 for one in asked)
+    title = (
+        f"{len(asked)} questions drawn by a seed: with memory {right['with_memory']} are answered, without "
+        f"{right['without']}; the passage listed first holds the answer of {first}"
+    )
+    return make_table(title, ("question", "the document says", "with memory", "without"), rows, left=4)
 
 
 def _plain(text: str) -> str:

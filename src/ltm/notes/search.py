@@ -27,9 +27,14 @@ EMBEDDED_AT_ONCE = 64
 """Notes whose vectors are made and written together."""
 _WORD = re.compile(r"\w+")
 _FUNCTION_WORDS = frozenset(
-    "a about an and are as at be by can did do does for from had has have he her him his how i in is it its me my of on "
-    "or she that the their them then there they this to was we were what when where which who whom whose why will with "
-    "would you your".split()
+    re.findall(
+        r"\w+",
+        """
+        a about an and are as at be by can did do does for from had has have he her him his how i in is it its me my of
+        on or she that the their them then there they this to was we were what when where which who whom whose why will
+        with would you your
+        """,
+    )
 )
 """Say nothing of what a text is about; a short text may lack them all the same, and then they would look rare."""
 

@@ -43,13 +43,15 @@ WINDOW_SHARE = 0.5
 """Most of the window that passages may take."""
 BEFORE_SHARE = 0.3
 """What the words of the turn before count for, of a question that follows it."""
+HEADING_WORDS, _STOPS = 12, ".!?\"'”’"
+"""What is no longer, and ends with no stop, is a heading of what follows."""
 FEW_WORDS = 1 / 3
 """Share of a question's words below which sentences are compared by meaning."""
-SURE = (-12.2, 7.2, 17.8)
+SURE = (-11.7, 6.7, 16.8)
 """Log-odds that what was found answers the question: a constant, for the share of its words that the best passages
 hold, for the best cosine. Logistic regression on 600 SQuAD questions, half of them on other articles than were
 read (docs/log/2026-11-27-recall.md)."""
-SURE_BY_WORDS = (-6.6, 10.4)
+SURE_BY_WORDS = (-6.9, 10.5)
 """The same where there are no vectors."""
 
 
@@ -176,7 +178,7 @@ class Recall:
             (cite.event, cite.start + start, cite.start + end, one.note.text[start:end])
             for one in best
             for cite in one.note.cites
-            for start, end in sentences(one.note.text)
+            for start, end in _with_headings(one.note.text)
         ]
         if not spans:
             return []
@@ -205,6 +207,25 @@ class Recall:
         if cosine is None:
             return _logistic(SURE_BY_WORDS[0] + SURE_BY_WORDS[1] * covered)
         return _logistic(SURE[0] + SURE[1] * covered + SURE[2] * cosine)
+
+
+def _with_headings(text: str) -> list[tuple[int, int]]:
+    """The sentences of a passage, each with the heading that stands above it: a few words that no stop ends say what
+    the sentence is about.
+
+    >>> text = "object.__len__(self)\\n\\nCalled to implement len(). It returns an integer."
+    >>> [text[start:end] for start, end in _with_headings(text)][1]
+    'It returns an integer.'
+    """
+    joined: list[tuple[int, int]] = []
+    above: int | None = None
+    for start, end in sentences(text):
+        is_heading = text[end - 1] not in _STOPS and len(text[start:end].split()) <= HEADING_WORDS
+        begin = start if above is None else above
+        above = begin if is_heading else None
+        if not is_heading:
+            joined.append((begin, end))
+    return joined if above is None else [*joined, (above, len(text.rstrip()))]
 
 
 def _logistic(odds: float) -> float:
