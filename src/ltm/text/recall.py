@@ -13,7 +13,7 @@ asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,12 +22,12 @@ from ltm.bank.disk.file_names import PASSAGES
 from ltm.configs import NUM_PASSAGES
 from ltm.data.passages import Passage
 from ltm.errors import LtmError
-from ltm.methods.retrieval.base import by_score, ranked_lists
+from ltm.methods.retrieval.base import Ranked, by_score, ranked_lists
 from ltm.methods.retrieval.rag import Rag, RagConfig
 from ltm.notes.encoder import installed_encoder
 from ltm.notes.records import Found
 from ltm.notes.row import NoteRow
-from ltm.notes.search import vectors_of
+from ltm.notes.search import By, vectors_of
 from ltm.notes.splitting import sentences
 from ltm.notes.store import NoteStore
 from ltm.text.means import Means
@@ -50,7 +50,7 @@ FEW_WORDS = 1 / 3
 SURE = (-11.7, 6.7, 16.8)
 """Log-odds that what was found answers the question: a constant, for the share of its words that the best passages
 hold, for the best cosine. Logistic regression on 600 SQuAD questions, half of them on other articles than were
-read (docs/log/2026-11-27-recall.md)."""
+read (benchmarks/measurements/recall_search.py)."""
 SURE_BY_WORDS = (-6.9, 10.5)
 """The same where there are no vectors."""
 
@@ -92,6 +92,11 @@ class Recall:
         self.store, self._next, self._deleted_at = store, 0, -1
         self._known = {int(event.source) for event in store[0].events()}
         self._unsaved = self._chars = 0
+
+    @property
+    def notes(self) -> NoteRow:
+        """The passages."""
+        return self.store.row(0, lambda: self.retriever.means.encoder)
 
     # following a bank
 
@@ -150,7 +155,7 @@ class Recall:
     def find(self, question: str, before: str = "", num_passages: int = NUM_PASSAGES) -> Recalled:
         """The passages that fit a question, and what is shown of the best of them; before: the turn before it, which a
         question may hang on."""
-        notes = self.store.row(0, lambda: self.retriever.means.encoder)
+        notes = self.notes
         lists = ranked_lists(question, notes, self.retriever.method_config.search)
         scored = dict(by_score(lists, notes))
         if before:
@@ -159,11 +164,10 @@ class Recall:
         ranked = sorted(scored, key=lambda note: (-scored[note], note))[:LISTED]
         found = [Found(note, scored[note.id]) for note in notes.notes(ids=ranked)]
         best = found[:num_passages]
-        cosine = max((score for _, score in lists.get("meaning", ())), default=None)
         return Recalled(
             [self._passage(one, notes) for one in found],
             self._nearest(question, best, num_passages + 1, notes),
-            self._confidence(notes.coverage(question, [one.note.id for one in best]) if best else None, cosine),
+            self._confidence(*_evidence(question, lists, best, notes)) if best else 0.0,
         )
 
     @staticmethod
@@ -199,14 +203,24 @@ class Recall:
         vectors = vectors_of(notes.encoder, [question, *texts])
         return (vectors[1:] @ vectors[0]).tolist()
 
+    def evidence(self, question: str) -> list[float]:
+        """What confidence is worked out from: the share of the question's words that the best passages hold, and, with
+        vectors, the best cosine."""
+        lists = ranked_lists(question, self.notes, self.retriever.method_config.search)
+        ids = [note for note, _ in by_score(lists, self.notes)[:NUM_PASSAGES]]
+        return _evidence(question, lists, [Found(note, 0.0) for note in self.notes.notes(ids=ids)], self.notes)
+
     @staticmethod
-    def _confidence(covered: float | None, cosine: float | None) -> float:
+    def _confidence(*evidence: float) -> float:
         """How likely it is that what was found answers a question."""
-        if covered is None:
-            return 0.0
-        if cosine is None:
-            return _logistic(SURE_BY_WORDS[0] + SURE_BY_WORDS[1] * covered)
-        return _logistic(SURE[0] + SURE[1] * covered + SURE[2] * cosine)
+        constant, *weights = SURE if len(evidence) > 1 else SURE_BY_WORDS
+        odds = constant + sum(weight * figure for weight, figure in zip(weights, evidence, strict=True))
+        return 1 / (1 + math.exp(-odds))
+
+
+def _evidence(question: str, lists: Mapping[By, Ranked], best: Sequence[Found], notes: NoteRow) -> list[float]:
+    covered = notes.coverage(question, [one.note.id for one in best])
+    return [covered, *(own[0][1] for by, own in lists.items() if by == "meaning" and own)]
 
 
 def _with_headings(text: str) -> list[tuple[int, int]]:
@@ -226,7 +240,3 @@ def _with_headings(text: str) -> list[tuple[int, int]]:
         if not is_heading:
             joined.append((begin, end))
     return joined if above is None else [*joined, (above, len(text.rstrip()))]
-
-
-def _logistic(odds: float) -> float:
-    return 1 / (1 + math.exp(-odds))
