@@ -7,7 +7,7 @@ from string import Formatter
 
 import pytest
 
-from ltm.tasks.facts import FORMS, PEOPLE, PLACES, POOLS, THINGS, draw_facts
+from ltm.tasks.facts import FORMS, PEOPLE, PLACES, POOLS, QUESTIONS, THINGS, TWO_HOP, draw_facts, draw_two_hops
 
 
 def slots(wording):
@@ -51,3 +51,31 @@ def test_other_facts_answers_are_among_the_choices():
 def test_the_seed_decides():
     assert draw_facts(5, 10, (), random.Random(3)) == draw_facts(5, 10, (), random.Random(3))
     assert draw_facts(5, 10, (), random.Random(3)) != draw_facts(5, 10, (), random.Random(4))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_question_says_all_that_its_wording_says(form):
+    for wording in form[1:]:
+        assert QUESTIONS[wording].endswith("?") and slots(QUESTIONS[wording]) == slots(wording)
+
+
+def test_questions_are_in_the_words_of_the_sentence_and_in_others():
+    (fact,) = draw_facts(1, 4, set(), random.Random(3))
+    words = set(fact.beginning.lower().split())
+    shared, others = (len(words & set(asked.lower().split())) for asked in (fact.question, fact.other_question))
+    assert fact.question != fact.other_question and shared >= others
+
+
+@pytest.mark.parametrize("form", TWO_HOP)
+def test_two_sentences_are_needed_for_a_question(form):
+    kind, (first, second), question = form
+    assert kind in POOLS and "answer" not in slots(first) and "answer" in slots(second)
+    (link,) = slots(first) & slots(second)
+    assert link not in slots(question) and slots(question) == slots(first) - {link}
+
+
+def test_two_hops_avoid_what_is_said():
+    (drawn,) = draw_two_hops(1, set(), "", random.Random(0))
+    said = " ".join(drawn.sentences)
+    (other,) = draw_two_hops(1, set(), said, random.Random(0))
+    assert drawn.answer in said and other.answer not in said
