@@ -25,6 +25,7 @@ from ltm.methods import Reader, method_class
 from ltm.methods.opening import open_method
 from ltm.tasks.base import Record, Task, Unit
 from ltm.tasks.registry import task_class
+from ltm.text.session import Session
 
 OUT_OF_MEMORY = "not enough memory; use a smaller budget, window or batch"
 
@@ -120,10 +121,13 @@ def _prepare(cells: Sequence[Cell], folder: Path) -> list[Work]:
 
 
 def _no_common_language(cell: Cell) -> str | None:
-    """Why a method cannot be measured on a task that speaks tokens, or text, and it the other; None where it can."""
+    """Why a method that speaks text cannot be measured; None where a method can. A session puts text to a method of
+    tokens; one to a method of text asks one question at a time and tells no likelihoods."""
     asked, spoken = task_class(cell.task.name).speaks, method_class(cell.method.name).speaks
-    if asked == spoken:
+    if spoken == "tokens":
         return None
+    if asked == "text":
+        return f"not measured: task {cell.task.name} asks for likelihoods, which method {cell.method.name} has not"
     return f"not measured: task {cell.task.name} speaks {asked}, method {cell.method.name} speaks {spoken}"
 
 
@@ -171,6 +175,12 @@ def open_cell_method(cell: Cell) -> Reader:
     return open_method(cell.method.name, cell.plan.backbone, cell.method.sidenet, **cell.options)
 
 
+def _open_subject(cell: Cell) -> Reader | Session:
+    """What the units of a cell's task are run on: the method, or a session on it where the task speaks text."""
+    method = open_cell_method(cell)
+    return Session(method) if task_class(cell.task.name).speaks == "text" else method
+
+
 def _run_cell(work: Work, folder: Path, watch: Watch) -> Result:
     """Run what is missing and write the result; a result that is there and whole is left as it is."""
     path = work.cell.result_path(folder)
@@ -194,11 +204,11 @@ def _run_units(work: Work, watch: Watch) -> None:
         return
     assert work.records_file is not None
     torch.manual_seed(work.cell.seed or 0)
-    method = open_cell_method(work.cell)
+    subject = _open_subject(work.cell)
     with work.records_file.writing():
         for unit in work.missing:
             started = time.perf_counter()
-            records = unit.run(method)
+            records = unit.run(subject)
             seconds = time.perf_counter() - started
             entry = Entry(unit.key, unit.cost, _tokens_taken(unit, records), seconds, records)
             work.records_file.add(entry)

@@ -200,6 +200,12 @@ class Session:
         return memory.bank
 
     @property
+    def window(self) -> int | None:
+        """Tokens that stand before the model's eyes at once; None: no limit."""
+        limits = (self.method.new_stream().window, self.method.max_stream_tokens)
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
     def documents(self) -> list[DocumentInfo]:
         """What is in the memory, in the order it was read."""
         with self._alone():
