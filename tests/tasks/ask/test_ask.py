@@ -117,6 +117,20 @@ def test_a_text_that_does_not_fit_is_not_shown_whole(data, tokens):
     assert {record["arm"] for record in records} == set(ARMS) - {"full"}
 
 
+def test_a_session_that_finds_nothing_has_no_arm_of_passages(data, tokens):
+    session = FakeSession()
+    ask_all = session.ask_all
+    session.ask_all = lambda questions, recall="both", **how: ask_all(questions, recall="off", **how)
+    _, _, records = records_of(data, session)
+    assert {record["arm"] for record in records} == set(ARMS) - {"text", "both"}
+
+
+def test_nothing_is_read_where_no_arm_needs_it(data, tokens):
+    session = FakeSession()
+    _, _, records = records_of(data, session, arms="none,gold,full")
+    assert session.texts == [] and len(records) == 12
+
+
 def test_questions_of_other_articles_are_asked_where_something_is_looked_for(data, tokens):
     session = FakeSession()
     task, _, records = records_of(data, session, foreign=True)

@@ -129,13 +129,18 @@ class Ask(Task):
         records = []
         for place, reading in enumerate(unit.readings):
             session.reset()
-            for name, text in reading.documents:
+            for name, text in reading.documents if self._remembers else ():
                 session.read(text, name)
             about = {"text": unit.text, "length": unit.length, "reading": f"{unit.key}/{place}"}
             for arm in words(self.config.arms):
                 asked = self._ask(session, reading, arm, about)
                 records += [{**about, "arm": arm, **own} for own in asked]
         return records
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether an arm needs what was read; a method that cannot hold it may be asked under the others."""
+        return any(arm in RECALL for arm in words(self.config.arms))
 
     def _ask(self, session: Speaker, reading: Reading, arm: str, about: dict[str, Any]) -> list[Record]:
         """A record for each question; none where the arm cannot be: the whole text does not fit, or there is no gold
@@ -158,6 +163,8 @@ class Ask(Task):
             batch_size=self.config.batch_size,
             **put,
         )
+        if arm in SEARCHING and all(answer.confidence is None for answer in answers):
+            return []  # this session finds no passages: the arm would be another one under its name
         records = []
         for number, (one, answer) in enumerate(zip(asked, answers, strict=True)):
             own = None if given is None else given[number]
