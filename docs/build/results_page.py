@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
 from commands import commands
 from recall_maps import recall_table
-from tables import DOCS, RESULTS, grid
+from tables import DOCS, RESULTS, fill, grid
 
 from ltm.bank import EVICTIONS
 from ltm.bench.results import Result, read_results, uneven_windows
@@ -86,14 +85,7 @@ def main() -> None:
     }
     for compared in (results, *apart.values()):
         check_windows(compared)
-    text = PAGE.read_text()
-    for name, table in tables.items():
-        start = f"<!-- measured: {name} -->"
-        if start in text:
-            pattern = re.compile(re.escape(start) + ".*?<!-- end -->", re.DOTALL)
-            body = f"{start}\n\n{table()}\n\n<!-- end -->"
-            text = pattern.sub(lambda _, body=body: body, text)
-    PAGE.write_text(text)
+    fill(PAGE, tables)
 
 
 def of(results: list[Result], task: str, label: str) -> Result | None:

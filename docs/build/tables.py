@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -15,3 +16,15 @@ def grid(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     header = list(header)
     lines = [header, ["---", *["--:"] * (len(header) - 1)], *map(list, rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def fill(page: Path, tables: Mapping[str, Callable[[], str]]) -> None:
+    """Put each table where its page has `<!-- measured: NAME -->` ... `<!-- end -->`; the others are not made."""
+    text = page.read_text()
+    for name, table in tables.items():
+        start = f"<!-- measured: {name} -->"
+        if start in text:
+            pattern = re.compile(re.escape(start) + ".*?<!-- end -->", re.DOTALL)
+            body = f"{start}\n\n{table()}\n\n<!-- end -->"
+            text = pattern.sub(lambda _, body=body: body, text)
+    page.write_text(text)
