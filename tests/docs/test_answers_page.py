@@ -29,7 +29,8 @@ def test_tables_stand_between_their_marks(page, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "read_results", lambda _: [result])
     monkeypatch.setattr(page, "commands", lambda found: ["ltm bench run ask"])
     file = tmp_path / "answers.md"
-    file.write_text("Before.\n<!-- measured: ask -->\nFormer.\n<!-- end -->\n<!-- measured: other of ask --><!-- end -->")
+    marks = ("<!-- measured: ask -->\nFormer.\n<!-- end -->", "<!-- measured: other of ask --><!-- end -->")
+    file.write_text("\n".join(["Before.", *marks]))
     page.main(file, tmp_path)
     text = file.read_text()
     assert text.startswith("Before.") and "Former" not in text and "`ltm bench run ask`" in text
