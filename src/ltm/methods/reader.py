@@ -59,6 +59,9 @@ class Reader(TrainedMethod, Generating):
 
     bank_options: ClassVar[tuple[str, ...]] = ()
     """Fields of the config that shape what is written to a bank: a saved one is opened with the same."""
+    weighs_every_token: bool = False
+    """What a stream gives depends on how well each of its earlier tokens was predicted: none is passed over, also where
+    only the last logits are asked for."""
 
     def __init__(self, backbone: Backbone, config: Any):
         super().__init__(backbone, config)

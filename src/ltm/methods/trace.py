@@ -60,6 +60,12 @@ class Trace:
         step.slots = torch.cat((step.slots, own_slots), dim=-1)
         step.weights = torch.cat((step.weights, own_weights), dim=-1)
 
+    def scale(self, factors: Tensor, since: int) -> None:
+        """Of the calls noted after the first `since`, scale the last tokens' weights: factors [batch, tokens]."""
+        for step in self.steps[since:]:
+            last = step.weights[:, :, -factors.shape[1] :] * factors[:, None, :, None].to(step.weights)
+            step.weights = torch.cat((step.weights[:, :, : -factors.shape[1]], last), dim=2)
+
     def keep_last(self, tokens: int, since: int) -> None:
         """Of the calls noted after the first `since`, keep the last so many tokens: the rest was context, run again."""
         for step in self.steps[since:]:

@@ -106,7 +106,8 @@ class Stream(Cache):
             start += columns
             wanted = min(max(keep - (ids.shape[1] - start), 0), columns)  # of the last `keep`, those in this piece
             new = Window(ids[:, piece], mask[:, piece], self, rows, (wanted or 1) if keep else 0, self.memory)
-            if keep and not wanted and start < ids.shape[1] and reader.tracing is None:
+            every = reader.weighs_every_token or reader.tracing is not None
+            if keep and not wanted and start < ids.shape[1] and not every:
                 self._skip(reader, new)
                 continue
             logits = self._advance(reader, new)
@@ -143,6 +144,7 @@ class Stream(Cache):
                 ids=torch.cat((context_ids, new.ids), dim=1),
                 mask=torch.cat((context_mask, new.mask), dim=1),
                 keep=new.keep or new.ids.shape[1],
+                fresh=torch.cat((torch.zeros_like(context_mask), new.mask), dim=1),
             )
         noted = 0 if reader.tracing is None else len(reader.tracing.steps)
         logits = reader.encode(window)
@@ -161,8 +163,9 @@ class Stream(Cache):
         self.append(new.ids, new.mask)
         packed_ids, packed_mask = self.context()
         self.clear_keys()
-        longest = int(new.mask.sum(dim=1).max())
-        packed = reader.encode(new._replace(ids=packed_ids, mask=packed_mask, keep=max(longest, 1)))
+        counts, columns = new.mask.sum(dim=1, keepdim=True), torch.arange(packed_ids.shape[1], device=packed_ids.device)
+        fresh, keep = columns >= len(columns) - counts, max(int(counts.max()), 1)
+        packed = reader.encode(new._replace(ids=packed_ids, mask=packed_mask, keep=keep, fresh=fresh))
         self.valid = packed_mask
         logits = packed.new_zeros(*new.ids.shape, packed.shape[-1])
         for row, valid in enumerate(new.mask):

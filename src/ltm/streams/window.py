@@ -30,7 +30,9 @@ class Window(NamedTuple):
 
     ids: int64 [batch, new tokens]; mask: bool [batch, held + new tokens], False = padding; keys and values of the held
     tokens are in stream.caches (stream None: nothing is held or kept); rows: int64 [batch], each row's row of the
-    memory; keep: only the last so many tokens' logits, 0 for all; memory: what was read before, None where it is off.
+    memory; keep: only the last so many tokens' logits, 0 for all; memory: what was read before, None where it is off;
+    fresh: bool [batch, columns of ids], tokens that came now, the others being context that is encoded anew (None: all
+    that mask has).
     """
 
     ids: Tensor
@@ -39,17 +41,21 @@ class Window(NamedTuple):
     rows: Tensor
     keep: int = 0
     memory: Any = None
+    fresh: Tensor | None = None
 
 
 class WindowReader(Protocol):
     """What a stream asks of the method whose window it is.
 
-    slides: the backbone has layers with a sliding window of their own; tracing: the trace that wants every token, if
+    slides: the backbone has layers with a sliding window of their own; weighs_every_token: what is given depends on how
+    well each earlier token was predicted, so that none is passed over; tracing: the trace that wants every token, if
     there is one.
     """
 
     @property
     def slides(self) -> bool: ...
+    @property
+    def weighs_every_token(self) -> bool: ...
     @property
     def tracing(self) -> Any: ...
     def encode(self, window: Window) -> Tensor: ...

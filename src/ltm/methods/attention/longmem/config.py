@@ -37,6 +37,10 @@ class LongMemConfig(RecentFields, BankFields):
     pointer_trust: float = 0.0
     """Added to the pointer's log-odds: 3 makes copying about 20 times as likely where it was unlikely, -20 shuts the
     pointer. For use, not for training; 0 suits text, questions and recall (docs/results.md)."""
+    backbone_share: bool = False
+    """Mix the frozen backbone's own words into the SideNet's, by a share that follows how well each predicts the text
+    (ours; a running Bayes mixture); what is copied comes on top. Not in training. A prompt then costs two heads for
+    every token, where one for the last would do."""
     fusion: Literal["gate", "softmax"] = "gate"
     """'gate': two softmaxes mixed by a learned gate a head (paper); 'softmax': one softmax over both."""
     start: Literal["identity", "paper"] = "identity"
@@ -108,4 +112,5 @@ class LongMemConfig(RecentFields, BankFields):
             segment_size=8,
             local_window=12,
             start="paper",
+            backbone_share=True,
         )

@@ -2,6 +2,10 @@
 
 How a token is scored: the backbone runs over the local window; its hidden states drive the SideNet, whose memory layer
 attends locally and over the chunks that it retrieves; the SideNet's output goes through the backbone's head.
+How a token is scored with `backbone_share`: the backbone's own words are mixed into the SideNet's, before the pointer
+copies, by shares that a stream learns: see `mixture`. Evidence is every token of the stream but its first, once, as it
+was predicted when it came: also what stood before the last logits where only these are asked for, so that a prompt
+leaves the same state whole or in pieces; not what was read, nor what a window that has moved on encodes anew.
 How a token is remembered: in segments of `segment_size` tokens, each encoded on its own from position 0 by the
 backbone up to the memory layer; that layer's keys (position-free) and values go to the bank, after the segment was
 scored, so that a token remembers only earlier segments.
@@ -31,12 +35,16 @@ from ltm.bank import LayeredBank
 from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.methods.attention.base import BankReader, Scored
 from ltm.methods.attention.longmem.config import LongMemConfig
+from ltm.methods.attention.longmem.mixture import Evidence, mix_with_backbone
 from ltm.methods.attention.longmem.reader import SideNetDriver, copy_from_memory, recent_ids
 from ltm.methods.attention.longmem.sidenet import SideNet
 from ltm.methods.attention.memory_reader import KeyValueTap, MemoryReader
 from ltm.methods.method import Card
 from ltm.methods.registry import register
-from ltm.streams import Window
+from ltm.streams import Stream, Window
+
+EVIDENCE = ("backbone_weights", "backbone_ratio")
+"""Under which names a stream carries the parts of `Evidence`."""
 
 
 @register("longmem")
@@ -64,6 +72,7 @@ class LongMem(BankReader):
         super().__init__(backbone, config, memory_layer=layer, chunk_size=config.chunk_size, shared_memory=shared)
         self.sidenet = SideNet(backbone.view, config).to(backbone.device)
         self.uses_memory = config.use_memory
+        self.weighs_every_token = config.backbone_share
 
     @property
     def trained_module(self) -> nn.Module:
@@ -77,7 +86,10 @@ class LongMem(BankReader):
     def score(self, window: Window) -> Scored:
         past, stream = self.past_of(window), window.stream
         driver = self._driver(past, None if stream is None else stream.caches[1])
-        logits, keys, values = self.run((driver,), window)
+        if stream is not None and self.weighs_every_token:
+            logits, keys, values = self._run_with_backbone(driver, window, stream)
+        else:
+            logits, keys, values = self.run((driver,), window)
         if isinstance(driver.observer, KeyValueTap):
             assert driver.observer.keys is not None and driver.observer.values is not None
             keys, values = driver.observer.keys, driver.observer.values
@@ -87,6 +99,23 @@ class LongMem(BankReader):
             recent = recent_ids(ids, mask[:, -ids.shape[1] :], before, logits.shape[1])
             logits = self._copy(logits, driver, keys, recent, past)
         return Scored(logits, keys, values)
+
+    def _run_with_backbone(self, driver: SideNetDriver, window: Window, stream: Stream) -> Scored:
+        """`run`, with the backbone's own words mixed in, and what the new tokens tell of either noted in the stream."""
+        driver.backbone_norm = self.backbone.view.final_norm
+        fresh = window.mask[:, -window.ids.shape[1] :] if window.fresh is None else window.fresh
+        columns = fresh.shape[1] - int(fresh.int().argmax(dim=1).min())  # from the first new token of any row on
+        columns = max(columns, window.keep or fresh.shape[1])
+        noted = 0 if self.tracing is None else len(self.tracing.steps)
+        logits, keys, values = self.run((driver,), window._replace(keep=columns))
+        side, backbone = logits.chunk(2)
+        ids, fresh = window.ids[:, -columns:], fresh[:, -columns:]
+        held = [stream.carried[name] for name in EVIDENCE if name in stream.carried]
+        mixed, shares, evidence = mix_with_backbone(side, backbone, ids, fresh, Evidence(*held) if held else None)
+        stream.carried.update(zip(EVIDENCE, evidence, strict=True))
+        if self.tracing is not None:
+            self.tracing.scale(1 - shares, since=noted)
+        return Scored(mixed[:, -window.keep :], keys, values)
 
     def _driver(self, past: LayeredBank | None, cache: Any, stop: bool = False) -> SideNetDriver:
         """The SideNet beside the backbone, reading from a past; coupled, with its own keys and values observed."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltm.attention import Plugin
 from ltm.bank import LayeredBank
@@ -21,6 +21,8 @@ class SideNetDriver(Plugin):
     """Collects what the SideNet needs while the backbone runs; its output takes the place of the backbone's.
 
     stop: the SideNet runs as soon as it has what its memory layer needs, and the observer ends the pass there.
+    backbone_norm: the backbone's final norm; the backbone's own output then follows the SideNet's as further rows, so
+    that one pass of the head, whose matrix is read once, gives the logits of both: [2 * batch, tokens, vocab].
     """
 
     def __init__(
@@ -32,7 +34,9 @@ class SideNetDriver(Plugin):
         cache: Cache | None,
         observer: Plugin | None = None,
         stop: bool = False,
+        backbone_norm: nn.Module | None = None,
     ):
+        self.backbone_norm = backbone_norm
         self.sidenet, self.reader, self.cache, self.observer = sidenet, reader, cache, observer
         self.tied_layers = range(0, num_layers, config.reduction_factor)
         self.copied_layers = config.copied_layers(num_layers)
@@ -54,7 +58,10 @@ class SideNetDriver(Plugin):
 
     def finish(self, hidden: Tensor) -> Tensor:
         self.output = self.sidenet([*self.states, hidden], self.calls, self.reader, self.cache, self.observer)
-        return self.output.to(hidden.dtype)
+        output = self.output.to(hidden.dtype)
+        if self.backbone_norm is None:
+            return output
+        return torch.cat((output, self.backbone_norm.forward(hidden)))  # forward: without the hook that led here
 
 
 def copy_from_memory(

@@ -20,6 +20,8 @@ class NGramConfig(WindowFields, BudgetFields):
     inner: str | None = None
     """Directory of trained weights of the method whose words are mixed with, its own memory off; None: the
     backbone's."""
+    backbone_share: bool | None = None
+    """Whether the inner method mixes the backbone's words into its own (`LongMemConfig`); None: as it was saved."""
     window_counts: bool = True
     """Also count what still stands in the window; off: only what was read and what has left the window."""
 

@@ -64,7 +64,10 @@ class NGram(Reader):
         super().__init__(backbone, config)
         self.weights = np.array(WEIGHTS)[: config.max_length]  # [max_length, buckets]
         window: dict[str, Any] = {"local_window": config.local_window, "stride": config.stride}
+        if config.backbone_share is not None:
+            window["backbone_share"] = config.backbone_share
         self.inner = None if config.inner is None else load_method(backbone, config.inner, **window)
+        self.weighs_every_token = self.inner is not None and self.inner.weighs_every_token
 
     # scoring
 
