@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ltm.backbone import load_backbone
 from ltm.bank import Bank
 from ltm.errors import ConfigError, LtmError
 from ltm.methods import create_method
+from ltm.notes.store import NoteStore
 from ltm.text.asking import UNKNOWN, Asking, fitting, prompt_text
 from ltm.text.recall import Recall
 from ltm.text.session import Session
@@ -146,3 +149,23 @@ def test_bad_ways_of_asking_are_told(read):
 def test_nothing_read_is_nothing_found(session):
     answer = session.ask("Who?", max_new_tokens=2)
     assert answer.found == [] and answer.recalled == []
+
+
+def test_what_another_process_deleted_is_not_written_again(read, tmp_path):
+    read.save(tmp_path / "bank")
+    bank = Bank.load(tmp_path / "bank")
+    bank.delete_document(bank.documents[1].id)
+    bank.save(tmp_path / "bank")
+    read.recall.add(7, "more", "Something new, so that there is much to write. " * 9)
+    read.recall.save(tmp_path / "bank", read.bank)
+    assert not (tmp_path / "bank" / "passages").exists()
+
+
+def test_passages_that_say_something_else_are_made_anew(read, longmem, tmp_path):
+    read.save(tmp_path / "bank")
+    store = NoteStore.open(tmp_path / "bank" / "passages")
+    (note,) = [note for note in store[0].notes() if "Boris" in note.text]
+    store[0].put(replace(note, text=note.text.replace("Boris", "Mallory")))
+    store.close()
+    found = Session(longmem, path=tmp_path / "bank", encoder=None).recall.find("Who keeps bees?")
+    assert "Boris" in found.found[0].text

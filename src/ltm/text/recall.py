@@ -14,22 +14,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from sqlite3 import Error
 from typing import TYPE_CHECKING, Literal
 
 from ltm.bank.disk.file_names import PASSAGES
+from ltm.bank.disk.lock import WriteLock
+from ltm.bank.disk.manifest_file import read_head
 from ltm.configs import NUM_PASSAGES
 from ltm.data.passages import Passage
 from ltm.errors import LtmError
 from ltm.methods.retrieval.base import Ranked, by_score, ranked_lists
 from ltm.methods.retrieval.rag import Rag, RagConfig
 from ltm.notes.encoder import installed_encoder
-from ltm.notes.records import Found
+from ltm.notes.records import Event, Found
 from ltm.notes.row import NoteRow
 from ltm.notes.search import By, vectors_of
 from ltm.notes.splitting import sentences
-from ltm.notes.store import NoteStore
+from ltm.notes.store import FILE, NoteStore
 from ltm.text.means import Means
 
 if TYPE_CHECKING:
@@ -47,11 +51,11 @@ HEADING_WORDS, _STOPS = 12, ".!?\"'”’"
 """What is no longer, and ends with no stop, is a heading of what follows."""
 FEW_WORDS = 1 / 3
 """Share of a question's words below which sentences are compared by meaning."""
-SURE = (-11.7, 6.7, 16.8)
+SURE = (-11.4, 6.9, 14.1)
 """Log-odds that what was found answers the question: a constant, for the share of its words that the best passages
 hold, for the best cosine. Logistic regression on 600 SQuAD questions, half of them on other articles than were
 read (benchmarks/measurements/recall_search.py)."""
-SURE_BY_WORDS = (-6.9, 10.5)
+SURE_BY_WORDS = (-5.6, 8.3)
 """The same where there are no vectors."""
 
 
@@ -127,28 +131,32 @@ class Recall:
 
     def load(self, path: Path, bank: Bank) -> None:
         """What `save` wrote beside a bank, as far as it is this bank's and was made in the same way."""
-        if not NoteStore.exists(path / PASSAGES):
+        file = path / PASSAGES / FILE
+        if not NoteStore.exists(path / PASSAGES) or file.is_symlink() or file.parent.is_symlink():
             return
-        store = NoteStore.load(path / PASSAGES)
-        try:
+        with suppress(LtmError, OSError, Error):  # damaged, or another encoder's: it is made anew
+            store = NoteStore.load(path / PASSAGES)
             self.retriever.check_memory(store)
-        except LtmError:  # another encoder's
-            return
-        if store.facts.get("bank") != bank.uuid:
-            return
-        self._use(store)
-        for event in store[0].events():
-            document = int(event.source)
-            if document not in bank.document_registry or bank.document_text(document) != event.text:
-                self.forget(document)
+            if store.facts.get("bank") == bank.uuid and _says_what_it_cites(store[0]):
+                self._use(store)
+                for event in store[0].events():
+                    if not _is_in(bank, event):
+                        self.forget(int(event.source))
 
     def save(self, path: Path, bank: Bank, *, much: bool = False) -> None:
-        """Write the store beside a bank that is saved there; much: only where a quarter of it or more is new."""
-        if much and self._unsaved * 4 < self._chars:
+        """Write the store beside a bank that is saved there; much: only where a quarter of it or more is new.
+
+        Nothing is written beside a bank that another process has changed since: what was deleted there must not come
+        back. What cannot be written is made again the next time.
+        """
+        if much and self._unsaved * 4 <= self._chars:
             return
-        self.store.set_fact("bank", bank.uuid)
-        self.store.save(path / PASSAGES)
-        self._chars, self._unsaved = self._chars + self._unsaved, 0
+        with suppress(LtmError, OSError, Error), WriteLock(path):
+            if read_head(path).revision != bank.saved_revisions.get(path.resolve()):
+                return
+            self.store.set_fact("bank", bank.uuid)
+            self.store.save(path / PASSAGES)
+            self._chars, self._unsaved = self._chars + self._unsaved, 0
 
     # finding
 
@@ -221,6 +229,18 @@ class Recall:
 def _evidence(question: str, lists: Mapping[By, Ranked], best: Sequence[Found], notes: NoteRow) -> list[float]:
     covered = notes.coverage(question, [one.note.id for one in best])
     return [covered, *(own[0][1] for by, own in lists.items() if by == "meaning" and own)]
+
+
+def _is_in(bank: Bank, event: Event) -> bool:
+    """Whether a bank still has what an event says."""
+    document = int(event.source)
+    return document in bank.document_registry and bank.document_text(document) == event.text
+
+
+def _says_what_it_cites(notes: NoteRow) -> bool:
+    """Whether every passage is what stands at its place: a bank may come from anywhere."""
+    texts = {event.id: event.text for event in notes.events()}
+    return all(note.text == texts[cite.event][cite.start : cite.end] for note in notes.notes() for cite in note.cites)
 
 
 def _with_headings(text: str) -> list[tuple[int, int]]:
