@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ltm.bank import Bank, BankConfig, joint_search
+from ltm.bank import following as following_module
 from ltm.errors import BankError
 
 HEADS, DIM = 2, 4
@@ -119,8 +120,10 @@ def naive_run(chunks, at, recent):
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3])
 @pytest.mark.parametrize("length", [1, 4, 7])
-def test_runs_equal_the_naive_ones(chunk_size, length):
+@pytest.mark.parametrize("few", [0, 20, 2048])  # one token back at a time, all at once, and first the one
+def test_runs_equal_the_naive_ones(monkeypatch, chunk_size, length, few):
     """Documents, short chunks, and a ring that has wrapped around."""
+    monkeypatch.setattr(following_module, "FEW", few)
     generator = torch.Generator().manual_seed(length)
     memory, chunks = bank(chunk_size=chunk_size, memory_size=20), []
     for name, tokens in (("a", 9), ("a", 5), ("b", 8), ("b", 4)):

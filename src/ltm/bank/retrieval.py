@@ -138,11 +138,12 @@ def gather_keys(
     batch, _, tokens, top_k = found.indices.shape
     slots = top_k * layout.chunk_size
     by_head = (batch, layout.num_kv_heads, tokens * top_k, layout.chunk_size * layout.head_dim)
-    keys = torch.zeros(by_head, dtype=layout.dtype, device=layout.device)
+    keys = torch.empty(by_head, dtype=layout.dtype, device=layout.device)
     next_ids = torch.full((batch, tokens, slots), -1, dtype=torch.int64, device=layout.device)
     runs = torch.zeros_like(next_ids)
     for row, members in groups:
         if not row.num_chunks:
+            keys[members] = 0
             continue
         for member in members:
             indices = found.indices[member, 0]  # [tokens, top_k]
