@@ -32,7 +32,7 @@ from ltm.notes.row import NoteRow
 from ltm.notes.search import fuse
 from ltm.tasks.data import DataSource
 from ltm.tasks.reading import Question, load_questions, normalize_answer, split_by_title
-from ltm.text.recall import Recall
+from ltm.text.recall import PassageRecall
 
 COUNTS = (1, 3, 10)
 
@@ -93,7 +93,7 @@ def load_conversations(data: DataSource) -> list[dict[str, Any]]:
     return json.loads(gzip.decompress((data.folder / "locomo" / "locomo10.json.gz").read_bytes()))[:3]
 
 
-def conversation(sample: dict[str, Any]) -> tuple[Recall, list[Asked]]:
+def conversation(sample: dict[str, Any]) -> tuple[PassageRecall, list[Asked]]:
     """One conversation, a turn a paragraph, and its questions with their evidence."""
     spoken, text, places = sample["conversation"], "", {}
     sessions = sorted((name for name in spoken if re.fullmatch(r"session_\d+", name)), key=lambda n: int(n[8:]))
@@ -115,8 +115,8 @@ def evidence(spans: list[tuple[int, int]]) -> Callable[[Sequence[Passage]], floa
     return share
 
 
-def made(texts: dict[str, str], encoder: str | None) -> Recall:
-    recall = Recall(encoder)
+def made(texts: dict[str, str], encoder: str | None) -> PassageRecall:
+    recall = PassageRecall(encoder)
     for number, (name, text) in enumerate(texts.items()):
         recall.add(number, name, text)
     return recall
@@ -158,7 +158,7 @@ WAYS: dict[str, Callable[[dict[Any, Ranked], NoteRow], list[int]]] = {
 }
 
 
-def shares(sets: Sequence[tuple[Recall, list[Asked]]], join: Callable[..., list[int]]) -> list[float]:
+def shares(sets: Sequence[tuple[PassageRecall, list[Asked]]], join: Callable[..., list[int]]) -> list[float]:
     """The mean share held by the first 1, 3, 10 passages."""
     held = []
     for recall, asked in sets:
@@ -177,7 +177,7 @@ def with_spans(notes: NoteRow, ids: Sequence[int]) -> list[tuple[Any, tuple[int,
 # confidence
 
 
-def confidence(recall: Recall, near: Sequence[Asked], away: Sequence[Asked]) -> dict[str, Any]:
+def confidence(recall: PassageRecall, near: Sequence[Asked], away: Sequence[Asked]) -> dict[str, Any]:
     """Weights of a logistic regression, its area under the curve, and what thresholds keep out."""
     figures, right = [], []
     for one, known in [(q, True) for q in near] + [(q, False) for q in away]:

@@ -69,12 +69,12 @@ class Recalled:
     confidence: float | None = None
 
 
-class Recall:
+class PassageRecall:
     """Finds passages in the texts of one row of a bank.
 
     encoder: a name for `load_encoder`, "auto" for MiniLM where it is installed, None to find by words and keys alone.
 
-    >>> recall = Recall(None)
+    >>> recall = PassageRecall(None)
     >>> recall.add(0, "letter", "The key is under the mat. The mat is red.")
     >>> recall.find("Where is the key?").shown[0].text
     'The key is under the mat.'

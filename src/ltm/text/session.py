@@ -33,7 +33,7 @@ from ltm.text.asking import UNKNOWN, Asking, check_given, fitting, instruction_o
 from ltm.text.generation import OnText, Sampling, end_tokens, generate, plain_ids, question_ids
 from ltm.text.moved import Moved, words_moved
 from ltm.text.prefix import KeptPrefix, shared_prefix
-from ltm.text.recall import WINDOW_SHARE, Recall, Recalled
+from ltm.text.recall import WINDOW_SHARE, PassageRecall, Recalled
 
 if TYPE_CHECKING:
     from ltm.methods.trace import UsedChunk
@@ -124,7 +124,7 @@ class Session:
         self.tokenizer: Any = method.backbone.tokenizer if tokenizer is None else tokenizer
         self.path = None if path is None else Path(path)
         self.encoder = encoder
-        self._recall: Recall | None = None
+        self._recall: PassageRecall | None = None
         self._prefix = KeptPrefix()
         self._unnoted: list[tuple[DocumentInfo, str]] = []  # documents of a memory that does not note them
         if self.tokenizer is None:
@@ -450,13 +450,13 @@ class Session:
     # recall
 
     @property
-    def recall(self) -> Recall | None:
+    def recall(self) -> PassageRecall | None:
         """What finds passages in the texts of the bank, up to date with it; None where the method keeps none."""
         if not self.method.keeps_bank:
             return None
         bank = self.memory.bank
         if self._recall is None:
-            self._recall = Recall(self.encoder)
+            self._recall = PassageRecall(self.encoder)
             if bank is not None and self.path is not None:
                 self._recall.load(self.path, bank)
         if bank is not None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm.tasks.ask.readings import Asked, Reading, ReadingUnit
+from ltm.tasks.ask.readings import Asked, AskedReading, ReadingUnit
 from ltm.tasks.comma_lists import numbers
 from ltm.tasks.facts import MATERIALS, OBJECTS, Fact, TwoHop, draw_facts, draw_two_hops
 from ltm.tasks.recall_text import Haystack
@@ -63,7 +63,7 @@ def _books(data: DataSource, chars: int) -> list[str]:
     return texts
 
 
-def _reading(tokenizer: Any, haystack: Haystack, length: int, count: int, draw: random.Random) -> Reading:
+def _reading(tokenizer: Any, haystack: Haystack, length: int, count: int, draw: random.Random) -> AskedReading:
     told = tell(count, haystack.words - MATERIALS - OBJECTS, draw)
     room = length - sum(len(tokenizer(text)["input_ids"]) for text in told.sentences)
     cuts = sorted(draw.sample(range(1, room), len(told.sentences)))
@@ -75,7 +75,7 @@ def _reading(tokenizer: Any, haystack: Haystack, length: int, count: int, draw: 
         text = f"{text} {sentence} {piece.strip()}"
     asked = [_with_gold(one, places, gold) for one, places in told.questions]
     passages = [part for part in re.split(r"\n\s*\n", text) if part.strip()]
-    return Reading([("book", text)], passages, asked)
+    return AskedReading([("book", text)], passages, asked)
 
 
 def tell(count: int, taken: set[str], draw: random.Random) -> Told:

@@ -31,7 +31,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Reading:
+class AskedReading:
     """documents: (name, text) in the order in which they are read; passages: what they are made of, for the arm that
     shows some at random; asked: the questions."""
 
@@ -52,7 +52,7 @@ class ReadingUnit:
 
     key: str
     text: str
-    readings: Sequence[Reading] = field(repr=False)
+    readings: Sequence[AskedReading] = field(repr=False)
     length: int | None = None
 
 

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 
 from ltm.errors import ConfigError
 from ltm.tasks.ask.planted import planted
-from ltm.tasks.ask.readings import Asked, Reading, ReadingUnit, holds
+from ltm.tasks.ask.readings import Asked, AskedReading, ReadingUnit, holds
 from ltm.tasks.ask.tables import table
 from ltm.tasks.ask.texts import SOURCES
 from ltm.tasks.base import Record, Row, Speaker, Task, Unit
@@ -142,7 +142,7 @@ class Ask(Task):
         """Whether an arm needs what was read; a method that cannot hold it may be asked under the others."""
         return any(arm in RECALL for arm in words(self.config.arms))
 
-    def _ask(self, session: Speaker, reading: Reading, arm: str, about: dict[str, Any]) -> list[Record]:
+    def _ask(self, session: Speaker, reading: AskedReading, arm: str, about: dict[str, Any]) -> list[Record]:
         """A record for each question; none where the arm cannot be: the whole text does not fit, or there is no gold
         passage. What cannot be answered is asked where something is looked for, to see how sure of it that is."""
         if arm == "full" and not self._fits(session, reading):
@@ -178,12 +178,12 @@ class Ask(Task):
         (nats,) = session.answer_likelihoods(asked.question, [answer], given=given, **put)
         return nats / len(text_tokens(self.tokenizer, answer))
 
-    def _fits(self, session: Speaker, reading: Reading) -> bool:
+    def _fits(self, session: Speaker, reading: AskedReading) -> bool:
         limit = session.window
         return limit is None or len(text_tokens(self.tokenizer, reading.text)) + SPARE_TOKENS <= limit
 
 
-def _given(arm: str, reading: Reading, asked: Sequence[Asked], seed: str) -> list[list[str]] | None:
+def _given(arm: str, reading: AskedReading, asked: Sequence[Asked], seed: str) -> list[list[str]] | None:
     """What stands before each question; None: the session looks for itself, or nothing does."""
     if arm == "gold":
         return [list(one.gold) for one in asked]
@@ -195,7 +195,7 @@ def _given(arm: str, reading: Reading, asked: Sequence[Asked], seed: str) -> lis
     return None
 
 
-def _others(reading: Reading, asked: Asked, draw: random.Random) -> list[str]:
+def _others(reading: AskedReading, asked: Asked, draw: random.Random) -> list[str]:
     """Passages of the reading that are not gold, in the order of the text."""
     others = [passage for passage in reading.passages if passage not in asked.gold]
     places = sorted(draw.sample(range(len(others)), min(NUM_RANDOM, len(others))))

@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ltm.tasks.ask.readings import Asked, Reading, ReadingUnit, drawn
+from ltm.tasks.ask.readings import Asked, AskedReading, ReadingUnit, drawn
 from ltm.tasks.reading import Question, load_questions, split_by_title
 from ltm.tasks.scoring import text_tokens
 
@@ -63,7 +63,7 @@ def many(config: AskConfig, data: DataSource, tokenizer: Any) -> Iterator[Readin
     if config.foreign and unread:
         asked += _foreign({t: asked_half[t] for t in unread}, set(), len(asked), f"ask:{config.seed}:many")
     passages = [passage for own in read.values() for passage in _passages(own)]
-    reading = Reading(documents, passages, asked)
+    reading = AskedReading(documents, passages, asked)
     yield ReadingUnit("many", "many", [reading], config.max_tokens)
 
 
@@ -79,13 +79,13 @@ def locomo(config: AskConfig, data: DataSource, tokenizer: Any) -> Iterator[Read
             documents.append((f"session {number}, {date}", "\n".join(own.values())))
         asked = [_of_talk(number, qa, turns) for number, qa in enumerate(sample["qa"])]
         own_asked = drawn(asked, config.questions, f"ask:{config.seed}:{sample['sample_id']}")
-        reading = Reading(documents, list(turns.values()), own_asked)
+        reading = AskedReading(documents, list(turns.values()), own_asked)
         yield ReadingUnit(f"locomo/{sample['sample_id']}", "locomo", [reading])
 
 
 def babi(config: AskConfig, data: DataSource, tokenizer: Any) -> Iterator[ReadingUnit]:
     """A task with as many stories as questions are asked; each is a reading of its own. The kind is the task."""
-    by_task: dict[str, list[Reading]] = {}
+    by_task: dict[str, list[AskedReading]] = {}
     for place, story in enumerate(data.json_lines("babi", "en-test.jsonl.gz")):
         by_task.setdefault(story["task"], []).append(_story(story, place))
     for task in sorted(by_task, key=int):
@@ -103,7 +103,7 @@ def qmsum(config: AskConfig, data: DataSource, tokenizer: Any) -> Iterator[Readi
             for place, one in enumerate(meeting["specific_query_list"])
         ]
         asked = drawn(asked, config.questions, f"ask:{config.seed}:qmsum:{number}")
-        reading = Reading([(f"meeting {number}", "\n".join(turns))], [_cut(turn) for turn in turns], asked)
+        reading = AskedReading([(f"meeting {number}", "\n".join(turns))], [_cut(turn) for turn in turns], asked)
         yield ReadingUnit(f"qmsum/{number}", "qmsum", [reading])
 
 
@@ -125,9 +125,9 @@ def _order(articles: dict[str, list[Question]], what: str, seed: int) -> list[st
     return titles
 
 
-def _article(title: str, questions: Sequence[Question], asked: Sequence[Asked]) -> Reading:
+def _article(title: str, questions: Sequence[Question], asked: Sequence[Asked]) -> AskedReading:
     passages = _passages(questions)
-    return Reading([(_name(title), "\n\n".join(passages))], passages, asked)
+    return AskedReading([(_name(title), "\n\n".join(passages))], passages, asked)
 
 
 def _passages(questions: Sequence[Question]) -> list[str]:
@@ -161,7 +161,7 @@ def _of_talk(number: int, qa: dict[str, Any], turns: dict[str, str]) -> Asked:
     return Asked(f"{number}", qa["question"], answers, gold, f"category {qa['category']}")
 
 
-def _story(story: dict[str, Any], place: int) -> Reading:
+def _story(story: dict[str, Any], place: int) -> AskedReading:
     """A story up to its last question."""
     last = max(number for number, line in enumerate(story["lines"]) if "question" in line)
     told = {line["n"]: line["text"] for line in story["lines"][:last] if "text" in line}
@@ -169,7 +169,7 @@ def _story(story: dict[str, Any], place: int) -> Reading:
     gold = ("\n".join(told[n] for n in asked["supporting"] if n in told),)
     answers = (asked["answer"].replace(",", ", "),)
     one = Asked(f"babi-{place}", asked["question"], answers, gold, f"task {story['task']}")
-    return Reading([(f"story {place}", "\n".join(told.values()))], list(told.values()), [one])
+    return AskedReading([(f"story {place}", "\n".join(told.values()))], list(told.values()), [one])
 
 
 def _spans(turns: Sequence[str], spans: Sequence[Sequence[str]]) -> tuple[str, ...]:

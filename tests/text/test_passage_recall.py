@@ -12,7 +12,7 @@ from ltm.errors import ConfigError, LtmError
 from ltm.methods import create_method
 from ltm.notes.store import NoteStore
 from ltm.text.asking import UNKNOWN, Asking, fitting, prompt_text
-from ltm.text.recall import Recall
+from ltm.text.recall import PassageRecall
 from ltm.text.session import Session
 
 HARBOUR = "The lighthouse was built in 1874 by Pedro Alves. It is forty metres high. Boats see it from afar."
@@ -77,7 +77,7 @@ def test_a_bank_that_deletes_by_itself_leaves_no_passage_of_it(read, tmp_path):
 def test_a_saved_bank_is_opened_with_its_passages(read, longmem, tmp_path, monkeypatch):
     read.save(tmp_path / "bank")
     other = Session(longmem, path=tmp_path / "bank", encoder=None)
-    monkeypatch.setattr(Recall, "add", lambda *_: pytest.fail("read anew"))
+    monkeypatch.setattr(PassageRecall, "add", lambda *_: pytest.fail("read anew"))
     assert other.recall.find("Who keeps bees?").found[0].document == "bees"
 
 
