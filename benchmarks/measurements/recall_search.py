@@ -12,7 +12,6 @@ benchmarks/results/recall_search.json.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import random
 import re
@@ -26,12 +25,12 @@ import torch
 from common import machine, print_table, write_result
 
 from ltm.data.passages import Passage
-from ltm.methods.retrieval import base
 from ltm.methods.retrieval.base import Ranked, by_score, ranked_lists
 from ltm.notes.row import NoteRow
 from ltm.notes.search import fuse
+from ltm.tasks.ask.readings import holds
 from ltm.tasks.data import DataSource
-from ltm.tasks.reading import Question, load_questions, normalize_answer, split_by_title
+from ltm.tasks.reading import Question, load_questions, split_by_title
 from ltm.text.recall import PassageRecall
 
 COUNTS = (1, 3, 10)
@@ -78,19 +77,18 @@ def squad(data: DataSource, count: int) -> tuple[list[Asked], list[Asked], dict[
 
     def drawn(own: Sequence[str]) -> list[Asked]:
         chosen = [question for question in shown if question.title in own]
-        return [Asked(q.question, holds(q)) for q in random.Random("recall").sample(chosen, count)]
+        return [Asked(q.question, answered(q)) for q in random.Random("recall").sample(chosen, count)]
 
     texts = {title: "\n\n".join(dict.fromkeys(q.passage for q in shown if q.title == title)) for title in titles[:8]}
     return drawn(titles[:8]), drawn(titles[8:16]), texts
 
 
-def holds(question: Question) -> Callable[[Sequence[Passage]], float]:
-    answers = [f" {normalize_answer(answer)} " for answer in question.answers]
-    return lambda passages: float(any(a in f" {normalize_answer(p.text)} " for p in passages for a in answers))
+def answered(question: Question) -> Callable[[Sequence[Passage]], float]:
+    return lambda passages: float(any(holds(passage.text, question.answers) for passage in passages))
 
 
 def load_conversations(data: DataSource) -> list[dict[str, Any]]:
-    return json.loads(gzip.decompress((data.folder / "locomo" / "locomo10.json.gz").read_bytes()))[:3]
+    return json.loads(data.text("locomo", "locomo10.json.gz"))[:3]
 
 
 def conversation(sample: dict[str, Any]) -> tuple[PassageRecall, list[Asked]]:
@@ -131,20 +129,12 @@ def by_rank(lists: dict[Any, Ranked], notes: NoteRow) -> list[int]:
 
 def by_rank_around(lists: dict[Any, Ranked], notes: NoteRow) -> list[int]:
     """Four lists: words, meaning, and both with half of the neighbours' score."""
-    around = {f"{by} around": with_share({by: own}, notes, 0.5) for by, own in lists.items()}
+    around = {f"{by} around": by_score({by: own}, notes, 0.5) for by, own in lists.items()}
     return [note for note, _, _ in fuse({by: [n for n, _ in own] for by, own in (lists | around).items()}, 10)]
 
 
-def with_share(lists: dict[Any, Ranked], notes: NoteRow, share: float) -> Ranked:
-    before, base.NEIGHBOUR_SHARE = base.NEIGHBOUR_SHARE, share
-    try:
-        return by_score(lists, notes)
-    finally:
-        base.NEIGHBOUR_SHARE = before
-
-
 def scored(share: float) -> Callable[[dict[Any, Ranked], NoteRow], list[int]]:
-    return lambda lists, notes: [note for note, _ in with_share(lists, notes, share)]
+    return lambda lists, notes: [note for note, _ in by_score(lists, notes, share)]
 
 
 WAYS: dict[str, Callable[[dict[Any, Ranked], NoteRow], list[int]]] = {
@@ -182,7 +172,7 @@ def confidence(recall: PassageRecall, near: Sequence[Asked], away: Sequence[Aske
     figures, right = [], []
     for one, known in [(q, True) for q in near] + [(q, False) for q in away]:
         found = recall.find(one.question)
-        figures.append([1.0, *recall.evidence(one.question)])
+        figures.append([1.0, *found.evidence])
         right.append(known and one.held(found.found[:3]) > 0)
     x, y = np.array(figures), np.array(right, dtype=float)
     weights = np.zeros(x.shape[1])

@@ -11,7 +11,7 @@ from ltm.errors import LtmError
 from ltm.notes.database import Database
 from ltm.notes.records import Cite, Event, Forgotten, Found, Note, cites_of
 from ltm.notes.row_tables import RowTables
-from ltm.notes.search import By, RowSearch
+from ltm.notes.search import By, RowSearch, WeighedWords
 from ltm.notes.vectors import VectorCache
 
 if TYPE_CHECKING:
@@ -166,14 +166,9 @@ class NoteRow:
         """Ids and scores alone, best first, by "words" or by "meaning"; for callers that fuse lists of their own."""
         return self._search.ranked(query, count, by, kind)
 
-    def coverage(self, query: str, notes: Sequence[int]) -> float:
-        """How much of a query's words these notes hold, 0 to 1, each word weighed by how rare it is among all notes
-        (log of (notes + 1) / (notes with it + 1/2)), function words left out; 0 where no word says anything."""
-        return self._search.coverage(query, notes)
-
-    def shares(self, query: str, texts: Sequence[str]) -> list[float]:
-        """How much of a query's words each text holds as they are spelled, 0 to 1, weighed as in `coverage`."""
-        return self._search.shares(query, texts)
+    def weighed_words(self, query: str) -> WeighedWords:
+        """A query's words by how rare they are among all notes, to see how much of it notes or texts hold."""
+        return self._search.weighed_words(query)
 
     def embed(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Make the vectors that are missing, of notes that are new, changed, or were embedded by another encoder. A

@@ -89,12 +89,6 @@ class RowTables:
         self.database.run(f"INSERT INTO {self.words} (rowid, searched) VALUES (?, ?)", (written, note.searched))
         return written
 
-    def numbers_of(self, notes: Sequence[int]) -> set[int]:
-        """The places in the word index of the notes of these ids that are there."""
-        marks = ",".join("?" * len(notes))
-        rows = self.database.run(f"SELECT number FROM notes WHERE row = ? AND id IN ({marks})", (self.row, *notes))
-        return {number for (number,) in rows}
-
     def take_out(self, number: int, note: Note, keep_vector: bool = False) -> None:
         """Take a note out of every table and index; links to it stay."""
         self.database.run(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,28 @@ _FUNCTION_WORDS = frozenset(
     )
 )
 """Say nothing of what a text is about; a short text may lack them all the same, and then they would look rare."""
+
+
+class WeighedWords(NamedTuple):
+    """The words of a query but function words: the ids of the notes that hold each, stemmed, and how rare it is among
+    all notes, log of (notes + 1) / (notes with it + 1/2)."""
+
+    holding: Mapping[str, Set[int]]
+    rarities: Mapping[str, float]
+
+    def in_notes(self, notes: Iterable[int]) -> float:
+        """How much of the query these notes hold together, 0 to 1, by rarity; 0 where no word says anything."""
+        wanted = set(notes)
+        return self._share(word for word, holding in self.holding.items() if holding & wanted)
+
+    def in_text(self, text: str) -> float:
+        """How much of the query a text holds as it is spelled."""
+        said = set(_words(text))
+        return self._share(word for word in self.rarities if word in said)
+
+    def _share(self, words: Iterable[str]) -> float:
+        whole = sum(self.rarities.values())
+        return sum(self.rarities[word] for word in words) / whole if whole else 0.0
 
 
 class RowSearch:
@@ -74,31 +96,19 @@ class RowSearch:
             return self._by_words(query, count, kind)
         return self._by_meaning(vectors_of(self.encoder, [query])[0], count, kind)
 
-    def coverage(self, query: str, notes: Sequence[int]) -> float:
-        """See `NoteRow.coverage`."""
-        whole = covered = 0.0
+    def weighed_words(self, query: str) -> WeighedWords:
+        """See `NoteRow.weighed_words`."""
+        index, holding, rarities = self.tables.words, dict[str, set[int]](), dict[str, float]()
         with self.database.transaction():
-            numbers = self.tables.numbers_of(notes)
-            for holding, rarity in self._holding(query).values():
-                whole += rarity
-                covered += rarity * bool(holding & numbers)
-        return covered / whole if whole else 0.0
-
-    def shares(self, query: str, texts: Sequence[str]) -> list[float]:
-        """See `NoteRow.shares`."""
-        rarities = {word: rarity for word, (_, rarity) in self._holding(query).items()}
-        whole = sum(rarities.values())
-        held = [sum(rarities[word] for word in {*_words(text)} & rarities.keys()) for text in texts]
-        return [own / whole if whole else 0.0 for own in held]
-
-    def _holding(self, query: str) -> dict[str, tuple[set[int], float]]:
-        """For each word of a query the places of the notes that hold it, and how rare it is among all notes."""
-        index, total = self.tables.words, self._num_notes()
-        found = {}
-        for word in [word for word in _words(query) if word not in _FUNCTION_WORDS]:
-            rows = self.database.run(f"SELECT rowid FROM {index} WHERE {index} MATCH ?", (f'"{word}"',))
-            found[word] = {number for (number,) in rows}, max(math.log((total + 1) / (len(rows) + 0.5)), 0.0)
-        return found
+            total = self._num_notes()
+            for word in [word for word in _words(query) if word not in _FUNCTION_WORDS]:
+                rows = self.database.run(
+                    f"SELECT notes.id FROM {index} JOIN notes ON notes.number = {index}.rowid WHERE {index} MATCH ?",
+                    (f'"{word}"',),
+                )
+                holding[word] = {note for (note,) in rows}
+                rarities[word] = max(math.log((total + 1) / (len(rows) + 0.5)), 0.0)
+        return WeighedWords(holding, rarities)
 
     def embed(self, progress: Callable[[int, int], None] | None = None) -> None:
         """See `NoteRow.embed`."""

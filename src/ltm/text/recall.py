@@ -13,7 +13,7 @@ asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,12 @@ from ltm.bank.disk.manifest_file import read_head
 from ltm.configs import NUM_PASSAGES
 from ltm.data.passages import Passage
 from ltm.errors import LtmError
-from ltm.methods.retrieval.base import Ranked, by_score, ranked_lists
+from ltm.methods.retrieval.base import by_score, ranked_lists
 from ltm.methods.retrieval.rag import Rag, RagConfig
 from ltm.notes.encoder import installed_encoder
 from ltm.notes.records import Event, Found
 from ltm.notes.row import NoteRow
-from ltm.notes.search import By, vectors_of
+from ltm.notes.search import WeighedWords, vectors_of
 from ltm.notes.splitting import sentences
 from ltm.notes.store import FILE, NoteStore
 from ltm.text.means import Means
@@ -62,17 +62,19 @@ SURE_BY_WORDS = (-5.6, 8.3)
 @dataclass(frozen=True)
 class Recalled:
     """What was found for a question. found: passages, best first, up to LISTED; shown: the sentences for the window, in
-    the order of the text; confidence: 0..1 that they answer it."""
+    the order of the text; confidence: 0..1 that they answer it; evidence: what it is worked out from, the share of the
+    question's words that the best passages hold and, with vectors, the best cosine."""
 
     found: list[Passage]
     shown: list[Passage]
     confidence: float | None = None
+    evidence: Sequence[float] = ()
 
 
 class PassageRecall:
     """Finds passages in the texts of one row of a bank.
 
-    encoder: a name for `load_encoder`, "auto" for MiniLM where it is installed, None to find by words and keys alone.
+    encoder: a name for `load_encoder`, "auto" for MiniLM where it is installed, None to find by words alone.
 
     >>> recall = PassageRecall(None)
     >>> recall.add(0, "letter", "The key is under the mat. The mat is red.")
@@ -82,19 +84,14 @@ class PassageRecall:
 
     def __init__(self, encoder: str | None = "auto"):
         chosen = installed_encoder() if encoder == "auto" else encoder
-        config = RagConfig(
-            search="words" if chosen is None else "hybrid",
-            encoder=chosen or RagConfig.encoder,
-            fusion="score",
-            num_passages=LISTED,
-            num_candidates=LISTED,
-        )
+        config = RagConfig(search="words" if chosen is None else "hybrid", encoder=chosen or RagConfig.encoder)
         self.retriever, self.has_vectors = Rag.open(config, Means()), chosen is not None
         self._use(self.retriever.new_memory())
 
     def _use(self, store: NoteStore) -> None:
         self.store, self._next, self._deleted_at = store, 0, -1
-        self._known = {int(event.source) for event in store[0].events()}
+        self._events = {int(event.source): event.id for event in store[0].events()}  # by document
+        self._names = {event.id: event.about["name"] for event in store[0].events()}
         self._unsaved = self._chars = 0
 
     @property
@@ -108,26 +105,27 @@ class PassageRecall:
         """Take in the texts that a bank has got since, and forget those that it has not any more."""
         documents = bank.document_registry
         if documents.deleted_at != self._deleted_at or documents.next_id < self._next:
-            for number in [number for number in self._known if number not in documents]:
+            for number in [number for number in self._events if number not in documents]:
                 self.forget(number)
             self._next = 0
         for document in (documents[n] for n in range(self._next, documents.next_id) if n in documents):
-            if document.complete and document.text is not None and document.id not in self._known:
+            if document.complete and document.text is not None and document.id not in self._events:
                 self.add(document.id, document.name, document.text, progress)
         self._next, self._deleted_at = documents.next_id, documents.deleted_at
 
     def add(self, document: int, name: str, text: str, progress: Callable[[int, int], None] | None = None) -> None:
         """Take in the text of a document."""
-        self.retriever.remember(
+        event = self.retriever.remember(
             text, str(document), role="document", about={"name": name}, memory=self.store, progress=progress
         )
-        self._known.add(document)
+        assert event is not None
+        self._events[document], self._names[event.id] = event.id, name
         self._unsaved += len(text)
 
     def forget(self, document: int) -> None:
         """Delete a document and all that was derived from it."""
         self.retriever.forget(str(document), memory=self.store)
-        self._known.discard(document)
+        del self._names[self._events.pop(document)]
 
     def load(self, path: Path, bank: Bank) -> None:
         """What `save` wrote beside a bank, as far as it is this bank's and was made in the same way."""
@@ -172,19 +170,22 @@ class PassageRecall:
         ranked = sorted(scored, key=lambda note: (-scored[note], note))[:LISTED]
         found = [Found(note, scored[note.id]) for note in notes.notes(ids=ranked)]
         best = found[:num_passages]
+        if not best:
+            return Recalled([], [], 0.0)
+        words = notes.weighed_words(question)
+        evidence = [words.in_notes(one.note.id for one in best), *(score for _, score in lists.get("meaning", [])[:1])]
         return Recalled(
-            [self._passage(one, notes) for one in found],
-            self._nearest(question, best, num_passages + 1, notes),
-            self._confidence(*_evidence(question, lists, best, notes)) if best else 0.0,
+            [self._passage(one) for one in found],
+            self._nearest(question, words, best, num_passages + 1),
+            _confidence(evidence),
+            evidence,
         )
 
-    @staticmethod
-    def _passage(found: Found, notes: NoteRow) -> Passage:
+    def _passage(self, found: Found) -> Passage:
         (cite,) = found.note.cites
-        name = notes.event(cite.event).about["name"]
-        return Passage(name, cite.start, cite.end, found.note.text, found.score)
+        return Passage(self._names[cite.event], cite.start, cite.end, found.note.text, found.score)
 
-    def _nearest(self, question: str, best: Sequence[Found], count: int, notes: NoteRow) -> list[Passage]:
+    def _nearest(self, question: str, words: WeighedWords, best: Sequence[Found], count: int) -> list[Passage]:
         """The sentences of passages that are nearest to a question, in the order of the texts."""
         spans = [
             (cite.event, cite.start + start, cite.start + end, one.note.text[start:end])
@@ -192,43 +193,28 @@ class PassageRecall:
             for cite in one.note.cites
             for start, end in _with_headings(one.note.text)
         ]
-        if not spans:
-            return []
-        scores = self._likeness(question, [text for *_, text in spans], notes)
+        scores = self._likeness(question, words, [text for *_, text in spans])
         chosen = sorted(range(len(spans)), key=lambda place: -scores[place])[:count]
-        names = {event: notes.event(event).about["name"] for event in {spans[place][0] for place in chosen}}
         return [
-            Passage(names[event], start, end, text, max(scores[place], 0.0))
+            Passage(self._names[event], start, end, text, max(scores[place], 0.0))
             for (event, start, end, text), place in sorted((spans[place], place) for place in chosen)
         ]
 
-    def _likeness(self, question: str, texts: Sequence[str], notes: NoteRow) -> list[float]:
+    def _likeness(self, question: str, words: WeighedWords, texts: Sequence[str]) -> list[float]:
         """How near each text is to a question, about 0..1: the share of the question's words that it holds, or where
         no text holds a third of them the cosine of vectors, which cost a hundred times as long."""
-        shares = notes.shares(question, texts)
+        shares = [words.in_text(text) for text in texts]
         if not self.has_vectors or max(shares) >= FEW_WORDS:
             return shares
-        vectors = vectors_of(notes.encoder, [question, *texts])
+        vectors = vectors_of(self.notes.encoder, [question, *texts])
         return (vectors[1:] @ vectors[0]).tolist()
 
-    def evidence(self, question: str) -> list[float]:
-        """What confidence is worked out from: the share of the question's words that the best passages hold, and, with
-        vectors, the best cosine."""
-        lists = ranked_lists(question, self.notes, self.retriever.method_config.search)
-        ids = [note for note, _ in by_score(lists, self.notes)[:NUM_PASSAGES]]
-        return _evidence(question, lists, [Found(note, 0.0) for note in self.notes.notes(ids=ids)], self.notes)
 
-    @staticmethod
-    def _confidence(*evidence: float) -> float:
-        """How likely it is that what was found answers a question."""
-        constant, *weights = SURE if len(evidence) > 1 else SURE_BY_WORDS
-        odds = constant + sum(weight * figure for weight, figure in zip(weights, evidence, strict=True))
-        return 1 / (1 + math.exp(-odds))
-
-
-def _evidence(question: str, lists: Mapping[By, Ranked], best: Sequence[Found], notes: NoteRow) -> list[float]:
-    covered = notes.coverage(question, [one.note.id for one in best])
-    return [covered, *(own[0][1] for by, own in lists.items() if by == "meaning" and own)]
+def _confidence(evidence: Sequence[float]) -> float:
+    """How likely it is that what was found answers a question."""
+    constant, *weights = SURE if len(evidence) > 1 else SURE_BY_WORDS
+    odds = constant + sum(weight * figure for weight, figure in zip(weights, evidence, strict=True))
+    return 1 / (1 + math.exp(-odds))
 
 
 def _is_in(bank: Bank, event: Event) -> bool:

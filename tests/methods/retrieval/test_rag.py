@@ -93,3 +93,14 @@ def test_progress_is_told_in_vectors():
     method, told = make(), []
     method.remember("One more sentence of words here now. " * 150, "book.txt", progress=lambda *now: told.append(now))
     assert told == [(64, 150), (128, 150), (150, 150)]
+
+
+def test_joined_by_score_a_passage_is_found_by_what_stands_beside_it():
+    text = "The harbour master is Anna. She was born in Lisbon. Boats are red. Bees are brown."
+    found = {}
+    for fusion in ("rank", "score"):
+        rag = make(search="words", fusion=fusion, passage_words=5, num_passages=4)
+        rag.remember(text, "notes")
+        found[fusion] = [one.note.text for one in rag.recall("harbour master")]
+    assert found["rank"] == ["The harbour master is Anna."]
+    assert found["score"] == ["The harbour master is Anna.", "She was born in Lisbon."]

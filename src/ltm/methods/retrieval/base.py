@@ -85,8 +85,8 @@ class Retriever(TextMemory):
         if config.fusion == "rank":
             return notes.search(query, config.num_candidates, by=config.search, kind=PASSAGE)
         scored = by_score(ranked_lists(query, notes, config.search), notes)[: config.num_candidates]
-        found = {note.id: note for note in notes.notes(ids=[note for note, _ in scored])}
-        return [Found(found[note], score) for note, score in scored]
+        found = notes.notes(ids=[note for note, _ in scored])
+        return [Found(note, score) for note, (_, score) in zip(found, scored, strict=True)]
 
 
 def ranked_lists(query: str, notes: NoteRow, search: By) -> dict[By, Ranked]:
@@ -95,9 +95,9 @@ def ranked_lists(query: str, notes: NoteRow, search: By) -> dict[By, Ranked]:
     return {by: notes.ranked(query, SEARCHED, by, PASSAGE) for by in chosen}
 
 
-def by_score(lists: Mapping[By, Ranked], notes: NoteRow) -> Ranked:
-    """Lists as one: scores over their list's best, words by WORDS_SHARE and meaning by the rest, and of a passage's
-    neighbours in its text NEIGHBOUR_SHARE on top.
+def by_score(lists: Mapping[By, Ranked], notes: NoteRow, neighbour_share: float = NEIGHBOUR_SHARE) -> Ranked:
+    """Lists as one: scores over their list's best, words by WORDS_SHARE and meaning by the rest, and so much of those
+    of a passage's neighbours in its text on top.
 
     What stands beside a turn or a paragraph says what it is about where it does not itself.
     """
@@ -111,7 +111,7 @@ def by_score(lists: Mapping[By, Ranked], notes: NoteRow) -> Ranked:
     event = {note.id: note.cites[0].event for note in notes.notes(ids=sorted(wanted)) if note.kind == PASSAGE}
     total = {
         note: scores.get(note, 0.0)
-        + NEIGHBOUR_SHARE * sum(scores.get(near, 0.0) for near in (note - 1, note + 1) if event.get(near) == own)
+        + neighbour_share * sum(scores.get(near, 0.0) for near in (note - 1, note + 1) if event.get(near) == own)
         for note, own in event.items()
     }
     return sorted(total.items(), key=lambda item: (-item[1], item[0]))
