@@ -18,6 +18,7 @@ from torch import Tensor
 from ltm.backbone import Backbone
 from ltm.cli.read import ReadBar
 from ltm.cli.reference_text import language_reference
+from ltm.configs import INSTRUCTION
 from ltm.console import (
     format_bytes,
     make_progress,
@@ -32,7 +33,6 @@ from ltm.errors import LtmError
 from ltm.methods import Reader, create_method
 from ltm.streams.scoring import score_stream
 from ltm.tasks.perplexity import DocumentScore, PerplexityResult
-from ltm.text.asking import INSTRUCTION
 from ltm.text.session import Session
 
 NAME = "python language reference"

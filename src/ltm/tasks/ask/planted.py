@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ltm.tasks.ask.readings import Asked, AskedReading, ReadingUnit
@@ -125,9 +125,7 @@ def _two_hop(hop: TwoHop) -> Told:
 
 
 def _with_gold(asked: Asked, places: Sequence[int], gold: Sequence[str]) -> Asked:
-    return Asked(
-        asked.id, asked.question, asked.answers, tuple(gold[p] for p in sorted(places)), asked.kind, asked.stale
-    )
+    return replace(asked, gold=tuple(gold[place] for place in sorted(places)))
 
 
 def _from_sentence(piece: str) -> str:

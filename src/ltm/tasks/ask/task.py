@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+from ltm.configs import INSTRUCTION
 from ltm.errors import ConfigError
 from ltm.tasks.ask.planted import planted
 from ltm.tasks.ask.readings import Asked, AskedReading, ReadingUnit, holds
@@ -37,7 +38,6 @@ RECALL = {"memory": "memory", "text": "text", "both": "both"}
 SEARCHING = ("text", "both")
 """Arms that look passages up."""
 NUM_RANDOM = 2
-INSTRUCTION = "Answer in a few words."
 INSTRUCTIONS = {"qmsum": "Answer in two or three sentences."}
 SPARE_TOKENS = 256
 """Of a window beside a whole text: question, template and answer."""
