@@ -11,6 +11,7 @@ from ltm.bank import Bank
 from ltm.errors import ConfigError, LtmError
 from ltm.methods import create_method
 from ltm.notes.store import NoteStore
+from ltm.streams.open_stream import OpenStream
 from ltm.text.asking import UNKNOWN, Asking, fitting, prompt_text
 from ltm.text.recall import PassageRecall
 from ltm.text.session import Session
@@ -122,6 +123,18 @@ def test_a_trace_says_what_each_passage_of_the_window_moved(read):
     assert {one.passage for one in answer.moved} == set(answer.recalled)
     assert [one.nats for one in answer.moved] == sorted((one.nats for one in answer.moved), reverse=True)
     assert read.ask("Who keeps bees?", max_new_tokens=4).moved == []
+
+
+def test_a_trace_encodes_no_earlier_turn_again(read, monkeypatch):
+    history = [{"role": "user", "content": "Who keeps bees? " * 8}, {"role": "assistant", "content": "Boris. " * 8}]
+    read.ask("Where?", history=history, max_new_tokens=4)
+    pushed, push = [], OpenStream.push
+    monkeypatch.setattr(OpenStream, "push", lambda *a, **k: (pushed.append(a[1].shape[1]), push(*a, **k))[1])
+    again = read.ask("Where?", history=history, max_new_tokens=4, trace=True)
+    assert len(pushed) == len(again.recalled) + 1
+    assert max(pushed) <= again.encoded_tokens + len(again.token_ids) < again.prompt_tokens
+    plain = Session(read.method, encoder=None).ask("Where?", history=history, max_new_tokens=4, trace=True)
+    assert [one.nats for one in again.moved] == pytest.approx([one.nats for one in plain.moved], abs=1e-3)
 
 
 def test_passages_keep_within_their_room(read):

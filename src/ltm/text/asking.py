@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ltm.configs import NUM_PASSAGES, Config
+from ltm.configs import INSTRUCTION, NUM_PASSAGES, Config
 from ltm.data.passages import Passage
 from ltm.errors import ConfigError
 from ltm.text.recall import RecallMode
 
-INSTRUCTION = "Answer in a few words."
-"""Asked for where passages stand before a question. Chosen on other articles than those of docs/answers.md; asking for
-"a short phrase taken from the text" was no better (docs/log)."""
 UNKNOWN = "I don't know: nothing that was read fits this question."
 
 

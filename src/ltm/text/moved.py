@@ -7,14 +7,14 @@ arXiv:2409.00729, fit a linear model over many such removals instead, which few 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ltm.data.passages import Passage
+from ltm.streams.open_stream import OpenStream
 
 LEAST_NATS = 0.5
 """A word that got so much likelier counts as moved."""
@@ -31,29 +31,32 @@ class Moved:
 
 
 def words_moved(
-    method: Any, tokenizer: Any, prompts: Sequence[Tensor], answer: Sequence[int], shown: Sequence[Passage], memory: Any
+    prompts: Sequence[Tensor],
+    answer: Sequence[int],
+    words: Sequence[str],
+    shown: Sequence[Passage],
+    begin: Callable[[Tensor], OpenStream],
 ) -> list[Moved]:
     """What each passage did, most first.
 
-    prompts: int64 [1, tokens] with all passages, then without each of them. A passage of an empty answer moved nothing.
+    prompts: int64 [1, tokens] with all passages, then without each of them. answer: its tokens; words: the same as
+    text. begin: a stream that has some or none of a prompt's first tokens. An empty answer was moved by nothing.
     """
     if not answer or not shown:
         return []
-    whole, *without = [_log_probabilities(method, prompt, answer, memory) for prompt in prompts]
+    whole, *without = [_log_probabilities(begin(prompt), prompt, answer) for prompt in prompts]
     found = []
     for passage, own in zip(shown, without, strict=True):
         gains = whole - own
-        words = [
-            tokenizer.decode([token]).strip() for token, gain in zip(answer, gains, strict=True) if gain >= LEAST_NATS
-        ]
-        found.append(Moved(passage, float(gains.sum()), [word for word in words if word]))
+        moved = [word.strip() for word, gain in zip(words, gains.tolist(), strict=True) if gain >= LEAST_NATS]
+        found.append(Moved(passage, float(gains.sum()), [word for word in moved if word]))
     return sorted(found, key=lambda one: -one.nats)
 
 
 @torch.no_grad()
-def _log_probabilities(method: Any, prompt: Tensor, answer: Sequence[int], memory: Any) -> Tensor:
-    """Of each token of an answer after a prompt, float64 [tokens]."""
+def _log_probabilities(stream: OpenStream, prompt: Tensor, answer: Sequence[int]) -> Tensor:
+    """Of each token of an answer after a prompt, with whose beginning the stream stands, float64 [tokens]."""
     ids = torch.cat((prompt[0], torch.tensor(answer)))[None]
-    logits = method.stream(memory).push(ids[:, :-1], keep=len(answer))[0].float()  # [answer, vocab]
+    logits = stream.push(ids[:, stream.num_tokens : -1], keep=len(answer))[0].float()  # [answer, vocab]
     scores = logits.log_softmax(dim=-1).gather(-1, torch.tensor(answer, device=logits.device)[:, None])
     return scores[:, 0].double().cpu()

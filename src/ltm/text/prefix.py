@@ -25,20 +25,13 @@ class KeptPrefix:
         self._mark: Any = None
         self._stream: OpenStream | None = None
 
-    def at(self, method: Any, memory: Any, ids: Tensor, stable: int, mark: Any) -> tuple[Any, int]:
-        """The cache for a prompt [1, tokens] whose first `stable` tokens will begin the next one, too; and how many
-        tokens of the prompt were not encoded before."""
+    def at(self, method: Any, memory: Any, ids: Tensor, stable: int, mark: Any) -> tuple[OpenStream, int]:
+        """A stream that has the first `stable` tokens of a prompt [1, tokens], with which the next one will begin, too;
+        and how many tokens of the prompt were not encoded before."""
         held, prefix = len(self._ids), ids[0, :stable]
         if self._stream is None or mark != self._mark or held > stable or not torch.equal(self._ids, prefix[:held]):
             self._stream, self._ids, self._mark, held = method.stream(memory), prefix[:0], mark, 0
         if stable > held:
             self._stream.push(prefix[None, held:], keep=1)
             self._ids = prefix
-        return self._stream.fork([0]).cache, ids.shape[1] - held
-
-
-def shared_prefix(one: Tensor, other: Tensor) -> int:
-    """How many leading tokens two prompts [1, tokens] have in common, less than all of the first."""
-    most = min(one.shape[1] - 1, other.shape[1])
-    differing = (one[0, :most] != other[0, :most]).nonzero()
-    return int(differing[0]) if len(differing) else most
+        return self._stream.fork([0]), ids.shape[1] - held

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,14 @@ from ltm.memory import LEFT_OUT, LeftOut, Memory
 from ltm.methods import Reader, method_class
 from ltm.methods.banks import method_entry
 from ltm.methods.opening import open_method
+from ltm.streams.open_stream import OpenStream
 from ltm.streams.scoring import score_stream
 from ltm.tasks.perplexity import DocumentScore, PerplexityResult
-from ltm.tasks.scoring import greedy_tokens, score_continuations, text_tokens
+from ltm.tasks.scoring import greedy_tokens, score_continuations, shared_length, text_tokens
 from ltm.text.asking import UNKNOWN, Asking, check_given, fitting, instruction_of, prompt_text, split_options
 from ltm.text.generation import OnText, Sampling, end_tokens, generate, plain_ids, question_ids
 from ltm.text.moved import Moved, words_moved
-from ltm.text.prefix import KeptPrefix, shared_prefix
+from ltm.text.prefix import KeptPrefix
 from ltm.text.recall import WINDOW_SHARE, PassageRecall, Recalled
 
 if TYPE_CHECKING:
@@ -329,8 +331,9 @@ class Session:
             raise LtmError("this session was opened without a bank; give save() a path")
         with self._alone():
             self.bank.save(directory)
-            if self.recall is not None:
-                self.recall.save(directory, self.bank)
+            recall = self.recall
+            if recall is not None:
+                recall.save(directory, self.bank)
         self.path = directory
         return directory
 
@@ -365,13 +368,15 @@ class Session:
                 return _unknown(recalled, time.perf_counter() - started, on_text)
             ids = self._prompt(question, recalled, asking, history)
             memory = self._given if asking.with_memory else None
-            cache, encoded = self._begun(ids, memory, asking, recalled, history)
-            made = self._answer(ids, trace, on_text, chosen, memory, cache, penalize_prompt=False)
+            begin = partial(self._begin, memory=memory, asking=asking, history=history)
+            stream, encoded = begin(ids)
+            made = self._answer(ids, trace, on_text, chosen, memory, stream.cache, penalize_prompt=False)
             seconds = time.perf_counter() - started
             moved = []
             if trace:
                 prompts = [ids, *self._prompts_without(question, recalled, asking, history)]
-                moved = words_moved(self.method, self.tokenizer, prompts, made.token_ids, recalled.shown, memory)
+                words = [token.text for token in made.trace.tokens]
+                moved = words_moved(prompts, made.token_ids, words, recalled.shown, lambda prompt: begin(prompt)[0])
         return replace(
             made,
             seconds=seconds,
@@ -461,8 +466,6 @@ class Session:
                 self._recall.load(self.path, bank)
         if bank is not None:
             self._recall.follow(bank)
-            if self.path is not None and Bank.exists(self.path):
-                self._recall.save(self.path, bank, much=True)
         return self._recall
 
     def _recalled(
@@ -479,6 +482,8 @@ class Session:
         recall = self.recall if asking.in_window else None
         if recall is None:
             return Recalled([], [])
+        if self.path is not None and Bank.exists(self.path):
+            recall.save(self.path, self.memory.bank, much=True)
         before = next((turn["content"] for turn in reversed(history) if turn.get("role") == "user"), "")
         found = recall.find(question, before, asking.num_passages)
         return replace(found, shown=fitting(found.shown, self.tokenizer, self._room(question, asking, new_tokens)))
@@ -514,14 +519,15 @@ class Session:
         shown = [[*recalled.shown[:n], *recalled.shown[n + 1 :]] for n in range(len(recalled.shown))]
         return [self._prompt(question, replace(recalled, shown=own), asking, history) for own in shown]
 
-    def _begun(
-        self, ids: Tensor, memory: Any, asking: Asking, recalled: Recalled, history: Sequence[dict[str, str]]
-    ) -> tuple[Any, int]:
+    def _begin(
+        self, ids: Tensor, memory: Any, asking: Asking, history: Sequence[dict[str, str]]
+    ) -> tuple[OpenStream, int]:
         """A stream that has the beginning that this prompt shares with the next one's, and how many tokens of the
         prompt were not encoded before; nothing is kept of a question without earlier turns."""
         if not history:
-            return None, ids.shape[1]
-        stable = shared_prefix(ids, question_ids(self.tokenizer, "\u2026", history))
+            return self.method.stream(memory), ids.shape[1]
+        other = question_ids(self.tokenizer, "\u2026", history)
+        stable = min(shared_length([ids[0].tolist(), other[0].tolist()]), ids.shape[1] - 1)
         bank = None if memory is None else self.memory.bank
         mark = (asking.with_memory, id(self.memory), None if bank is None else bank.version)
         return self._prefix.at(self.method, memory, ids, stable, mark)

@@ -179,17 +179,18 @@ class TextSession:
             **sampling,
         )
         seconds = time.perf_counter() - started
-        found = self.method.passages(reply.found, memory=self.memory) if trace else []
+        found = self.method.passages(reply.found, memory=self.memory)
+        shown = found if trace else []
         return Answer(
             reply.text,
             self._tokens(reply.text),
-            found,
+            shown,
             usage.prompt_tokens - prompt_tokens,
             usage.new_tokens - new_tokens < chosen.max_new_tokens,
             seconds,
-            _trace(reply.text, found),
-            found=self.method.passages(reply.found, memory=self.memory),
-            recalled=found,
+            _trace(reply.text, shown),
+            found=found,
+            recalled=shown,
             encoded_tokens=usage.prompt_tokens - prompt_tokens,
         )
 
