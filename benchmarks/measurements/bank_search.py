@@ -84,11 +84,12 @@ def product(queries: Tensor, keys: Tensor) -> None:
     blocks = list(search._key_blocks([keys]))
     most = max(pieces[0].shape[1] for _, pieces in blocks)
     size = search.query_block(most, keys.device)
-    room = queries.new_empty(most, size)
+    room = queries.new_empty(most * size)
     for head, asked in enumerate(queries):
         for part in asked.split(size):
             for _, pieces in blocks:
-                search._column_scores(part[None], [piece[head][None] for piece in pieces], room[:, : len(part)])
+                into = room[: most * len(part)].view(most, -1)
+                search._column_scores(part, [piece[head] for piece in pieces], into)
 
 
 def table(cases: list[dict]) -> tuple[list[str], list[list[str]]]:

@@ -12,6 +12,7 @@ from ltm.bank.chunks import ChunkLayout
 from ltm.bank.following import following, matched_suffix
 from ltm.bank.results import Hits
 from ltm.bank.rows import MemoryRow
+from ltm.bank.search.select import in_order
 
 
 class RowReaders(NamedTuple):
@@ -124,8 +125,7 @@ def search_jointly(
         together = queries[members].transpose(0, 1).flatten(1, 2)  # [kv_heads, members * tokens, head_dim]
         best, chunks = row.search_joint(layer, together, found)
         # in order of writing: rounding of scores, which depends on where keys lie, must not change any sum's order
-        chunks, in_order = chunks.sort(dim=-1)
-        for whole, part in ((scores, best.gather(-1, in_order)), (indices, chunks)):
+        for whole, part in zip((indices, scores), in_order(chunks, best), strict=True):
             whole[members, ..., :found] = part.view(len(members), 1, tokens, found)
         valid[members, ..., :found] = True
     return FoundChunks(indices, scores, valid)

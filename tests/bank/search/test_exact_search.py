@@ -10,7 +10,7 @@ from reference.search import naive_search
 
 from ltm.bank import exact_search
 from ltm.bank.search import exact as search_module
-from ltm.bank.search.exact import DIRECT, GROUP, column_top_k, grouped_top_k
+from ltm.bank.search.select import DIRECT, GROUP, column_top_k, grouped_top_k
 
 
 @pytest.mark.parametrize("chunks", [1, 63, 100])
@@ -72,15 +72,41 @@ def test_every_dtype_and_sign(dtype, shift, count):
     top_k=st.integers(1, 40),
     levels=st.integers(2, 1000),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    rows=st.integers(1, 3),
     seed=st.integers(0, 99),
 )
-def test_grouped_top_k_is_top_k(n, top_k, levels, dtype, seed):
+def test_grouped_top_k_is_top_k(n, top_k, levels, dtype, rows, seed):
     random = torch.Generator().manual_seed(seed)
-    scores = torch.randint(-levels, levels, (2, n), generator=random).to(dtype)  # many ties
+    scores = torch.randint(-levels, levels, (rows, n), generator=random).to(dtype)  # many ties
     for best, indices in (grouped_top_k(scores, top_k), column_top_k(scores.T.contiguous(), top_k)):
         assert torch.equal(best, scores.topk(top_k, dim=-1).values)
         assert torch.equal(scores.gather(1, indices), best)
         assert all(len(set(row)) == top_k for row in indices.tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("n", "top_k", "levels", "shift"),
+    [
+        (8000, 5, 3000, 0),  # members of the best groups, of two levels
+        (8000, 5, 3000, -9000),  # all below 0
+        (8007, 3, 40, 0),  # many reach the bound, some are in no group
+        (3000, 300, 3000, 0),  # all are compared
+        (3000, 300, 3000, -9000),
+        (3000, 5, 1, 0),  # all are equal
+        (90, 40, 9, 0),  # few
+    ],
+)
+def test_of_equal_scores_in_columns_the_first_win(n, top_k, levels, shift, dtype):
+    random = torch.Generator().manual_seed(n)
+    scores = (torch.randint(-levels, levels, (n, 4), generator=random) + shift).to(dtype)
+    scores[-1, 1:] = levels + shift  # the best
+    before = scores.clone()
+    best, indices = column_top_k(scores, top_k)
+    expected = scores.double().T.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(scores, before)
+    assert torch.equal(best.double(), expected.values[:, :top_k])
+    assert torch.equal(indices, expected.indices[:, :top_k])
 
 
 def test_the_groups_are_used():

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ltm.bank.search.blockwise import as_floats, search_all
 from ltm.bank.search.clusters import Clusters, num_clusters
-from ltm.bank.search.exact import FEW_QUERIES, exact_search, row_top_k
+from ltm.bank.search.exact import FEW_QUERIES, exact_search
 from ltm.bank.search.keys import SearchKeys
+from ltm.bank.search.select import row_top_k
 
 FROM_CHUNKS = 131_072
 """'auto' searches exactly up to so many chunks: 256k tokens in chunks of 2 (docs/bank-search.md)."""

@@ -19,7 +19,8 @@ import math
 import torch
 from torch import Tensor
 
-from ltm.bank.search.exact import column_top_k, grouped_top_k, key_product, row_product, row_top_k
+from ltm.bank.search.exact import key_product, row_product
+from ltm.bank.search.select import column_top_k, grouped_top_k, row_top_k
 
 PROBES = 80
 """Clusters looked into for each query: recall of 0.95 and more of the best 16 on real keys (docs/bank-search.md)."""

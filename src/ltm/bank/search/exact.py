@@ -1,33 +1,23 @@
 """Exact search for the best chunks: inner products block by block, of which only the best are kept.
 Written out naively: tests/reference/search.py.
 
-A block of scores stays in the processor's cache and is never written out. Selecting would cost more than the product:
-so groups of 16 scores first give their maximum (a pass at the speed of memory), then the best groups are picked in the
-same way, and only their members are compared.
+A block of scores stays in the processor's cache and is never written out; what of it is kept: `ltm.bank.search.select`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
-GROUP = 16
-"""Scores in a group: a first pass keeps each group's best, so the costly selection sees 1/16 of the scores."""
-DIRECT = 2048
-"""Scores in a row up to which selecting among all of them at once is as fast."""
-DIRECT_COLUMN = 512
-"""The same where scores of a query are a column."""
+from ltm.bank.search.select import column_top_k, grouped_top_k, row_top_k
+
 FEW_QUERIES = 24
 """Up to so many queries a head (decoding), scores are rows and all heads are searched together."""
-KEY_BLOCK = {"cpu": 2**16, "cuda": 2**20}
-"""Keys in a block. On a CPU the scores of a block (64k x 64: 8 MB in bf16) should stay in the last-level cache."""
-SORTED = 256
-"""Scores in a row up to which sorting all is faster than parting off the best first."""
-QUERY_BLOCK = 64
+KEY_BLOCK = {"cpu": 2**16, "cuda": 2**19}
+"""Keys in a block. On a CPU the scores of a block (64k x 128: 16 MB in bf16) should stay in the last-level cache."""
+QUERY_BLOCK = 128
 """Queries in a block, of one head, with full blocks of keys; with fewer keys more, up to MOST_QUERIES."""
 MOST_QUERIES = 512
 """Queries in a block at most, however few the keys."""
@@ -80,19 +70,19 @@ def joint_search(queries: Tensor, search_keys: Sequence[Tensor], top_k: int) -> 
 
 def _search_columns(queries: Tensor, parts: Sequence[Tensor], top_k: int) -> tuple[Tensor, Tensor]:
     """As `joint_search`: scores of a query are a column of a block, so that maxima are taken along whole rows."""
-    scores, indices = queries.new_empty(queries.shape[1], top_k), []
-    blocks = list(_key_blocks(parts))
-    keys = max(sum(piece.shape[1] for piece in pieces) for _, pieces in blocks)
-    size = query_block(keys, queries.device)
-    room = queries.new_empty(keys * min(size, queries.shape[1]))
-    for start in range(0, queries.shape[1], size):
-        some, found = queries[:, start : start + size], []
-        for low, pieces in blocks:
-            columns = _column_scores(some, pieces, room[: keys * some.shape[1]].view(keys, -1))
-            found.append(_shifted(column_top_k(columns, min(top_k, columns.shape[0])), low))
-        scores[start : start + size], chosen = _merged(found, top_k)
-        indices.append(chosen)
-    return scores, torch.cat(indices)
+    asked = queries.transpose(0, 1).flatten(1)  # [queries, kv_heads * head_dim]: all heads in one product
+    blocks = [(low, sum(piece.shape[1] for piece in pieces), pieces) for low, pieces in _key_blocks(parts)]
+    most = max(length for _, length, _ in blocks)
+    some = asked.split(query_block(most, queries.device))
+    room = queries.new_empty(most * len(some[0]))
+    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in some]
+    for low, length, pieces in blocks:
+        keys = [piece.transpose(0, 1).flatten(1) for piece in pieces]
+        for few, best in zip(some, found, strict=True):
+            columns = _column_scores(few, keys, room[: length * len(few)].view(length, -1))
+            best.append(_shifted(column_top_k(columns, min(top_k, length)), low))
+    merged = [_merged(best, top_k) for best in found]
+    return torch.cat([scores for scores, _ in merged]), torch.cat([indices for _, indices in merged])
 
 
 def query_block(keys: int, device: torch.device) -> int:
@@ -147,20 +137,16 @@ def _summed_rows(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def _column_scores(queries: Tensor, pieces: Sequence[Tensor], room: Tensor) -> Tensor:
-    """[keys, queries] of the pieces: products summed over heads, of queries [kv_heads, queries, head_dim]; in `room`
-    if the product can be made there."""
-    if queries.dtype == torch.float32 and queries.device.type == "cpu":
-        products = [[key_product(key, query) for key, query in zip(p, queries, strict=True)] for p in pieces]
-        summed = [sum(heads[1:], start=heads[0]) for heads in products]
-        return summed[0] if len(summed) == 1 else torch.cat(summed)
+    """Products [keys, queries] of pieces [keys of the piece, width] with queries [queries, width]; in `room` if they
+    can be made there."""
+    if _has_onednn(queries):
+        products = [key_product(keys, queries) for keys in pieces]
+        return products[0] if len(products) == 1 else torch.cat(products)
     low = 0
-    for piece in pieces:
-        columns = room[low : low + piece.shape[1]]
-        torch.mm(piece[0], queries[0].T, out=columns)
-        for query, key in zip(queries[1:], piece[1:], strict=True):
-            columns.addmm_(key, query.T)
-        low += piece.shape[1]
-    return room[:low]
+    for keys in pieces:
+        torch.mm(keys, queries.T, out=room[low : low + len(keys)])
+        low += len(keys)
+    return room
 
 
 def key_product(keys: Tensor, queries: Tensor) -> Tensor:
@@ -181,93 +167,3 @@ def _merged(found: Sequence[tuple[Tensor, Tensor]], top_k: int) -> tuple[Tensor,
     scores, indices = (torch.cat(tensors, dim=1) for tensors in zip(*found, strict=True))
     best, chosen = row_top_k(scores, top_k)
     return best, indices.gather(1, chosen)
-
-
-def column_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The best of each column of scores [n, queries], as [queries, top_k] with int64 indices, best first.
-
-    Exact for the reason that `grouped_top_k` is; here a group is 16 neighbours, so that a pass takes maxima of rows.
-    """
-    n, queries = scores.shape
-    groups = n // GROUP
-    if n <= DIRECT_COLUMN or groups <= top_k:
-        return _plain_top_k(scores, top_k)
-    grouped = scores[: groups * GROUP].view(groups, GROUP, queries)
-    chosen = _best_groups(grouped, top_k)  # [queries, top_k]
-    candidates = grouped.gather(0, chosen.T[:, None].expand(-1, GROUP, -1)).flatten(0, 1)  # [top_k * GROUP, queries]
-    indices = (chosen[..., None] * GROUP + torch.arange(GROUP, device=scores.device)).flatten(1)
-    if n % GROUP:  # the rest, which is in no group
-        rest = torch.arange(groups * GROUP, n, device=scores.device)
-        candidates = torch.cat((candidates, scores[groups * GROUP :]))
-        indices = torch.cat((indices, rest.expand(queries, -1)), dim=1)
-    best, winners = _plain_top_k(candidates, top_k)
-    return best, indices.gather(1, winners)
-
-
-def _plain_top_k(columns: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    return row_top_k(columns.T.contiguous(), top_k)
-
-
-def row_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """torch.topk over the last axis of scores [rows, n]; of equal scores the lower indices win.
-
-    On a CPU numpy's vectorised sort of 64-bit numbers, score above index, is 3 to 5 times as fast as torch.topk.
-    """
-    n = scores.shape[1]
-    if scores.device.type != "cpu" or scores.dtype == torch.float64:
-        return scores.topk(top_k, dim=-1)
-    bits = scores.float().contiguous().numpy().view(np.int32)
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # as whole numbers: the same order, for negative scores too
-    packed = ordered.astype(np.int64) << 32
-    packed += _last_first(n)
-    if n > SORTED:
-        packed.partition(n - top_k, axis=1)
-        packed = packed[:, -top_k:]
-    packed.sort(axis=1)
-    indices = torch.from_numpy(n - 1 - (packed[:, : -top_k - 1 : -1] & 0xFFFFFFFF))
-    return scores.gather(1, indices), indices
-
-
-@lru_cache(maxsize=64)
-def _last_first(n: int) -> np.ndarray:
-    """n - 1, ..., 1, 0: kept, since making it takes as long as sorting a row."""
-    indices = np.arange(n - 1, -1, -1)
-    indices.flags.writeable = False
-    return indices
-
-
-def _best_groups(grouped: Tensor, top_k: int) -> Tensor:
-    """The groups with the largest maxima [queries, top_k], from scores [groups, GROUP, queries].
-
-    A CPU compares bf16 four times slower than int16, whose order is the same from +0 up. Negative numbers come out
-    wrong, which shows: then a query has a maximum below 0 among its best.
-    """
-    if grouped.device.type == "cpu" and grouped.dtype.itemsize == 2:
-        maxima = grouped.view(torch.int16).amax(dim=1).view(grouped.dtype).float()
-        best, chosen = column_top_k(maxima, top_k)
-        if bool((best >= 0).all()):
-            return chosen
-    return column_top_k(grouped.amax(dim=1), top_k)[1]
-
-
-def grouped_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """torch.topk over the last axis of scores [rows, n], several times faster on a CPU where n is large.
-
-    Exact: the best k elements lie in the k groups with the largest maxima, since an element outside of them has k
-    others, one in each, that are as large. The groups' maxima are searched in the same way.
-    """
-    rows, n = scores.shape
-    num_groups = n // GROUP
-    if n <= DIRECT or num_groups <= top_k:
-        return row_top_k(scores, top_k)
-    grouped = scores[:, : GROUP * num_groups].view(rows, GROUP, num_groups)  # group g: elements g, g + num_groups, ...
-    groups = grouped_top_k(grouped.amax(dim=1), top_k)[1]  # [rows, top_k]
-    candidates = grouped.gather(2, groups[:, None].expand(-1, GROUP, -1)).flatten(1)  # [rows, GROUP * top_k]
-    members = torch.arange(0, GROUP * num_groups, num_groups, device=scores.device)[:, None]
-    indices = (groups[:, None] + members).flatten(1)  # of the candidates
-    if n % GROUP:  # the rest, which is in no group
-        rest = torch.arange(GROUP * num_groups, n, device=scores.device)
-        candidates = torch.cat((candidates, scores[:, GROUP * num_groups :]), dim=1)
-        indices = torch.cat((indices, rest.expand(rows, -1)), dim=1)
-    best, winners = row_top_k(candidates, top_k)
-    return best, indices.gather(1, winners)
