@@ -166,9 +166,11 @@ class Pointer(nn.Module):
     def _cosines(self, keys: Tensor, queries: Tensor) -> Tensor:
         """[batch, kv_heads, tokens, slots]."""
         with torch.no_grad():
-            centered = _precise(keys) - self._center()[:, None]
-            units = functional.normalize(centered, dim=-1)  # [batch, kv_heads, tokens, slots, head_dim]
-        return torch.matmul(units, queries[..., None]).squeeze(-1)
+            center = self._center()[:, None]
+            dtype = torch.promote_types(keys.dtype, center.dtype)
+            centered = keys.to(dtype, copy=True).sub_(center)  # [batch, kv_heads, tokens, slots, head_dim]
+            lengths = torch.linalg.vector_norm(centered, dim=-1).clamp_(min=1e-12)
+        return torch.matmul(centered, queries[..., None]).squeeze(-1) / lengths
 
     def weighed(self, similarity: Tensor, candidates: Candidates) -> Copies:
         """Copies of what lies at these similarities [batch, tokens, slots]."""
