@@ -14,7 +14,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import machine, print_table, write_result
@@ -42,6 +45,7 @@ def main() -> None:
         "reading": reading(method, arguments.repeat),
         "generating": generating(method, arguments.repeat),
         "retrieval": retrieval(method, arguments.repeat),
+        "lengths": lengths(method, arguments.repeat),
         "bytes": held,
     }
     report(figures)
@@ -49,16 +53,23 @@ def main() -> None:
     write_result(f"longmem_speed_{str(backbone.dtype).removeprefix('torch.')}", result)
 
 
-def medians(repeat: int, **sides: Callable[[], object]) -> dict[str, float]:
-    """Median seconds of each side; the sides take turns, after one round that does not count."""
+def timed(
+    repeat: int, sides: dict[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each side, ascending; the sides take turns, after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeat + 1):
         for name, side in sides.items():
-            started = time.perf_counter()
+            started = clock()
             side()
             if turn:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+                seconds[name].append(clock() - started)
+    return {name: sorted(values) for name, values in seconds.items()}
+
+
+def medians(repeat: int, **sides: Callable[[], object]) -> dict[str, float]:
+    """The median of each side of `timed`."""
+    return {name: statistics.median(values) for name, values in timed(repeat, sides).items()}
 
 
 @torch.no_grad()
@@ -129,10 +140,35 @@ def retrieval(method: LongMem, repeat: int) -> dict[str, float]:
     }
 
 
-def filled_bank(method: LongMem):
-    """A bank of random entries, as many as `REMEMBERED`."""
+@torch.no_grad()
+def lengths(method: LongMem, repeat: int) -> list[dict[str, float]]:
+    """Processor milliseconds (least, median) of attention's and the pointer's retrieval for one token and for 1,024, by
+    tokens remembered; for a busy machine, on which wall time says little."""
+    view, config, found = method.backbone.view, method.method_config, []
+    large = LongMem(method.backbone, replace(config, memory_size=4 * REMEMBERED)).to(method.dtype)
+    chunks, pointer_chunks = (n // config.chunk_size for n in (config.retrieved_tokens, config.pointer_tokens))
+    for remembered in (4096, REMEMBERED, 4 * REMEMBERED):
+        bank = filled_bank(large, remembered)
+        for tokens in (1, 1024):
+            queries = torch.randn(1, view.num_heads, tokens, view.head_dim, dtype=method.dtype)
+            ids = torch.randint(0, view.vocab_size, (1, tokens))
+            recent = recent_ids(ids, torch.ones_like(ids, dtype=torch.bool), None, 0)
+            sides = {
+                "attention": partial(bank.retrieve, queries, chunks),
+                "pointer": partial(bank.neighbours, queries[:, : view.num_kv_heads], pointer_chunks, recent=recent),
+                "forward": partial(method.model, ids, use_cache=False),
+            }
+            seconds = timed(repeat if tokens > 1 else 20 * repeat, sides, time.process_time)
+            least = {f"{name}_least_ms": 1000 * values[0] for name, values in seconds.items()}
+            middle = {f"{name}_median_ms": 1000 * statistics.median(values) for name, values in seconds.items()}
+            found.append({"remembered": remembered, "tokens": tokens, **least, **middle})
+    return found
+
+
+def filled_bank(method: LongMem, remembered: int = REMEMBERED):
+    """A bank of random entries."""
     view, bank = method.backbone.view, method.new_bank(1)
-    for _ in range(REMEMBERED // 4096):
+    for _ in range(remembered // 4096):
         keys = torch.randn(1, view.num_kv_heads, 4096, view.head_dim)
         bank.write(keys, keys, torch.randint(0, view.vocab_size, (1, 4096)))
     return bank
@@ -165,7 +201,7 @@ def resident_bytes() -> int:
     return pages * 4096
 
 
-def report(figures: dict[str, dict[str, float]]) -> None:
+def report(figures: dict[str, Any]) -> None:
     wanted = {"reading": "at least 1.4", "generating": "at most 1.25", "retrieval": "at most 0.15"}
     rows = [
         [
@@ -177,6 +213,12 @@ def report(figures: dict[str, dict[str, float]]) -> None:
         for name in wanted
     ]
     print_table(["what", "ratio", "wanted", "figures"], rows)
+    names = [f"{side}_{kind}_ms" for side in ("attention", "pointer", "forward") for kind in ("least", "median")]
+    by_length = [
+        [f"{case['tokens']:,} over {case['remembered']:,}", *(f"{case[name]:.2f}" for name in names)]
+        for case in figures["lengths"]
+    ]
+    print_table(["tokens over remembered", *names], by_length)
     print_table(["bytes a remembered token", "bytes"], [[k, f"{v:,.0f}"] for k, v in figures["bytes"].items()])
 
 
