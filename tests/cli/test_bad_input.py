@@ -197,8 +197,8 @@ def test_a_full_disk(run, bank, sidenet, tmp_path, limit):
 
 KILLED = """
 import sys
-import ltm.text.session
-ltm.text.session.BLOCK_TOKENS, ltm.text.session.SAVE_TOKENS = 32, 64
+import ltm.text.reading
+ltm.text.reading.BLOCK_TOKENS, ltm.text.reading.SAVE_TOKENS = 32, 64
 from ltm.cli import main
 print("ready", flush=True)
 sys.exit(main(sys.argv[1:]))

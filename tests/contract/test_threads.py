@@ -160,7 +160,7 @@ def test_answers_name_their_own_passages(session):
 
 
 def test_documents_read_at_once_are_whole(session, monkeypatch):
-    monkeypatch.setattr("ltm.text.session.BLOCK_TOKENS", 16)
+    monkeypatch.setattr("ltm.text.reading.BLOCK_TOKENS", 16)
     together([lambda name=name, text=text: session.read(text, name) for name, text in TEXTS.items()])
     assert {info.name: info.complete for info in session.documents} == dict.fromkeys(TEXTS, True)
     assert session.method.bank.num_tokens(0) == sum(map(len, TEXTS.values()))

@@ -50,7 +50,7 @@ def test_a_read_text_is_a_document_with_every_token(session):
 
 def test_reading_in_blocks_is_reading_at_once(backbone, session, monkeypatch):
     session.read(BOOK, "moby")
-    monkeypatch.setattr("ltm.text.session.BLOCK_TOKENS", 64)
+    monkeypatch.setattr("ltm.text.reading.BLOCK_TOKENS", 64)
     other, seen = Session(create_method("longmem", backbone, **OPTIONS)), []
     other.read(BOOK, "moby", progress=seen.append)
     assert [now.tokens for now in seen] == [*range(64, len(BOOK), 64), len(BOOK)]
@@ -155,8 +155,8 @@ def test_a_bank_of_another_model_is_refused(session, sidenet, tmp_path):
 
 
 def test_a_long_read_saves_as_it_goes(backbone, tmp_path, monkeypatch):
-    monkeypatch.setattr("ltm.text.session.BLOCK_TOKENS", 32)
-    monkeypatch.setattr("ltm.text.session.SAVE_TOKENS", 64)
+    monkeypatch.setattr("ltm.text.reading.BLOCK_TOKENS", 32)
+    monkeypatch.setattr("ltm.text.reading.SAVE_TOKENS", 64)
     path, counts = tmp_path / "moby.bank", []
 
     def stop_midway(now):
@@ -184,8 +184,8 @@ class Stop(Exception):
 @pytest.mark.parametrize("save_after", [None, 64])
 def test_a_read_that_fails_leaves_the_documents_as_they_were(backbone, tmp_path, monkeypatch, save_after):
     """In memory at once; in the directory, where a part was saved by then, with the next save."""
-    monkeypatch.setattr("ltm.text.session.BLOCK_TOKENS", 32)
-    monkeypatch.setattr("ltm.text.session.SAVE_TOKENS", save_after or 10**6)
+    monkeypatch.setattr("ltm.text.reading.BLOCK_TOKENS", 32)
+    monkeypatch.setattr("ltm.text.reading.SAVE_TOKENS", save_after or 10**6)
     path = tmp_path / "a.bank"
     session = Session(create_method("longmem", backbone, **OPTIONS), path=path)
     session.read(OTHER, "idol")

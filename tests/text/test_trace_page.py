@@ -6,7 +6,7 @@ import json
 import re
 
 from ltm.data.passages import AnswerTrace, Passage, SourceText, TokenUse, TracedToken, UsedSpan, trace_tokens
-from ltm.text.session import Answer
+from ltm.text.answer import Answer
 from ltm.text.trace_page import trace_page
 
 

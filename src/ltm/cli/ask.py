@@ -36,7 +36,8 @@ from ltm.outputs import check_output, write_output
 
 if TYPE_CHECKING:
     from ltm.data.passages import Passage
-    from ltm.text.session import Answer, Session
+    from ltm.text.answer import Answer
+    from ltm.text.session import Session
     from ltm.text.text_session import TextSession
 
 app = new_app()

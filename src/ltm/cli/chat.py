@@ -33,7 +33,8 @@ from ltm.data.pipes import is_stream, stream_name
 from ltm.errors import LtmError
 
 if TYPE_CHECKING:
-    from ltm.text.session import Answer, Session
+    from ltm.text.answer import Answer
+    from ltm.text.session import Session
     from ltm.text.text_session import TextSession
 
 COMMANDS = {

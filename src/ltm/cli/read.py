@@ -34,7 +34,8 @@ DEFAULT_SIZE = 65_536
 
 if TYPE_CHECKING:
     from ltm.bank import DocumentInfo
-    from ltm.text.session import ReadProgress, Session
+    from ltm.text.reading import ReadProgress
+    from ltm.text.session import Session
     from ltm.text.text_session import TextSession
 
 

@@ -18,10 +18,12 @@ from ltm.methods.text.base import TextMemory
 from ltm.notes.records import Event
 from ltm.notes.store import NoteStore
 from ltm.notes.writer import Message
+from ltm.text.answer import Answer
 from ltm.text.asking import Asking, split_options
 from ltm.text.generation import OnText, Sampling
 from ltm.text.means import DEFAULT_BACKBONE, Means
-from ltm.text.session import Answer, ReadProgress, Session
+from ltm.text.reading import ReadProgress
+from ltm.text.session import Session
 
 _WORD = re.compile(r"\S+")
 

@@ -11,7 +11,7 @@ from ltm.console import hidden_as_json, shown
 from ltm.outputs import begins_with
 
 if TYPE_CHECKING:
-    from ltm.text.session import Answer
+    from ltm.text.answer import Answer
 
 _TEMPLATE = Path(__file__).with_name("trace_page.html")
 _MARK = '<meta name="generator" content="ltm trace page">'
