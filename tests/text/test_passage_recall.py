@@ -48,6 +48,30 @@ def test_the_passage_that_fits_is_found_and_shown_in_the_order_of_the_text(read)
     assert all(texts[one.document][one.start : one.end] == one.text for one in (*found.found, *found.shown))
 
 
+@pytest.mark.parametrize("name", ["full", "window", "tova"])
+def test_a_method_without_a_bank_finds_passages_too(name):
+    session = Session(create_method(name, load_backbone("tiny-llama")), encoder=None)
+    session.read(HARBOUR, "harbour")
+    assert session.recall.find("Who keeps bees?").confidence < 0.5
+    session.read(BEES, "bees")
+    answer = session.ask("Who keeps bees?", max_new_tokens=2)
+    assert answer.found[0].document == "bees" and answer.recalled and answer.confidence > 0.5
+    assert answer.prompt_tokens > session.ask("Who keeps bees?", recall="memory", max_new_tokens=2).prompt_tokens
+    session.reset()
+    session.read(HARBOUR, "harbour")
+    assert [one.document for one in session.recall.find("Who keeps bees?").found] == []
+    assert session.recall.find("When was the lighthouse built?").found[0].document == "harbour"
+
+
+def test_another_memory_of_the_method_is_another_past(read):
+    assert read.recall.find("Who keeps bees?").found
+    other = Session(read.method, memory=read.method.new_memory(), encoder=None)
+    for name in ("first", "second", "third"):
+        other.read(HARBOUR, name)
+    read.method.use_bank(other.bank)
+    assert {one.document for one in read.recall.find("Who built the lighthouse?").found} == {"first", "second", "third"}
+
+
 def test_confidence_tells_what_was_read_from_what_was_not(read):
     known, unknown = (read.recall.find(text).confidence for text in ("Who keeps bees?", "When did Napoleon die?"))
     assert known > 0.5 > 0.1 > unknown

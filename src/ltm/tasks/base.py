@@ -29,6 +29,10 @@ class Speaker(Protocol):
     def window(self) -> int | None:
         """Tokens that stand before the model's eyes at once; None: no limit."""
 
+    @property
+    def capacity(self) -> int | None:
+        """Tokens that can be read and asked about in all; None: no limit, older ones may be forgotten."""
+
     def reset(self) -> None:
         """Forget everything that was read."""
 

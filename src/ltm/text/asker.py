@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -137,28 +136,15 @@ class Asker:
     # recall
 
     @property
-    def recall(self) -> PassageRecall | None:
-        """What finds passages in the texts of the bank, up to date with it; None where the method keeps none."""
-        if not self.memory.method.keeps_bank:
-            return None
+    def recall(self) -> PassageRecall:
+        """What finds passages in the texts that were read, up to date with them."""
         bank, path = self.memory.bank, self.memory.path
         if self._recall is None:
             self._recall = PassageRecall(self.encoder)
             if bank is not None and path is not None:
                 self._recall.load(path, bank)
-        if bank is not None:
-            self._recall.follow(bank)
+        self._recall.follow(self.memory.registry)
         return self._recall
-
-    def save_recall(self, path: Path) -> None:
-        """Write what finds passages beside the bank that is saved there."""
-        recall, bank = self.recall, self.memory.bank
-        if recall is not None and bank is not None:
-            recall.save(path, bank)
-
-    def reset(self) -> None:
-        """Nothing was read."""
-        self._recall = None
 
     def _recalled(
         self,
@@ -171,10 +157,9 @@ class Asker:
         """What stands before a question; new_tokens: most tokens of the answer."""
         if given is not None:
             return Recalled([], [Passage(None, None, None, text, 1.0) for text in given])
-        recall = self.recall if asking.in_window else None
-        if recall is None:
+        if not asking.in_window:
             return Recalled([], [])
-        bank, path = self.memory.bank, self.memory.path
+        recall, bank, path = self.recall, self.memory.bank, self.memory.path
         if bank is not None and path is not None and Bank.exists(path):
             recall.save(path, bank, much=True)
         before = next((turn["content"] for turn in reversed(history) if turn.get("role") == "user"), "")

@@ -1,11 +1,11 @@
 """Recall: passages of what was read, found for a question and put into the window before it.
 
 Attention to remembered keys serves what a text goes on with; a question needs the passage itself before the model's
-eyes. The texts that a bank keeps are cut into passages, as `rag` cuts them, in a store of notes, and found by words
+eyes. The texts that were read are cut into passages, as `rag` cuts them, in a store of notes, and found by words
 (BM25), by meaning (MiniLM, where it is installed), and by what stands beside them. Of the best passages only the
 sentences nearest the question are shown, in the order of the text: a small model wants little before its eyes.
 
-The store is a cache: it is made of the bank's texts, follows them, and can be thrown away. The backbone's own keys,
+The store is a cache: it is made of the texts, follows them, and can be thrown away. The backbone's own keys,
 which a bank has at hand, find one passage in seven where words find six (docs/log/2026-11-27-recall.md): they are not
 asked.
 """
@@ -38,6 +38,7 @@ from ltm.text.means import Means
 
 if TYPE_CHECKING:
     from ltm.bank import Bank
+    from ltm.bank.documents import Documents
 
 RecallMode = Literal["both", "text", "memory", "off"]
 """both: passages in the window, and the memory attached; text: passages alone; memory: the memory alone; off: none."""
@@ -72,7 +73,7 @@ class Recalled:
 
 
 class PassageRecall:
-    """Finds passages in the texts of one row of a bank.
+    """Finds passages in the texts that were read into one row of a memory.
 
     encoder: a name for `load_encoder`, "auto" for MiniLM where it is installed, None to find by words alone.
 
@@ -90,6 +91,7 @@ class PassageRecall:
 
     def _use(self, store: NoteStore) -> None:
         self.store, self._next, self._deleted_at = store, 0, -1
+        self._followed: Documents | None = None
         self._events = {int(event.source): event.id for event in store[0].events()}  # by document
         self._names = {event.id: event.about["name"] for event in store[0].events()}
         self._unsaved = self._chars = 0
@@ -99,11 +101,14 @@ class PassageRecall:
         """The passages."""
         return self.store.row(0, lambda: self.retriever.means.encoder)
 
-    # following a bank
+    # following what is read
 
-    def follow(self, bank: Bank, progress: Callable[[int, int], None] | None = None) -> None:
-        """Take in the texts that a bank has got since, and forget those that it has not any more."""
-        documents = bank.document_registry
+    def follow(self, documents: Documents, progress: Callable[[int, int], None] | None = None) -> None:
+        """Take in the texts that were read since, and forget those that are not there any more; all, where these are
+        another memory's documents than were followed before."""
+        if self._followed is not None and self._followed is not documents:
+            self._use(self.retriever.new_memory())
+        self._followed = documents
         if documents.deleted_at != self._deleted_at or documents.next_id < self._next:
             for number in [number for number in self._events if number not in documents]:
                 self.forget(number)

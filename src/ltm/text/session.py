@@ -120,8 +120,13 @@ class Session:
     @property
     def window(self) -> int | None:
         """Tokens that stand before the model's eyes at once; None: no limit."""
-        limits = (self.method.new_stream().window, self.method.max_stream_tokens)
+        limits = (self.method.new_stream().window, self.capacity)
         return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def capacity(self) -> int | None:
+        """Tokens that can be read and asked about in all; None: no limit, older ones may be forgotten."""
+        return self.method.max_stream_tokens
 
     @property
     def documents(self) -> list[DocumentInfo]:
@@ -130,8 +135,8 @@ class Session:
             return self._memory.documents
 
     @property
-    def recall(self) -> PassageRecall | None:
-        """What finds passages in the texts of the bank, up to date with it; None where the method keeps none."""
+    def recall(self) -> PassageRecall:
+        """What finds passages in the texts that were read, up to date with them."""
         return self._asker.recall
 
     def read(
@@ -182,7 +187,7 @@ class Session:
             raise LtmError("this session was opened without a bank; give save() a path")
         with self._memory.alone():
             self.bank.save(directory)
-            self._asker.save_recall(directory)
+            self.recall.save(directory, self.bank)
         self._memory.path = directory
         return directory
 
@@ -239,7 +244,6 @@ class Session:
         """Forget everything that was read; a directory keeps what was saved there."""
         with self._memory.alone():
             self._memory.reset()
-            self._asker.reset()
 
     def continue_text(
         self, text: str, *, trace: bool = False, on_text: OnText | None = None, **sampling: Any

@@ -67,7 +67,7 @@ class SessionMemory:
     def reset(self) -> None:
         """Forget all of it; a directory keeps what was saved there."""
         self.method.reset(memory=self.given)
-        self._documents = Documents()
+        self._documents.delete([document.id for document in self._documents])
 
     # documents
 

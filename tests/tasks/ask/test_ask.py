@@ -30,10 +30,11 @@ class FakeAnswer:
 
 
 class FakeSession:
-    """Answers with what it was given, or with what stands in its second passage; window: what a whole text needs."""
+    """Answers with what it was given, or with what stands in its second passage; window: what a whole text needs;
+    capacity: what can be read."""
 
-    def __init__(self, window=None):
-        self.window, self.calls, self.texts = window, [], []
+    def __init__(self, window=None, capacity=None):
+        self.window, self.capacity, self.calls, self.texts = window, capacity, [], []
 
     def reset(self):
         self.texts = []
@@ -115,6 +116,12 @@ def test_an_article_is_read_whole_and_each_arm_gets_its_own(data, tokens):
 def test_a_text_that_does_not_fit_is_not_shown_whole(data, tokens):
     _, _, records = records_of(data, FakeSession(window=260))
     assert {record["arm"] for record in records} == set(ARMS) - {"full"}
+
+
+def test_what_a_method_cannot_hold_is_not_read_and_not_asked_of_its_memory(data, tokens):
+    session = FakeSession(capacity=260)
+    _, _, records = records_of(data, session)
+    assert session.texts == [] and {record["arm"] for record in records} == {"none", "gold", "random", "full"}
 
 
 def test_a_session_that_finds_nothing_has_no_arm_of_passages(data, tokens):

@@ -129,23 +129,25 @@ class Ask(Task):
         records = []
         for place, reading in enumerate(unit.readings):
             session.reset()
-            for name, text in reading.documents if self._remembers else ():
+            is_read = self._remembers and self._fits(session.capacity, reading)
+            for name, text in reading.documents if is_read else ():
                 session.read(text, name)
             about = {"text": unit.text, "length": unit.length, "reading": f"{unit.key}/{place}"}
             for arm in words(self.config.arms):
-                asked = self._ask(session, reading, arm, about)
-                records += [{**about, "arm": arm, **own} for own in asked]
+                if is_read or arm not in RECALL:
+                    asked = self._ask(session, reading, arm, about)
+                    records += [{**about, "arm": arm, **own} for own in asked]
         return records
 
     @property
     def _remembers(self) -> bool:
-        """Whether an arm needs what was read; a method that cannot hold it may be asked under the others."""
+        """Whether an arm needs what was read; a method that cannot hold a text is asked under the others."""
         return any(arm in RECALL for arm in words(self.config.arms))
 
     def _ask(self, session: Speaker, reading: AskedReading, arm: str, about: dict[str, Any]) -> list[Record]:
         """A record for each question; none where the arm cannot be: the whole text does not fit, or there is no gold
         passage. What cannot be answered is asked where something is looked for, to see how sure of it that is."""
-        if arm == "full" and not self._fits(session, reading):
+        if arm == "full" and not self._fits(session.window, reading):
             return []
         asked = [one for one in reading.asked if one.answerable or arm in SEARCHING]
         asked = [one for one in asked if one.gold or arm != "gold"]
@@ -178,8 +180,8 @@ class Ask(Task):
         (nats,) = session.answer_likelihoods(asked.question, [answer], given=given, **put)
         return nats / len(text_tokens(self.tokenizer, answer))
 
-    def _fits(self, session: Speaker, reading: AskedReading) -> bool:
-        limit = session.window
+    def _fits(self, limit: int | None, reading: AskedReading) -> bool:
+        """Whether all that is read, and a question, are no more tokens than that; None: no limit."""
         return limit is None or len(text_tokens(self.tokenizer, reading.text)) + SPARE_TOKENS <= limit
 
 
