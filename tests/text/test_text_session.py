@@ -81,3 +81,50 @@ def test_saved_elsewhere_and_opened_again(tmp_path):
 def test_a_text_is_not_gone_on_with():
     with pytest.raises(LtmError, match="leave --continue out"):
         make().continue_text("Once")
+
+
+def test_many_questions_are_answered_one_by_one_with_what_is_found_or_given():
+    session = make(num_passages=1)
+    writer = session.method.means.writer
+    session.read(TEXT, "a.txt")
+    found, away = session.ask_all(["Where is the key?", "Does it rain?"], instruction="Be short.", max_new_tokens=9)
+    assert found.text == "Under it." and "doormat" in found.recalled[0].text and "rains" in away.recalled[0].text
+    assert writer.prompts[0][-1]["content"] == "Where is the key? Be short."
+    (given,) = session.ask_all(["Where?"], given=[["On the roof."]], max_new_tokens=9)
+    assert [one.text for one in given.recalled] == ["On the roof."] and given.found == []
+    assert [turn["content"] for turn in writer.prompts[-1]] == ["On the roof.\n\nWhere? Answer in a few words."]
+    (off,) = session.ask_all(["Where?"], recall="off", max_new_tokens=9)
+    assert off.recalled == [] and writer.prompts[-1] == [{"role": "user", "content": "Where?"}]
+    with pytest.raises(LtmError, match="temperature: not to be had for many"):
+        session.ask_all(["Where?"], temperature=1.0)
+    with pytest.raises(LtmError, match="given holds 1 items"):
+        session.ask_all(["Where?", "Who?"], given=[["On the roof."]])
+    with pytest.raises(LtmError, match="the question is empty"):
+        session.ask_all([" "], given=[["On the roof."]])
+
+
+def test_an_instruction_is_not_looked_for():
+    session = make(num_passages=1)
+    session.read(TEXT, "a.txt")
+    assert "doormat" in session.ask("Where is the key?", instruction="It rains a lot in these parts.").found[0].text
+
+
+def test_answers_have_likelihoods_as_their_writer_tells_them(monkeypatch):
+    session, seen = make(), []
+    session.read(TEXT, "a.txt")
+    writer = session.method.means.writer
+    monkeypatch.setattr(writer, "score", lambda prompt, choices: (seen.append(prompt), [-1.0 for _ in choices])[1])
+    assert session.answer_likelihoods("Where is the key?", ["Under it.", "Away."]) == [-1.0, -1.0]
+    assert "doormat" in seen[0][0]["content"] and seen[0][-1]["content"] == "Where is the key?"
+    assert session.answer_likelihoods("Where?", ["Away."], given=["On the roof."]) == [-1.0]
+    assert "doormat" not in str(seen[1]) and "On the roof." in seen[1][-1]["content"]
+
+
+def test_it_is_forgotten_at_once(tmp_path):
+    session = make(tmp_path)
+    session.read(TEXT, "a.txt")
+    session.reset()
+    assert session.documents == [] and NoteStore.load(tmp_path).is_empty
+    assert (session.window, session.capacity, session.recall_modes) == (None, None, ("text", "off"))
+    writes = TextSession.open(method="rag", backbone="tiny-llama", encoder="hash")
+    assert writes.window == 512

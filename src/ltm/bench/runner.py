@@ -26,6 +26,7 @@ from ltm.methods.opening import open_method
 from ltm.tasks.base import Record, Task, Unit
 from ltm.tasks.registry import task_class
 from ltm.text.session import Session
+from ltm.text.text_session import TextSession
 
 OUT_OF_MEMORY = "not enough memory; use a smaller budget, window or batch"
 
@@ -121,13 +122,10 @@ def _prepare(cells: Sequence[Cell], folder: Path) -> list[Work]:
 
 
 def _no_common_language(cell: Cell) -> str | None:
-    """Why a method that speaks text cannot be measured; None where a method can. A session puts text to a method of
-    tokens; one to a method of text asks one question at a time and tells no likelihoods."""
+    """Why a method cannot be measured; None where it can. A session puts text to a method of tokens, too."""
     asked, spoken = task_class(cell.task.name).speaks, method_class(cell.method.name).speaks
-    if spoken == "tokens":
+    if spoken == asked or spoken == "tokens":
         return None
-    if asked == "text":
-        return f"not measured: task {cell.task.name} asks for likelihoods, which method {cell.method.name} has not"
     return f"not measured: task {cell.task.name} speaks {asked}, method {cell.method.name} speaks {spoken}"
 
 
@@ -147,6 +145,8 @@ def _make_units(cell: Cell) -> tuple[Task, list[Unit]] | LtmError:
 def _about_method(cell: Cell) -> tuple[dict[str, Any], float | None] | LtmError:
     """What the records of a method depend on, and its bytes a token; the method itself is let go of."""
     try:
+        if _speaks_text(cell):
+            return {"options": asdict(_open_text_session(cell).method.method_config), "weights": None}, None
         method = open_cell_method(cell)
         weights = trained_hash(method)
         about = {"options": asdict(method.method_config), "weights": weights and weights[:HASH_DIGITS]}
@@ -171,12 +171,24 @@ def _make_work(
 
 
 def open_cell_method(cell: Cell) -> Reader:
-    """The method of a cell, ready to be measured."""
+    """The method of a cell, which reads tokens, ready to be measured."""
     return open_method(cell.method.name, cell.plan.backbone, cell.method.sidenet, **cell.options)
 
 
-def _open_subject(cell: Cell) -> Reader | Session:
+def _open_text_session(cell: Cell) -> TextSession:
+    """A session on a cell's method of text, with the plan's backbone as what writes."""
+    method = cell.method
+    return TextSession.open(None, cell.plan.backbone, method.name, method.sidenet, **cell.options)
+
+
+def _speaks_text(cell: Cell) -> bool:
+    return method_class(cell.method.name).speaks == "text"
+
+
+def _open_subject(cell: Cell) -> Reader | Session | TextSession:
     """What the units of a cell's task are run on: the method, or a session on it where the task speaks text."""
+    if _speaks_text(cell):
+        return _open_text_session(cell)
     method = open_cell_method(cell)
     return Session(method) if task_class(cell.task.name).speaks == "text" else method
 

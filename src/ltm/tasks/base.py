@@ -33,6 +33,10 @@ class Speaker(Protocol):
     def capacity(self) -> int | None:
         """Tokens that can be read and asked about in all; None: no limit, older ones may be forgotten."""
 
+    @property
+    def recall_modes(self) -> Sequence[str]:
+        """What of the past an answer can have, of both, text, memory and off, without two that are the same."""
+
     def reset(self) -> None:
         """Forget everything that was read."""
 

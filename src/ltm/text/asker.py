@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ltm.bank import Bank
 from ltm.configs import config_from_options
-from ltm.data.passages import AnswerTrace, Passage
+from ltm.data.passages import AnswerTrace
 from ltm.data.tokens import token_ids
 from ltm.errors import LtmError
 from ltm.memory import LeftOut, Memory
@@ -23,10 +23,15 @@ from ltm.text.asking import Asking, check_given, fitting, instruction_of, prompt
 from ltm.text.generation import OnText, Sampling, Turn, end_tokens, generate, question_ids
 from ltm.text.moved import words_moved
 from ltm.text.prefix import KeptPrefix
-from ltm.text.recall import WINDOW_SHARE, PassageRecall, Recalled
+from ltm.text.recall import WINDOW_SHARE, PassageRecall, Recalled, given_passages
 from ltm.text.session_memory import SessionMemory
 from ltm.text.used_passages import used_passages
 
+FOR_ONE, NO_PART = (
+    "not to be had for many questions at once; ask one by one",
+    "no part of how a question is put; leave it out",
+)
+"""Why an option is refused."""
 FRAME_TOKENS = 96
 """Room for a chat template, documents' names and the instruction, beside passages and question."""
 
@@ -80,7 +85,7 @@ class Asker:
         max_new_tokens: int,
         options: dict[str, Any],
     ) -> list[Answer]:
-        asking = _only_asking(options, "not to be had for many questions at once; ask one by one")
+        asking = only_asking(options, FOR_ONE)
         check_given(given, questions)
         started = time.perf_counter()
         recalls = [
@@ -107,7 +112,7 @@ class Asker:
     def likelihoods(
         self, question: str, answers: Sequence[str], given: Sequence[str] | None, options: dict[str, Any]
     ) -> list[float]:
-        asking = _only_asking(options, "no part of how a question is put; leave it out")
+        asking = only_asking(options, NO_PART)
         ids = self._prompt(question, self._recalled(question, (), asking, given), asking, ())
         after = [text_tokens(self.tokenizer, answer) for answer in answers]
         memory = self._attached(asking)
@@ -156,7 +161,7 @@ class Asker:
     ) -> Recalled:
         """What stands before a question; new_tokens: most tokens of the answer."""
         if given is not None:
-            return Recalled([], [Passage(None, None, None, text, 1.0) for text in given])
+            return given_passages(given)
         if not asking.in_window:
             return Recalled([], [])
         recall, bank, path = self.recall, self.memory.bank, self.memory.path
@@ -217,7 +222,7 @@ class Asker:
         return Answer(text, kept, [], prompt_tokens, ended, seconds, encoded_tokens=prompt_tokens)
 
 
-def _only_asking(options: dict[str, Any], why_not: str) -> Asking:
+def only_asking(options: dict[str, Any], why_not: str) -> Asking:
     """What options say of how to ask; LtmError for any other."""
     asking, rest = split_options(options)
     if rest:

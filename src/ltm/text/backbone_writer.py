@@ -31,6 +31,11 @@ class BackboneWriter:
         if self.tokenizer is None:
             raise LtmError(f"backbone {self.name} has no tokenizer, so it writes no text; load one with a tokenizer")
 
+    @property
+    def window(self) -> int | None:
+        """Most tokens of a prompt and its answer together; None: no limit."""
+        return self.method.max_stream_tokens
+
     def write(
         self,
         messages: Messages,
@@ -63,7 +68,7 @@ class BackboneWriter:
         return question_ids(self.tokenizer, last["content"], history)
 
     def _check_room(self, tokens: int) -> None:
-        limit = self.method.max_stream_tokens
+        limit = self.window
         if limit is not None and tokens > limit:
             raise WriterError(
                 f"prompt and answer take {tokens:,} tokens, {self.name} has positions for {limit:,}; recall less, or "

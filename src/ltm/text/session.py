@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ltm.backbone import load_backbone
 from ltm.bank import Bank, DocumentInfo
@@ -26,7 +26,7 @@ from ltm.text.answer import Answer
 from ltm.text.asker import Asker
 from ltm.text.generation import OnText, Sampling, plain_ids
 from ltm.text.reading import OnProgress, Ranges, read_document
-from ltm.text.recall import PassageRecall
+from ltm.text.recall import PassageRecall, RecallMode
 from ltm.text.session_memory import SessionMemory, no_bank
 
 
@@ -127,6 +127,11 @@ class Session:
     def capacity(self) -> int | None:
         """Tokens that can be read and asked about in all; None: no limit, older ones may be forgotten."""
         return self.method.max_stream_tokens
+
+    @property
+    def recall_modes(self) -> tuple[RecallMode, ...]:
+        """What of the past an answer can have here (`Asking.recall`)."""
+        return get_args(RecallMode)
 
     @property
     def documents(self) -> list[DocumentInfo]:

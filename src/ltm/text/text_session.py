@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltm.bank.results import DocumentInfo
 from ltm.configs import NUM_PASSAGES
@@ -19,11 +19,16 @@ from ltm.notes.records import Event
 from ltm.notes.store import NoteStore
 from ltm.notes.writer import Message
 from ltm.text.answer import Answer
-from ltm.text.asking import Asking, split_options
+from ltm.text.asker import FOR_ONE, NO_PART, only_asking
+from ltm.text.asking import Asking, check_given, prompt_text, split_options
 from ltm.text.generation import OnText, Sampling
 from ltm.text.means import DEFAULT_BACKBONE, Means
 from ltm.text.reading import ReadProgress
+from ltm.text.recall import Recalled, RecallMode, given_passages
 from ltm.text.session import Session
+
+if TYPE_CHECKING:
+    from ltm.backbone import Backbone
 
 _WORD = re.compile(r"\S+")
 
@@ -63,7 +68,7 @@ class TextSession:
     def open(
         cls,
         path: str | Path | None = None,
-        backbone: str | None = None,
+        backbone: Backbone | str | None = None,
         method: str | None = None,
         sidenet: str | Path | None = None,
         device: str | None = None,
@@ -71,8 +76,8 @@ class TextSession:
     ) -> TextSession:
         """A session on a store, or on an empty one; the method and what shapes its notes are as the store has them.
 
-        backbone: what writes, loaded at the first answer. options: fields of the method's config. Raises LtmError for
-        what does not fit the store.
+        backbone: what writes; by a name, loaded at the first answer. options: fields of the method's config. Raises
+        LtmError for what does not fit the store.
         """
         made = _made_by(path)
         if made is None and method is None:
@@ -88,6 +93,20 @@ class TextSession:
         return cls(chosen.open(config, Means(backbone or DEFAULT_BACKBONE, device=device)), path)
 
     # the memory
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that stand before the writer's eyes at once; None: no limit, or none that it tells."""
+        return getattr(self.method.means.writer, "window", None)
+
+    @property
+    def capacity(self) -> None:
+        """Of what can be read there is no limit."""
+
+    @property
+    def recall_modes(self) -> tuple[RecallMode, ...]:
+        """Passages are all there is of a memory of text; both are the same."""
+        return "text", "off"
 
     @property
     def documents(self) -> list[DocumentInfo]:
@@ -141,6 +160,10 @@ class TextSession:
         names = ", ".join(event.source for event in self._named()) or "nothing"
         raise LtmError(f"no document {document!r} in this memory; it holds: {names}")
 
+    def reset(self) -> None:
+        """Forget everything that was read, on the disk, too."""
+        self.memory.reset()
+
     def save(self, path: str | Path | None = None) -> Path:
         """Write the store to `path`; where it was opened from (None) it is on the disk already."""
         directory = self.path if path is None else Path(path)
@@ -155,7 +178,8 @@ class TextSession:
         self,
         question: str,
         *,
-        history: Sequence[dict[str, str]] = (),
+        history: Sequence[Message] = (),
+        given: Sequence[str] | None = None,
         trace: bool = False,
         on_text: OnText | None = None,
         **options: Any,
@@ -168,21 +192,16 @@ class TextSession:
         """
         check_text(question, "the question")
         asking, sampling = split_options(options)
-        self._check(asking)
         chosen = Sampling(**sampling)
         sampling.pop("max_new_tokens", None)
         usage, started = self.method.means.writer.usage, time.perf_counter()
         prompt_tokens, new_tokens = usage.prompt_tokens, usage.new_tokens
-        reply = self.method.reply(
-            [*history, {"role": "user", "content": f"{question} {asking.instruction or ''}".rstrip()}],
-            memory=self.memory if asking.in_window else None,
-            max_tokens=chosen.max_new_tokens,
-            on_text=on_text,
-            **sampling,
-        )
+        put = self._put(question, history, given, asking)
+        reply = self.method.reply(**put, max_tokens=chosen.max_new_tokens, on_text=on_text, **sampling)
         seconds = time.perf_counter() - started
         found = self.method.passages(reply.found, memory=self.memory)
         shown = found if trace else []
+        recalled = Recalled(found, found) if given is None else given_passages(given)
         return Answer(
             reply.text,
             self._tokens(reply.text),
@@ -191,10 +210,32 @@ class TextSession:
             usage.new_tokens - new_tokens < chosen.max_new_tokens,
             seconds,
             _trace(reply.text, shown),
-            found=found,
-            recalled=shown,
             encoded_tokens=usage.prompt_tokens - prompt_tokens,
-        )
+        ).after(recalled)
+
+    def ask_all(
+        self,
+        questions: Sequence[str],
+        *,
+        given: Sequence[Sequence[str]] | None = None,
+        batch_size: int = 8,
+        max_new_tokens: int = 128,
+        **options: Any,
+    ) -> list[Answer]:
+        """As `Session.ask_all`, one after another: a writer gets one prompt at a time, whatever the batch_size."""
+        only_asking(options, FOR_ONE)
+        check_given(given, questions)
+        return [
+            self.ask(one, given=None if given is None else given[n], max_new_tokens=max_new_tokens, **options)
+            for n, one in enumerate(questions)
+        ]
+
+    def answer_likelihoods(
+        self, question: str, answers: Sequence[str], *, given: Sequence[str] | None = None, **options: Any
+    ) -> list[float]:
+        """As `Session.answer_likelihoods`; WriterError from a writer that does not tell them."""
+        _, prompt = self.method.prompt(**self._put(question, (), given, only_asking(options, NO_PART)))
+        return self.method.means.writer.score(prompt, answers)
 
     def continue_text(self, text: str, **_: Any) -> Answer:
         """Not to be had of a method that speaks in messages."""
@@ -204,6 +245,17 @@ class TextSession:
         )
 
     # helpers
+
+    def _put(
+        self, question: str, history: Sequence[Message], given: Sequence[str] | None, asking: Asking
+    ) -> dict[str, Any]:
+        """How a question is put, as the method takes it: messages, what is looked for, and where."""
+        self._check(asking)
+        if not question.strip():
+            raise LtmError("the question is empty; ask something")
+        asked = prompt_text(question, given_passages(given or ()).shown, asking)
+        memory = self.memory if given is None and asking.in_window else None
+        return {"messages": [*history, {"role": "user", "content": asked}], "query": question, "memory": memory}
 
     def _check(self, asking: Asking) -> None:
         """Refuse what a memory of text has not."""

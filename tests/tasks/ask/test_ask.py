@@ -31,10 +31,11 @@ class FakeAnswer:
 
 class FakeSession:
     """Answers with what it was given, or with what stands in its second passage; window: what a whole text needs;
-    capacity: what can be read."""
+    capacity: what can be read; recall_modes: what its answers can have."""
 
-    def __init__(self, window=None, capacity=None):
-        self.window, self.capacity, self.calls, self.texts = window, capacity, [], []
+    def __init__(self, window=None, capacity=None, recall_modes=("both", "text", "memory", "off")):
+        self.window, self.capacity, self.recall_modes = window, capacity, recall_modes
+        self.calls, self.texts = [], []
 
     def reset(self):
         self.texts = []
@@ -124,12 +125,9 @@ def test_what_a_method_cannot_hold_is_not_read_and_not_asked_of_its_memory(data,
     assert session.texts == [] and {record["arm"] for record in records} == {"none", "gold", "random", "full"}
 
 
-def test_a_session_that_finds_nothing_has_no_arm_of_passages(data, tokens):
-    session = FakeSession()
-    ask_all = session.ask_all
-    session.ask_all = lambda questions, recall="both", **how: ask_all(questions, recall="off", **how)
-    _, _, records = records_of(data, session)
-    assert {record["arm"] for record in records} == set(ARMS) - {"text", "both"}
+def test_arms_that_a_session_does_not_tell_apart_are_left_out(data, tokens):
+    _, _, records = records_of(data, FakeSession(recall_modes=("text", "off")))
+    assert {record["arm"] for record in records} == set(ARMS) - {"memory", "both"}
 
 
 def test_nothing_is_read_where_no_arm_needs_it(data, tokens):
@@ -206,7 +204,7 @@ def test_kinds_stand_alone_after_all_together():
 
 
 def test_a_session_on_a_method_is_asked(data, tiny_backbone, tmp_path):
-    specs = parse_tasks("ask", ["ask.articles=1", "ask.max_new_tokens=2"]), parse_methods("em_llm,rag")
+    specs = parse_tasks("ask", ["ask.articles=1", "ask.max_new_tokens=2"]), parse_methods("em_llm,rag:encoder=hash")
     plan = Plan(*specs, tiny_backbone("tiny-llama"), data, window=512)
     em_llm, rag = run_plan(plan, tmp_path / "out")
     assert not em_llm.failed, em_llm.facts["error"]
@@ -214,4 +212,11 @@ def test_a_session_on_a_method_is_asked(data, tiny_backbone, tmp_path):
     found = [record for record in em_llm.records if record["arm"] == "both"]
     assert all(record["recall_at_10"] and record["confidence"] is not None for record in found)
     assert all(record["gold_nats"] < 0 for record in em_llm.records)
-    assert rag.facts["error"] == "not measured: task ask asks for likelihoods, which method rag has not"
+    assert not rag.failed, rag.facts["error"]
+    assert {record["arm"] for record in rag.records} == {"none", "text", "gold", "random", "full"}
+    assert all(record["gold_nats"] < 0 and record["prompt_tokens"] for record in rag.records)
+    assert all(record["recall_at_10"] for record in rag.records if record["arm"] == "text")
+    asked = [{r["example"]: r for r in own.records if r["arm"] == "gold"} for own in (em_llm, rag)]
+    assert asked[0].keys() == asked[1].keys()
+    for name, mine in asked[0].items():
+        assert mine["answer"] == asked[1][name]["answer"] and mine["prompt_tokens"] == asked[1][name]["prompt_tokens"]

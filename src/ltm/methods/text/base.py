@@ -151,18 +151,25 @@ class TextMemory(Method):
         *,
         memory: Given = LEFT_OUT,
         row: int = 0,
+        query: str | None = None,
         max_tokens: int = 256,
         on_text: OnText | None = None,
         **sampling: Any,
     ) -> Reply:
         """Answer messages, the last of them a user's, with what is remembered; nothing is remembered of it unless
-        `remember` is told so."""
-        query = question_of(messages)
-        notes = self._notes(memory, row)
-        found = [] if notes is None else self.look(query, notes)
-        prompt = list(messages) if notes is None or not found else self.compose(messages, found, notes)
+        `remember` is told so. query: what is looked for; None: that last message."""
+        found, prompt = self.prompt(messages, query, memory=memory, row=row)
         text = self.means.writer.write(prompt, max_tokens=max_tokens, on_text=on_text, **sampling)
         return Reply(text, found, prompt)
+
+    def prompt(
+        self, messages: Messages, query: str | None = None, *, memory: Given = LEFT_OUT, row: int = 0
+    ) -> tuple[list[Found], list[Message]]:
+        """What is found for messages, best first, and what the writer gets; arguments as `reply`."""
+        question = question_of(messages)
+        notes = self._notes(memory, row)
+        found = [] if notes is None else self.look(query or question, notes)
+        return found, list(messages) if notes is None or not found else self.compose(messages, found, notes)
 
     def forget(self, source: str, *, memory: Given = LEFT_OUT, row: int = 0) -> Forgotten:
         """Delete a source and all that was derived from it; LtmError for one that is not there."""

@@ -134,7 +134,7 @@ class Ask(Task):
                 session.read(text, name)
             about = {"text": unit.text, "length": unit.length, "reading": f"{unit.key}/{place}"}
             for arm in words(self.config.arms):
-                if is_read or arm not in RECALL:
+                if arm not in RECALL or (is_read and RECALL[arm] in session.recall_modes):
                     asked = self._ask(session, reading, arm, about)
                     records += [{**about, "arm": arm, **own} for own in asked]
         return records
@@ -165,8 +165,6 @@ class Ask(Task):
             batch_size=self.config.batch_size,
             **put,
         )
-        if arm in SEARCHING and all(answer.confidence is None for answer in answers):
-            return []  # this session finds no passages: the arm would be another one under its name
         records = []
         for number, (one, answer) in enumerate(zip(asked, answers, strict=True)):
             own = None if given is None else given[number]
