@@ -59,6 +59,15 @@ def test_verify_takes_no_options_of_the_proof_alone(run, small):
     assert run("bank", "verify", small, "--absent", "words that nobody wrote", "--no-model").code == 0
 
 
+@pytest.mark.parametrize(
+    "options", [("--recall", "both"), ("--passages", 3), ("--instruction", "Be short."), ("--min-confidence", 0.5)]
+)
+def test_a_text_that_is_gone_on_with_takes_no_options_of_a_question(run, small, options):
+    asked = ("ask", small, "Call me", *options)
+    assert f"{options[0]}: no effect with --continue" in one_line(run(*asked, "--continue"))
+    assert run(*asked, "--max-tokens", 2).code == 0
+
+
 def test_options_of_weights_that_training_goes_on_from(run, book, sidenet, tmp_path):
     common = ("train", "--data", book, "--out", tmp_path / "out", *TINY, "--max-steps", 1, "--start-from", sidenet)
     assert "--chunk-size: no effect with --start-from" in one_line(run(*common, "--chunk-size", 8))

@@ -26,6 +26,7 @@ from ltm.cli.declared import (
     method_options,
     new_app,
 )
+from ltm.cli.options import refuse
 from ltm.cli.read import ReadBar, tell_markup
 from ltm.configs import NUM_PASSAGES
 from ltm.console import ask_patience, make_progress, notice, print_json, write
@@ -56,6 +57,7 @@ class _TracePage(TyperCommand):
 
 @app.command(cls=_TracePage, epilog='Try: ltm ask moby.bank "Who is Queequeg?" --trace out.html')
 def ask(
+    context: typer.Context,
     bank: BankOrText,
     question: Annotated[str, typer.Argument(help="What to ask (- for stdin); with --continue, a text to go on from.")],
     trace: Annotated[
@@ -89,6 +91,8 @@ def ask(
 
     if page is not None:
         check_output(page, is_trace_page, KIND)
+    if plain:
+        refuse("with --continue", ["recall", "passages", "instruction", "min_confidence"], context)
     question = _question(question, bank)
     session = open_session(bank, backbone=backbone, sidenet=sidenet, method=method, device=device)
     answer = session.continue_text if plain else session.ask
