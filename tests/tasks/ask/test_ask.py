@@ -10,9 +10,10 @@ import pytest
 from ltm.bench import Plan, parse_methods, parse_tasks, run_plan
 from ltm.data.passages import Passage
 from ltm.errors import ConfigError
+from ltm.tasks.ask.config import ARMS, TEXTS, AskConfig
 from ltm.tasks.ask.readings import holds
 from ltm.tasks.ask.tables import auroc, recovered_share, table
-from ltm.tasks.ask.task import ARMS, INSTRUCTION, Ask, AskConfig
+from ltm.tasks.ask.task import ALL_SOURCES, INSTRUCTION, Ask
 from ltm.tasks.data import DataSource
 
 TITLES = ("Alps", "Boats", "Cats", "Drums")
@@ -171,6 +172,10 @@ def test_many_articles_are_one_memory_as_far_as_there_is_room(data, tokens):
 def test_wrong_values_are_refused_by_name(values):
     with pytest.raises(ConfigError, match=next(iter(values))):
         AskConfig(**values)
+
+
+def test_every_text_has_its_source():
+    assert tuple(ALL_SOURCES) == TEXTS
 
 
 def test_an_answer_is_held_as_whole_words():

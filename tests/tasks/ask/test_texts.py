@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from ltm.tasks.ask.task import AskConfig
+from ltm.tasks.ask.config import AskConfig
 from ltm.tasks.ask.texts import GOLD_WORDS, babi, locomo, qmsum
 from ltm.tasks.data import DataSource
 

@@ -21,7 +21,7 @@ from ltm.tasks.reading import Question, load_questions, split_by_title
 from ltm.tasks.scoring import text_tokens
 
 if TYPE_CHECKING:
-    from ltm.tasks.ask.task import AskConfig
+    from ltm.tasks.ask.config import AskConfig
     from ltm.tasks.data import DataSource
 
 Source = Callable[["AskConfig", "DataSource", Any], Iterator[ReadingUnit]]
