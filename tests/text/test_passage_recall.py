@@ -146,6 +146,9 @@ def test_a_trace_says_what_each_passage_of_the_window_moved(read):
     answer = read.ask("Who keeps bees?", max_new_tokens=4, trace=True)
     assert {one.passage for one in answer.moved} == set(answer.recalled)
     assert [one.nats for one in answer.moved] == sorted((one.nats for one in answer.moved), reverse=True)
+    for one in answer.moved:
+        words = [answer.trace.tokens[number].text.strip() for number in one.tokens]
+        assert one.words == [word for word in words if word]
     assert read.ask("Who keeps bees?", max_new_tokens=4).moved == []
 
 

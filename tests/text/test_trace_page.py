@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 from ltm.data.passages import AnswerTrace, Passage, SourceText, TokenUse, TracedToken, UsedSpan, trace_tokens
 from ltm.text.answer import Answer
+from ltm.text.moved import Moved
 from ltm.text.trace_page import trace_page
 
 
@@ -35,11 +37,30 @@ def test_tokens_and_passages_are_on_the_page():
     }
 
 
+def test_what_stood_in_the_window_is_told_apart_from_attention():
+    mat, roof = (Passage("letter", place, place + 9, text, 0.5) for place, text in ((0, "On a mat."), (9, "On a roof")))
+    made = replace(answer(AnswerTrace(tokens=[TracedToken("a mat", 0.1, [])])), recalled=[roof, mat])
+    moved = replace(made, moved=[Moved(mat, 2.25, ["a mat"], [0]), Moved(roof, -0.5, [], [])])
+    data = data_of(trace_page("Where?", moved))
+    assert [(one["text"], one["nats"], one["tokens"]) for one in data["window"]] == [
+        ("On a mat.", 2.25, [0]),
+        ("On a roof", -0.5, []),
+    ]
+    assert data["passages"] == []
+    data = data_of(trace_page("Where?", made))
+    assert [(one["text"], one["nats"], one["tokens"]) for one in data["window"]] == [
+        ("On a roof", None, []),
+        ("On a mat.", None, []),
+    ]
+
+
 def test_nothing_comes_from_outside_and_texts_stay_texts():
     evil = '</script><script>alert(1)</script><img src=x onerror="alert(2)">&amp;\u2028'
     traced = AnswerTrace([Passage(evil, None, None, evil, 1.0)], [TracedToken(evil, 1.0, [TokenUse(0, 0, 0, 1.0)])])
-    page = trace_page(evil, answer(traced))
+    (own,) = traced.passages
+    page = trace_page(evil, replace(answer(traced), moved=[Moved(own, 1.0, [evil], [0])], recalled=[own]))
     assert data_of(page)["tokens"][0]["text"] == data_of(page)["passages"][0]["document"] == evil
+    assert data_of(page)["window"][0]["text"] == evil
     assert page.count("<script") == page.count("</script") == 2 and "<img" not in page
     assert not re.search(r'(src|href)\s*=\s*["\']?(https?:|//)|@import|url\(', page)
     assert "default-src 'none'" in page

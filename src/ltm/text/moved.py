@@ -23,11 +23,12 @@ LEAST_NATS = 0.5
 @dataclass(frozen=True)
 class Moved:
     """A passage of the window; nats: how much likelier it made the whole answer; words: those of the answer that it
-    made likelier by LEAST_NATS or more, in order."""
+    made likelier by LEAST_NATS or more, in order; tokens: the numbers of the answer's tokens that these are."""
 
     passage: Passage
     nats: float
     words: list[str]
+    tokens: list[int]
 
 
 def words_moved(
@@ -48,8 +49,9 @@ def words_moved(
     found = []
     for passage, own in zip(shown, without, strict=True):
         gains = whole - own
-        moved = [word.strip() for word, gain in zip(words, gains.tolist(), strict=True) if gain >= LEAST_NATS]
-        found.append(Moved(passage, float(gains.sum()), [word for word in moved if word]))
+        tokens = [number for number, gain in enumerate(gains.tolist()) if gain >= LEAST_NATS]
+        moved = [words[number].strip() for number in tokens]
+        found.append(Moved(passage, float(gains.sum()), [word for word in moved if word], tokens))
     return sorted(found, key=lambda one: -one.nats)
 
 

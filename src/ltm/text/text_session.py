@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ltm.bank.results import DocumentInfo
 from ltm.configs import NUM_PASSAGES
 from ltm.data.documents import check_text
-from ltm.data.passages import AnswerTrace, Passage, TokenUse, TracedToken
+from ltm.data.passages import AnswerTrace, TracedToken
 from ltm.errors import LtmError
 from ltm.methods.registry import config_from_options, method_class
 from ltm.methods.text.base import TextMemory
@@ -209,7 +209,7 @@ class TextSession:
             usage.prompt_tokens - prompt_tokens,
             usage.new_tokens - new_tokens < chosen.max_new_tokens,
             seconds,
-            _trace(reply.text, shown),
+            AnswerTrace(tokens=[TracedToken(reply.text, 0.0, [])]) if trace else AnswerTrace(),
             encoded_tokens=usage.prompt_tokens - prompt_tokens,
         ).after(recalled)
 
@@ -310,9 +310,3 @@ def _made_by(path: str | Path | None) -> dict[str, Any] | None:
         return store.facts.get("method")
     finally:
         store.close()
-
-
-def _trace(text: str, found: list[Passage]) -> AnswerTrace:
-    """The answer as one word that used every passage: which word used which cannot be told."""
-    uses = [TokenUse(number, 0, len(one.text), one.weight) for number, one in enumerate(found)]
-    return AnswerTrace(found, [TracedToken(text, sum(one.weight for one in found), uses)] if found else [])

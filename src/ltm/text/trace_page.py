@@ -1,4 +1,8 @@
-"""One self-contained page for an answer: its tokens, and on hover the passages of memory that each of them used."""
+"""One self-contained page for an answer: its tokens, and on hover the passages that each of them comes from.
+
+What stood in the window and what attention to memory used are told apart: the first is known by taking a passage out
+(`ltm.text.moved`), the second by weights.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from ltm.console import hidden_as_json, shown
 from ltm.outputs import begins_with
 
 if TYPE_CHECKING:
+    from ltm.data.passages import Passage
     from ltm.text.answer import Answer
 
 _TEMPLATE = Path(__file__).with_name("trace_page.html")
@@ -23,7 +28,8 @@ is_trace_page = begins_with(_MARK)
 def trace_page(question: str, answer: Answer) -> str:
     """HTML without any outside resource.
 
-    answer: from `Session.ask(..., trace=True)`. A token's shade is the share of attention that memory had in it.
+    answer: from `Session.ask(..., trace=True)`. A token's shade is the share of attention that memory had in it; what a
+    passage in the window made likelier is underlined.
 
     >>> Path("out.html").write_text(trace_page(question, answer))  # doctest: +SKIP
     """
@@ -32,11 +38,10 @@ def trace_page(question: str, answer: Answer) -> str:
 
 
 def _data(answer: Answer) -> dict[str, Any]:
+    moved = [{**_passage(one.passage), "nats": round(one.nats, 3), "tokens": one.tokens} for one in answer.moved]
     return {
-        "passages": [
-            {"document": p.document, "start": p.start, "end": p.end, "text": p.text, "weight": round(p.weight, 5)}
-            for p in answer.trace.passages
-        ],
+        "window": moved or [{**_passage(one), "nats": None, "tokens": []} for one in answer.recalled],
+        "passages": [{**_passage(one), "weight": round(one.weight, 5)} for one in answer.trace.passages],
         "tokens": [
             {
                 "text": token.text,
@@ -46,6 +51,10 @@ def _data(answer: Answer) -> dict[str, Any]:
             for token in answer.trace.tokens
         ],
     }
+
+
+def _passage(one: Passage) -> dict[str, Any]:
+    return {"document": one.document, "start": one.start, "end": one.end, "text": one.text}
 
 
 def _json(data: dict[str, Any]) -> str:
