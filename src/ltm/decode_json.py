@@ -9,6 +9,8 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 Reader = Callable[[Any], Any]
+MAY_MISS = {"may_miss": True}
+"""Metadata of a dataclass's field with a default that JSON may leave out: `field(default=None, metadata=MAY_MISS)`."""
 _PLAIN = {
     int: "a whole number of 64 bits",
     float: "a finite number",
@@ -31,8 +33,8 @@ class _WrongType(Exception):
 def typed(kind: Any, value: Any, where: str) -> Any:
     """`value` as `kind`: bool, int (64 bits), float (finite), str, dict, list[...], ... | None, or a dataclass of such.
 
-    where: the value's name for the message. Raises ValueError where a type is another or a field is missing; fields
-    that are not known are refused too.
+    where: the value's name for the message. Raises ValueError where a type is another or a field is missing (but those
+    of MAY_MISS); fields that are not known are refused too.
 
     >>> typed(list[int], [1, 2], "layers")
     [1, 2]
@@ -81,15 +83,18 @@ def _list_reader(item_reader: Reader) -> Reader:
 
 def _dataclass_reader(kind: type) -> Reader:
     readers = {name: _reader(hint) for name, hint in field_types(kind).items()}
+    may_miss = {own.name for own in fields(kind) if own.metadata == MAY_MISS}
 
     def read(value: Any) -> Any:
-        wrong = sorted(readers.keys() ^ _expected(value, dict, "an object").keys())
+        missing = may_miss - _expected(value, dict, "an object").keys()
+        wrong = sorted((readers.keys() ^ value.keys()) - missing)
         if wrong:
             raise _WrongType(f"has other fields than it should: {', '.join(map(str, wrong[:5]))}")
         found = {}
         for name, reader in readers.items():
             try:
-                found[name] = reader(value[name])
+                if name not in missing:
+                    found[name] = reader(value[name])
             except _WrongType as error:
                 raise error.within(f".{name}") from None
         return kind(**found)

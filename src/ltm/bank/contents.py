@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -161,14 +161,17 @@ class BankContents(Memory):
 
     # documents
 
-    def add_document(self, name: str, *, row: int = 0, text: str | None = None) -> int:
+    def add_document(
+        self, name: str, *, row: int = 0, text: str | None = None, ranges: Iterable[tuple[int, int]] | None = None
+    ) -> int:
         """Announce a document that is about to be written to a row; returns its id.
 
         text: its whole text, kept (and saved) so that a passage can be shown; the spans given to `write` are ranges
-        of its characters. The document counts as incomplete until `finish_document`.
+        of its characters. ranges: those that are to be remembered, None for all. The document counts as incomplete
+        until `finish_document`.
         """
         row_numbers([row], 1, self.num_rows)
-        return self.document_registry.add(name, row, text)
+        return self.document_registry.add(name, row, text, ranges)
 
     def finish_document(self, document: int) -> None:
         """Note that a document was written to its end; one that was not (a killed read) shows as incomplete."""

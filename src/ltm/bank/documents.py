@@ -8,16 +8,21 @@ from dataclasses import dataclass, replace
 from ltm.bank.document_counts import Changes, tick
 from ltm.errors import BankError
 
+Ranges = tuple[tuple[int, int], ...]
+"""Ranges of characters, in order, none touching another."""
+
 
 @dataclass
 class BankDocument:
-    """A document as the bank knows it; `row` is the memory row it was added to."""
+    """A document as the bank knows it; `row` is the memory row it was added to; ranges: the characters of its text that
+    are to be remembered, None for all."""
 
     id: int
     name: str
     row: int
     text: str | None = None
     complete: bool = False
+    ranges: Ranges | None = None
 
 
 class DocumentsMark:
@@ -62,9 +67,9 @@ class Documents:
         """The documents of a name, in the order they were added."""
         return [self.by_id[number] for number in self.by_name.get(name, [])]
 
-    def add(self, name: str, row: int, text: str | None) -> int:
-        """A new document; returns its id."""
-        document = BankDocument(self.next_id, name, row, text)
+    def add(self, name: str, row: int, text: str | None, ranges: Iterable[tuple[int, int]] | None = None) -> int:
+        """A new document; returns its id. Raises BankError for ranges that are not of its text."""
+        document = BankDocument(self.next_id, name, row, text, ranges=_checked(name, text, ranges))
         self.next_id += 1
         self.put(document)
         self.changes.note([document.id])
@@ -124,3 +129,37 @@ class Documents:
             if holders:
                 other.put(replace(document, row=holders[0]))
         return other
+
+
+def joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """Sorted ranges with those that overlap or touch as one.
+
+    >>> joined([(0, 3), (2, 5), (7, 8)])
+    ((0, 5), (7, 8))
+    """
+    found: list[tuple[int, int]] = []
+    for start, end in ranges:
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return tuple(found)
+
+
+def are_ranges(ranges: Sequence[Sequence[int]], length: int) -> bool:
+    """Whether these are ranges of a text of so many characters, in order."""
+    places = [place for both in ranges for place in both]
+    pairs = all(len(both) == 2 and both[0] < both[1] for both in ranges)
+    return pairs and places == sorted(places) and (not places or places[0] >= 0 and places[-1] <= length)
+
+
+def _checked(name: str, text: str | None, ranges: Iterable[tuple[int, int]] | None) -> Ranges | None:
+    """Ranges as a document keeps them; None where they are all of its text."""
+    if ranges is None:
+        return None
+    length, ordered = len(text or ""), sorted((start, end) for start, end in ranges)
+    wrong = [both for both in ordered if not are_ranges([both], length)]
+    if wrong:
+        raise BankError(f"{wrong[0]} is no range of {name}, which has {length:,} characters; use 0 <= start < end")
+    found = joined(ordered)
+    return None if found == ((0, length),) else found

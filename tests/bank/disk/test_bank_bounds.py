@@ -74,6 +74,15 @@ def test_files_of_sizes_that_cannot_be(path, number, where):
         Bank.load(path)
 
 
+@pytest.mark.parametrize("ranges", [[[0, 9]], [[3, 2]], [[-1, 2]], [[4, 6], [0, 2]], [[0]], [[0, HUGE]], [0, 2], "all"])
+def test_ranges_that_a_text_has_not(path, ranges):
+    values = read_values(path)
+    values["journal"][0]["documents"][0]["ranges"] = ranges
+    write_values(path, values)
+    with pytest.raises(BankCorruptError):
+        Bank.load(path)
+
+
 def test_a_format_that_is_no_number(path):
     values = read_values(path)
     values["manifest"]["version"] = HUGE

@@ -250,6 +250,30 @@ def test_texts_go_out_with_what_is_held_of_them(tmp_path):
         list(kept_texts(bank))
 
 
+def test_ranges_of_a_text_stay_with_it(tmp_path):
+    """Saved, merged and exported; neighbouring chunks do not join what was left out between two ranges."""
+    text, ranges = "0123456789" * 3, ((0, 9), (18, 27))
+    bank, other = new_bank(), new_bank()
+    number = bank.add_document("parts", text=text, ranges=[(18, 27), (0, 9)])
+    for start, end in ranges:
+        spans = torch.arange(start, end)[:, None] + torch.tensor([0, 1])
+        bank.write(*tokens_of(end - start), documents=[number], spans=spans[None])
+    add(bank, "whole", "012345678")
+    assert bank.document_registry[bank.add_document("all", text="0123", ranges=[(0, 2), (2, 4)])].ranges is None
+    bank.finish_document(number)
+    bank.save(tmp_path / "a")
+    loaded = Bank.load(tmp_path / "a")
+    other.merge(loaded)
+    for own in (bank, loaded, other, bank.select([0])):
+        assert [document.ranges for document in own.document_registry] == [ranges, None, None]
+        kept = next(iter(kept_texts(own)))
+        assert (kept.name, kept.ranges) == ("parts", list(ranges))
+    lines = next(tmp_path.glob("a/journal-*.jsonl")).read_text()
+    assert lines.count("ranges") == 1, "a bank of whole texts is as it was before there were ranges"
+    with pytest.raises(BankError, match=r"\(4, 31\) is no range of bad, which has 30 characters"):
+        bank.add_document("bad", text=text, ranges=[(0, 3), (4, 31)])
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -15,6 +15,7 @@ from ltm.bank.chunks import NO_DOCUMENT, ChunkLayout
 from ltm.bank.disk.file_names import JOURNAL_NAME, SHARD_NAME, TEXT_NAME
 from ltm.bank.disk.manifest import Head, Manifest
 from ltm.bank.disk.manifest_entries import ShardEntry
+from ltm.bank.documents import are_ranges
 from ltm.bank.storage import FLOATS
 from ltm.bank.stored_tensor import Chunks
 
@@ -92,6 +93,8 @@ def manifest_problems(manifest: Manifest) -> Iterator[str]:
     counts = (count for d in manifest.documents for count in (d.info.num_tokens, d.info.num_chunks, d.info.num_chars))
     if any(not 0 <= count <= MOST_SLOT for count in counts):
         yield "a document has fewer than no tokens, or more than there can be"
+    if any(d.ranges is not None and not are_ranges(d.ranges, d.info.num_chars) for d in manifest.documents):
+        yield "a document is remembered in ranges that are not those of its text"
     if any(d.text is not None and not TEXT_NAME.fullmatch(d.text.file) for d in manifest.documents):
         yield "a text has a name that no bank gives"
     names = [file.file for file in manifest.files]

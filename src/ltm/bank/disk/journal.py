@@ -27,7 +27,9 @@ class Record:
     dropped: list[str]
 
     def to_line(self) -> bytes:
-        return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
+        documents, shards = [one.to_dict() for one in self.documents], [asdict(shard) for shard in self.shards]
+        plain = {"documents": documents, "shards": shards, "dropped": self.dropped}
+        return json.dumps(plain, separators=(",", ":")).encode() + b"\n"
 
     @property
     def num_entries(self) -> int:

@@ -24,7 +24,7 @@ from ltm.bank.disk.manifest_file import damaged, read_manifest
 from ltm.bank.disk.plain_files import NotPlainError, open_plain, plain_stat, read_plain
 from ltm.bank.disk.prefetch import read_ahead
 from ltm.bank.disk.saved import opened
-from ltm.bank.documents import BankDocument
+from ltm.bank.documents import BankDocument, joined
 from ltm.bank.rows import MemoryRow
 from ltm.bank.stored_tensor import Chunks, Field
 from ltm.errors import BankCorruptError, BankError, BankMismatchError
@@ -148,7 +148,8 @@ def _load(
     for document in manifest.documents:
         info = document.info
         text = None if document.text is None else _read_text(path, document.text, checksums)
-        bank.document_registry.put(BankDocument(info.id, info.name, info.row, text, info.complete))
+        ranges = None if document.ranges is None else joined((start, end) for start, end in document.ranges)
+        bank.document_registry.put(BankDocument(info.id, info.name, info.row, text, info.complete, ranges))
     bank.document_registry.next_id = manifest.next_document
     return bank
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from ltm.bank.results import DocumentInfo
+from ltm.decode_json import MAY_MISS
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,17 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class DocumentEntry:
-    """A document; text, in UTF-8: None where it was added without one."""
+    """A document; text, in UTF-8: None where it was added without one; ranges: the characters of it that are to be
+    remembered, None for all."""
 
     info: DocumentInfo
     text: FileEntry | None
+    ranges: list[list[int]] | None = field(default=None, metadata=MAY_MISS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; without ranges where these are all, as before there were any."""
+        plain = asdict(self)
+        return plain if self.ranges is not None else {name: plain[name] for name in ("info", "text")}
 
 
 @dataclass(frozen=True)

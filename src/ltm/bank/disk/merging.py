@@ -27,7 +27,9 @@ def merge_banks(bank: BankContents, other: BankContents) -> list[str]:
     new_ids = {NO_DOCUMENT: NO_DOCUMENT}
     for document in other.document_registry:
         if document not in same:
-            new_ids[document.id] = bank.add_document(document.name, row=document.row, text=document.text)
+            new_ids[document.id] = bank.add_document(
+                document.name, row=document.row, text=document.text, ranges=document.ranges
+            )
             if document.complete:
                 bank.finish_document(new_ids[document.id])
     for number, row in enumerate(other.rows):

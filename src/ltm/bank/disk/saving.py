@@ -186,7 +186,8 @@ def _documents(
         if text is None and content is not None:
             name = f"{TEXTS}/{info.id}-{unique()}.txt"
             text = files.write(name, content.encode("utf-8", "surrogatepass"))
-        entries.append(DocumentEntry(info, text))
+        ranges = bank.document_registry[info.id].ranges
+        entries.append(DocumentEntry(info, text, None if ranges is None else [list(both) for both in ranges]))
     return entries
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ltm.bank.contents import BankContents
+from ltm.bank.documents import joined
 from ltm.console import json_text
 from ltm.data.documents import check_text, read_text
 from ltm.errors import BankError
@@ -30,15 +31,16 @@ class KeptText:
 def kept_texts(bank: BankContents) -> Iterator[KeptText]:
     """The documents of a bank. Raises BankError where one was added without its text.
 
-    A document that was cut off is given whole, so that it is read to its end; of one that was forgotten in part (its
-    oldest chunks were evicted) the ranges leave that out.
+    A document that was cut off is given as it was to be read, so that it is read to its end; of one that was forgotten
+    in part (its oldest chunks were evicted) the ranges leave that out.
     """
     missing = [info.name for info in bank.documents if bank.document_text(info.id) is None]
     if missing:
         raise BankError(f"the texts of {', '.join(missing[:5])} are not in this bank; nothing can be built from it")
     for info in bank.documents:
         text = bank.document_text(info.id) or ""
-        ranges = _held(bank, info.id) if info.complete else [(0, len(text))]
+        wanted = bank.document_registry[info.id].ranges or ((0, len(text)),)
+        ranges = _common(_held(bank, info.id), wanted) if info.complete else list(wanted)
         yield KeptText(info.name, text, ranges)
 
 
@@ -92,15 +94,10 @@ def _held(bank: BankContents, document: int) -> list[tuple[int, int]]:
             else:
                 ranges.append((start, end))
             before = slot
-    return _joined(sorted(ranges))
+    return list(joined(sorted(ranges)))
 
 
-def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted ranges with those that overlap or touch as one."""
-    joined: list[tuple[int, int]] = []
-    for start, end in ranges:
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((start, end))
-    return joined
+def _common(ranges: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What is in both, of ranges in order."""
+    both = [(max(a, c), min(b, d)) for a, b in ranges for c, d in others]
+    return [(start, end) for start, end in both if start < end]
