@@ -72,6 +72,35 @@ def test_another_memory_of_the_method_is_another_past(read):
     assert {one.document for one in read.recall.find("Who built the lighthouse?").found} == {"first", "second", "third"}
 
 
+def test_what_was_not_to_be_remembered_is_neither_found_nor_shown(session, longmem, tmp_path):
+    text = "Boris keeps bees behind the mill. He hides the honey in the cellar. The bees sleep in winter."
+    ranges = [(0, text.index(" He")), (text.index("The bees"), len(text))]
+
+    def check(asked):
+        answer = asked.ask("Where does Boris hide the honey of the bees?", trace=True, max_new_tokens=6)
+        shown = [*answer.found, *answer.recalled, *answer.passages, *answer.trace.passages]
+        assert answer.recalled and answer.passages
+        assert all(any(low <= one.start < one.end <= high for low, high in ranges) for one in shown), shown
+        assert all(text[one.start : one.end] == one.text for one in shown)
+
+    session.read(text, "bees", ranges=ranges)
+    check(session)
+    session.save(tmp_path / "bank")
+    opened = Session(longmem, path=tmp_path / "bank", encoder=None)
+    longmem.use_bank(Bank.load(tmp_path / "bank"))
+    check(opened)
+    store = NoteStore.open(tmp_path / "bank" / "passages")  # passages from elsewhere, of all of the text
+    for event in store[0].events():
+        store[0].forget(event.source)
+    session.recall.retriever.remember(text, "0", role="document", about={"name": "bees"}, memory=store)
+    store.close()
+    check(Session(longmem, path=tmp_path / "bank", encoder=None))
+    plain = Session(create_method("window", load_backbone("tiny-llama")), encoder=None)
+    plain.read(text, "bees", ranges=ranges)
+    found = plain.recall.find("Where does Boris hide the honey of the bees?")
+    assert found.shown and all("cellar" not in one.text for one in (*found.found, *found.shown))
+
+
 def test_confidence_tells_what_was_read_from_what_was_not(read):
     known, unknown = (read.recall.find(text).confidence for text in ("Who keeps bees?", "When did Napoleon die?"))
     assert known > 0.5 > 0.1 > unknown

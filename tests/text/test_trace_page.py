@@ -6,7 +6,16 @@ import json
 import re
 from dataclasses import replace
 
-from ltm.data.passages import AnswerTrace, Passage, SourceText, TokenUse, TracedToken, UsedSpan, trace_tokens
+from ltm.data.passages import (
+    AnswerTrace,
+    Passage,
+    SourceText,
+    TokenUse,
+    TracedToken,
+    UsedSpan,
+    find_passages,
+    trace_tokens,
+)
 from ltm.text.answer import Answer
 from ltm.text.moved import Moved
 from ltm.text.trace_page import trace_page
@@ -64,6 +73,14 @@ def test_nothing_comes_from_outside_and_texts_stay_texts():
     assert page.count("<script") == page.count("</script") == 2 and "<img" not in page
     assert not re.search(r'(src|href)\s*=\s*["\']?(https?:|//)|@import|url\(', page)
     assert "default-src 'none'" in page
+
+
+def test_a_passage_ends_where_what_may_be_shown_ends():
+    text = "One is here, and two is there. Three goes away."
+    source, whole = SourceText("numbers", text, [(0, 11), (17, 24)]), SourceText("numbers", text)
+    used = [UsedSpan(4, 17, 20, "two", 0.3), UsedSpan(4, 0, 3, "One", 0.2)]
+    assert [one.text for one in find_passages(used, {4: source})] == ["two is", "One is here"]
+    assert [one.text for one in find_passages(used, {4: whole})] == ["One is here, and two is there."]
 
 
 def test_tokens_point_into_their_passages():

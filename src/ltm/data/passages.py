@@ -32,10 +32,11 @@ class UsedSpan:
 
 @dataclass(frozen=True)
 class SourceText:
-    """A document that passages are cut from."""
+    """A document that passages are cut from; ranges: the characters that may be shown, None for all."""
 
     name: str
     text: str
+    ranges: Sequence[tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def find_passages(
     passages = [
         _passage(document, sources[document], start, end, used)
         for document in sources
-        for start, end in _grow([c for c in used[:candidates] if c.document == document], sources[document].text)
+        for start, end in _grow([c for c in used[:candidates] if c.document == document], sources[document])
     ]
     return sorted(passages + loose, key=lambda passage: -passage.weight)[:most]
 
@@ -180,9 +181,18 @@ def _is_placed(chunk: UsedSpan, sources: Mapping[int, SourceText]) -> bool:
     return chunk.document in sources and chunk.end > chunk.start
 
 
-def _grow(chunks: Sequence[UsedSpan], text: str) -> list[tuple[int, int]]:
-    """Readable ranges around chunks of one text, in order; those that touch become one, up to LONGEST characters."""
-    ranges = {readable_bounds(text, chunk.start, chunk.end) for chunk in chunks if chunk.end > chunk.start}
+def _grow(chunks: Sequence[UsedSpan], source: SourceText) -> list[tuple[int, int]]:
+    """Readable ranges around chunks of one text, in order, none beyond what may be shown."""
+    grown = []
+    for low, high in source.ranges or [(0, len(source.text))]:
+        within = [(chunk.start - low, chunk.end - low) for chunk in chunks if low <= chunk.start < chunk.end <= high]
+        grown += [(start + low, end + low) for start, end in _readable(within, source.text[low:high])]
+    return grown
+
+
+def _readable(chunks: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:
+    """Readable ranges around ranges of a text, in order; those that touch become one, up to LONGEST characters."""
+    ranges = {readable_bounds(text, start, end) for start, end in chunks}
     merged: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
         if merged and start <= merged[-1][1] + 1:

@@ -91,7 +91,7 @@ def _read(
     tokens = unsaved = 0
     for block in _blocks(method, tokenizer, text, ranges):
         if document is None:
-            document = memory.registry.add(name, 0, text)
+            document = memory.registry.add(name, 0, text, ranges)
         noted = {} if bank is None else {"documents": [document], "spans": _batched(block.spans, method)}
         method.read(_batched(block.ids, method), memory=memory.given, **noted)
         tokens, unsaved = tokens + len(block.ids), unsaved + len(block.ids)

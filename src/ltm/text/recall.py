@@ -120,13 +120,21 @@ class PassageRecall:
             self._next = 0
         for document in (documents[n] for n in range(self._next, documents.next_id) if n in documents):
             if document.complete and document.text is not None and document.id not in self._events:
-                self.add(document.id, document.name, document.text, progress)
+                self.add(document.id, document.name, document.text, progress, document.ranges)
         self._next, self._deleted_at = documents.next_id, documents.deleted_at
 
-    def add(self, document: int, name: str, text: str, progress: Callable[[int, int], None] | None = None) -> None:
-        """Take in the text of a document."""
+    def add(
+        self,
+        document: int,
+        name: str,
+        text: str,
+        progress: Callable[[int, int], None] | None = None,
+        ranges: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        """Take in the text of a document, or ranges of its characters."""
+        about = {"name": name, "ranges": _plain(ranges)}
         event = self.retriever.remember(
-            text, str(document), role="document", about={"name": name}, memory=self.store, progress=progress
+            text, str(document), role="document", about=about, memory=self.store, progress=progress
         )
         assert event is not None
         self._events[document], self._names[event.id] = event.id, name
@@ -228,9 +236,14 @@ def _confidence(evidence: Sequence[float]) -> float:
 
 
 def _is_in(bank: Bank, event: Event) -> bool:
-    """Whether a bank still has what an event says."""
-    document = int(event.source)
-    return document in bank.document_registry and bank.document_text(document) == event.text
+    """Whether a bank still has what an event says, and no less of it is to be shown."""
+    known = bank.document_registry.by_id.get(int(event.source))
+    return known is not None and known.text == event.text and _plain(known.ranges) == event.about.get("ranges")
+
+
+def _plain(ranges: Sequence[tuple[int, int]] | None) -> list[list[int]] | None:
+    """Ranges as JSON has them."""
+    return None if ranges is None else [list(both) for both in ranges]
 
 
 def _says_what_it_cites(notes: NoteRow) -> bool:

@@ -158,9 +158,9 @@ class Session:
         complete; None: the session's own, if it has one. A document of this name that was read to its end is left
         as it is if its text is the same, and LtmError otherwise; one that was cut off is read anew. A text shorter
         than a chunk is remembered as a short chunk; one without any token is refused. ranges: the characters that are
-        to be remembered; None: all. BankError where another process writes to the directory; none can while this
-        reads. A read that fails leaves the memory as it was; what it had saved stays in the directory, incomplete,
-        until the next save.
+        to be remembered, found and shown; None: all. BankError where another process writes to the directory; none can
+        while this reads. A read that fails leaves the memory as it was; what it had saved stays in the directory,
+        incomplete, until the next save.
         """
         check_text(name, "the name")
         check_text(text, name)

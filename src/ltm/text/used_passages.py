@@ -39,10 +39,10 @@ def _spans(
         s.slot: UsedSpan(s.document, s.start, s.end, tokenizer.decode(s.token_ids), chunk.weight)
         for s, chunk in zip(sources, used, strict=True)
     }
-    wanted = {span.document for span in spans.values() if span.document is not None}
-    known = [bank.document_info(number) for number in wanted if number in bank.document_registry]
-    texts = {info.id: (info.name, bank.document_text(info.id)) for info in sorted(known, key=lambda info: info.id)}
-    return spans, {number: SourceText(name, text) for number, (name, text) in texts.items() if text is not None}
+    registry = bank.document_registry
+    numbers = sorted({span.document for span in spans.values() if span.document is not None})
+    known = [registry[number] for number in numbers if number in registry]
+    return spans, {one.id: SourceText(one.name, one.text, one.ranges) for one in known if one.text is not None}
 
 
 def _words(tokenizer: Any, ids: Sequence[int]) -> list[str]:

@@ -71,10 +71,13 @@ class Retriever(TextMemory):
         return self.method_config.search != "words"
 
     def take_in(self, event: Event, notes: NoteRow) -> None:
+        """Passages of an event's text, or of the ranges of its characters that it is about."""
         if event.role == "assistant":
             return
-        for start, end in self.split(event.text):
-            notes.add(event.text[start:end], event.cite(start, end), kind=PASSAGE)
+        for first, last in event.about.get("ranges") or [(0, len(event.text))]:
+            for start, end in self.split(event.text[first:last]):
+                place = event.cite(first + start, first + end)
+                notes.add(event.text[first + start : first + end], place, kind=PASSAGE)
 
     def look(self, query: str, notes: NoteRow) -> list[Found]:
         return self.rank(query, self.candidates(query, notes))[: self.method_config.num_passages]
