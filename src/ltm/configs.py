@@ -26,9 +26,9 @@ DEFAULT_BACKBONE, DEFAULT_METHOD = "smollm2-135m", "longmem"
 """What is used where none is named."""
 NUM_PASSAGES = 3
 """Passages of what was read that a question is answered from."""
-INSTRUCTION = "Answer in a few words."
-"""Asked for where passages stand before a question. Chosen on the half of SQuAD's articles that no table is about;
-asking for "a short phrase taken from the text" was no better (docs/log/2026-11-27-recall.md)."""
+INSTRUCTION = "Answer in a few words taken from the text."
+"""Asked for where passages stand before a question, on a line of its own. Chosen on the half of SQuAD's articles that
+no table is about, and on books with other facts (docs/log/2026-11-27-what-is-shown.md)."""
 MOST_COUNTED = 2**40
 """No size, count or number of tokens is larger; beyond, torch's own whole numbers end."""
 MOST_RETRIEVED = 65_536

@@ -193,8 +193,27 @@ def test_a_trace_encodes_no_earlier_turn_again(read, monkeypatch):
     assert [one.nats for one in again.moved] == pytest.approx([one.nats for one in plain.moved], abs=1e-3)
 
 
+NEWS = "The key of the red barn lies in Rome. Cats sleep in the sun. Since then: the key of the red barn lies in Oslo."
+
+
+def test_only_sentences_near_the_question_are_shown():
+    recall = PassageRecall(None)
+    recall.add(0, "news", NEWS)
+    assert all("key" in passage.text for passage in recall.find("Where is the key of the red barn?").shown)
+
+
+def test_what_a_later_sentence_says_anew_stands_alone():
+    recall = PassageRecall(None)
+    recall.add(0, "news", NEWS)
+    recall.add(1, "letter", "The key of the red barn lies in Pisa.")  # read last
+    shown = recall.find("Where is the key of the red barn?").shown
+    assert [passage.text for passage in shown] == ["The key of the red barn lies in Pisa."]
+    asked_for = recall.find("Was the key of the red barn in Rome?").shown
+    assert [passage.start for passage in asked_for] == [0], "the later ones lack a word that was asked for"
+
+
 def test_passages_keep_within_their_room(read):
-    shown = read.recall.find("Who keeps bees?").shown
+    shown = read.recall.find("bees, honey, Lisbon, mill").shown
     kept = fitting(shown, read.tokenizer, len(read.tokenizer(shown[-1].text)["input_ids"]) + 1)
     assert 0 < len(kept) < len(shown) and fitting(shown, read.tokenizer, 0) == []
     assert fitting(shown, read.tokenizer, None) == shown
@@ -203,7 +222,9 @@ def test_passages_keep_within_their_room(read):
 def test_the_prompt_names_documents_and_ends_with_the_question(read):
     shown = read.recall.find("Who keeps bees?").shown
     text = prompt_text("Who keeps bees?", shown, Asking())
-    assert "From bees:\nBoris keeps bees" in text and text.endswith("Who keeps bees? Answer in a few words.")
+    assert "From bees:\nBoris keeps bees" in text and text.endswith(
+        "Who keeps bees?\nAnswer in a few words taken from the text."
+    )
     assert prompt_text("Who?", shown, Asking(instruction="")).endswith("\n\nWho?")
     assert prompt_text("Who?", [], Asking()) == "Who?"
 

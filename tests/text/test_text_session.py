@@ -89,10 +89,12 @@ def test_many_questions_are_answered_one_by_one_with_what_is_found_or_given():
     session.read(TEXT, "a.txt")
     found, away = session.ask_all(["Where is the key?", "Does it rain?"], instruction="Be short.", max_new_tokens=9)
     assert found.text == "Under it." and "doormat" in found.recalled[0].text and "rains" in away.recalled[0].text
-    assert writer.prompts[0][-1]["content"] == "Where is the key? Be short."
+    assert writer.prompts[0][-1]["content"] == "Where is the key?\nBe short."
     (given,) = session.ask_all(["Where?"], given=[["On the roof."]], max_new_tokens=9)
     assert [one.text for one in given.recalled] == ["On the roof."] and given.found == []
-    assert [turn["content"] for turn in writer.prompts[-1]] == ["On the roof.\n\nWhere? Answer in a few words."]
+    assert [turn["content"] for turn in writer.prompts[-1]] == [
+        "On the roof.\n\nWhere?\nAnswer in a few words taken from the text."
+    ]
     (off,) = session.ask_all(["Where?"], recall="off", max_new_tokens=9)
     assert off.recalled == [] and writer.prompts[-1] == [{"role": "user", "content": "Where?"}]
     with pytest.raises(LtmError, match="temperature: not to be had for many"):

@@ -104,7 +104,9 @@ NumPassages = Annotated[
 ]
 Instruction = Annotated[
     str | None,
-    typer.Option(help='What follows the question; default: "Answer in a few words." where passages stand before it.'),
+    typer.Option(
+        help='What follows the question; default: "Answer in a few words taken from the text." below passages.'
+    ),
 ]
 MinConfidence = Annotated[
     float, typer.Option(help='Say "I don\'t know" where what was found is less likely than this to hold the answer.')

@@ -101,7 +101,7 @@ class RowSearch:
         index, holding, rarities = self.tables.words, dict[str, set[int]](), dict[str, float]()
         with self.database.transaction():
             total = self._num_notes()
-            for word in [word for word in _words(query) if word not in _FUNCTION_WORDS]:
+            for word in content_words(query):
                 rows = self.database.run(
                     f"SELECT notes.id FROM {index} JOIN notes ON notes.number = {index}.rowid WHERE {index} MATCH ?",
                     (f'"{word}"',),
@@ -160,6 +160,15 @@ class RowSearch:
     def _by_meaning(self, asked: np.ndarray, count: int, kind: str | None) -> list[tuple[int, float]]:
         self.embed()
         return self.vectors.of(self.tables.row, self.encoder.identity).nearest(asked, count, kind)
+
+
+def content_words(text: str) -> list[str]:
+    """The different words of a text but function words, in order.
+
+    >>> content_words("What did Boris keep? Boris kept bees.")
+    ['boris', 'keep', 'kept', 'bees']
+    """
+    return [word for word in _words(text) if word not in _FUNCTION_WORDS]
 
 
 def _words(query: str) -> list[str]:

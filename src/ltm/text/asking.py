@@ -25,7 +25,8 @@ class Asking(Config):
     num_passages: int = NUM_PASSAGES
     """Passages that are looked at for a question; of their sentences the nearest, one more than that, are shown."""
     instruction: str | None = None
-    """What follows the question; None: "Answer in a few words." where passages are shown, else nothing."""
+    """What follows the question, on a line of its own; None: "Answer in a few words taken from the text." where
+    passages are shown, else nothing."""
     min_confidence: float = 0.0
     """Say "I don't know" where what was found is less likely than this to hold the answer, 0 to 1; 0: always answer."""
 
@@ -60,7 +61,7 @@ def prompt_text(question: str, shown: Sequence[Passage], asking: Asking) -> str:
     for document, group in groupby(shown, key=lambda passage: passage.document):
         text = "\n".join(passage.text.strip() for passage in group)
         blocks.append(text if document is None else f"From {document}:\n{text}")
-    return "\n\n".join([*blocks, f"{question} {instruction}".rstrip()])
+    return "\n\n".join([*blocks, f"{question}\n{instruction}".rstrip()])
 
 
 def instruction_of(asking: Asking, shown: Sequence[Passage]) -> str:

@@ -31,7 +31,7 @@ from ltm.methods.retrieval.rag import Rag, RagConfig
 from ltm.notes.encoder import installed_encoder
 from ltm.notes.records import Event, Found
 from ltm.notes.row import NoteRow
-from ltm.notes.search import WeighedWords, vectors_of
+from ltm.notes.search import WeighedWords, content_words, vectors_of
 from ltm.notes.splitting import sentences
 from ltm.notes.store import FILE, NoteStore
 from ltm.text.means import Means
@@ -52,6 +52,11 @@ HEADING_WORDS, _STOPS = 12, ".!?\"'”’"
 """What is no longer, and ends with no stop, is a heading of what follows."""
 FEW_WORDS = 1 / 3
 """Share of a question's words below which sentences are compared by meaning."""
+NEAR_SHARE = 0.5
+"""Least nearness of a sentence that is shown, as a share of the nearest one's: what is farther draws a small model off
+(docs/log/2026-11-27-what-is-shown.md)."""
+SAID_AGAIN = 2 / 3
+"""Share of a sentence's words that a later one has which says the same anew."""
 SURE = (-11.4, 6.9, 14.1)
 """Log-odds that what was found answers the question: a constant, for the share of its words that the best passages
 hold, for the best cosine. Logistic regression on 600 SQuAD questions, half of them on other articles than were
@@ -204,7 +209,8 @@ class PassageRecall:
         return Passage(self._names[cite.event], cite.start, cite.end, found.note.text, found.score)
 
     def _nearest(self, question: str, words: WeighedWords, best: Sequence[Found], count: int) -> list[Passage]:
-        """The sentences of passages that are nearest to a question, in the order of the texts."""
+        """The sentences of passages that are nearest to a question, in the order of the texts; of those that say the
+        same of different times, the last."""
         spans = [
             (cite.event, cite.start + start, cite.start + end, one.note.text[start:end])
             for one in best
@@ -213,10 +219,15 @@ class PassageRecall:
         ]
         scores = self._likeness(question, words, [text for *_, text in spans])
         chosen = sorted(range(len(spans)), key=lambda place: -scores[place])[:count]
-        return [
+        nearest = scores[chosen[0]]
+        least = min(NEAR_SHARE * nearest, nearest)  # a cosine may be below 0
+        shown = [
             Passage(self._names[event], start, end, text, max(scores[place], 0.0))
             for (event, start, end, text), place in sorted((spans[place], place) for place in chosen)
+            if scores[place] >= least
         ]
+        asked = set(content_words(question))
+        return [one for place, one in enumerate(shown) if not _said_again(one, shown[place + 1 :], asked)]
 
     def _likeness(self, question: str, words: WeighedWords, texts: Sequence[str]) -> list[float]:
         """How near each text is to a question, about 0..1: the share of the question's words that it holds, or where
@@ -226,6 +237,19 @@ class PassageRecall:
             return shares
         vectors = vectors_of(self.notes.encoder, [question, *texts])
         return (vectors[1:] @ vectors[0]).tolist()
+
+
+def _said_again(passage: Passage, later: Sequence[Passage], asked: set[str]) -> bool:
+    """Whether a later sentence says anew what this one says: it has most of its words, and all that were asked for.
+
+    >>> first, second = (Passage("log", n, n, f"The key of the red barn lies {where}.", 1.0)
+    ...                  for n, where in enumerate(["in Rome", "in Oslo"]))
+    >>> _said_again(first, [second], {"key", "barn"}), _said_again(first, [second], {"key", "rome"})
+    (True, False)
+    """
+    own = set(content_words(passage.text))
+    others = [set(content_words(one.text)) for one in later]
+    return any(own & asked <= other and len(own & other) >= SAID_AGAIN * len(own) for other in others)
 
 
 def _confidence(evidence: Sequence[float]) -> float:

@@ -18,7 +18,7 @@ from ltm.tasks.facts import MATERIALS, OBJECTS, Fact, TwoHop, draw_facts, draw_t
 from ltm.tasks.recall_text import Haystack
 
 if TYPE_CHECKING:
-    from ltm.tasks.ask.task import AskConfig
+    from ltm.tasks.ask.config import AskConfig
     from ltm.tasks.data import DataSource
 
 CHARS_A_TOKEN = 6
