@@ -96,17 +96,19 @@ def greedy_tokens(
     max_new_tokens: int,
     *,
     stop: Collection[int] = (),
+    not_first: Sequence[int] = (),
     batch_size: int = BATCH_SIZE,
     memory: Memory | LeftOut | None = LEFT_OUT,
 ) -> list[list[int]]:
     """What the method writes after each prompt when it always takes the likeliest token, given memory row 0.
 
-    stop: tokens that end an answer (kept as its last). The same tokens as generate() gives one prompt at a time.
+    stop: tokens that end an answer (kept as its last); not_first: tokens that none begins with. The same
+    tokens as generate() gives one prompt at a time.
     """
     _check(prompts, [])
     answers: list[list[int]] = [[] for _ in prompts]
     for batch in _batches(method, prompts, [1] * len(prompts), batch_size, memory):
-        written = _decode(batch, max_new_tokens, stop)
+        written = _decode(batch, max_new_tokens, stop, not_first)
         for row, tokens in zip(batch.rows, written, strict=True):
             answers[row] = tokens
     return answers
@@ -194,11 +196,12 @@ def _last_logits(stream: OpenStream, texts: Sequence[Tokens], needed: Sequence[i
     return [logits[row, end - wanted : end].float() for row, (end, wanted) in enumerate(zip(ends, needed, strict=True))]
 
 
-def _decode(batch: _Batch, max_new_tokens: int, stop: Collection[int]) -> list[list[int]]:
+def _decode(batch: _Batch, max_new_tokens: int, stop: Collection[int], not_first: Sequence[int]) -> list[list[int]]:
     """Greedy tokens of each row of a batch; a row that is done runs along until all are."""
     written: list[list[int]] = [[] for _ in batch.rows]
     running = set(range(len(batch.rows)))
     logits = torch.stack([row[-1] for row in batch.logits])  # [batch, vocab]
+    logits[:, list(not_first)] = -torch.inf
     for step in range(max_new_tokens):
         tokens = logits.argmax(dim=-1)  # [batch]
         for row in running:

@@ -19,9 +19,10 @@ from ltm.memory import LeftOut, Memory
 from ltm.streams.open_stream import OpenStream
 from ltm.tasks.scoring import greedy_tokens, score_continuations, shared_length, text_tokens
 from ltm.text.answer import Answer, unknown_answer
-from ltm.text.asking import Asking, check_given, fitting, instruction_of, prompt_text, split_options
-from ltm.text.generation import OnText, Sampling, Turn, end_tokens, generate, question_ids
+from ltm.text.asking import Asking, asked_ids, check_given, fitting, instruction_of, split_options
+from ltm.text.generation import OnText, Sampling, Turn, end_tokens, generate
 from ltm.text.moved import words_moved
+from ltm.text.plain import has_template, line_ends
 from ltm.text.prefix import KeptPrefix
 from ltm.text.recall import WINDOW_SHARE, PassageRecall, Recalled, given_passages
 from ltm.text.session_memory import SessionMemory
@@ -68,7 +69,9 @@ class Asker:
         ids, memory = self._prompt(question, recalled, asking, history), self._attached(asking)
         begin = partial(self._begin, memory=memory, asking=asking, history=history)
         stream, encoded = begin(ids)
-        made = self.go_on(ids, trace, on_text, chosen, memory, cache=stream.cache, penalize_prompt=False)
+        made = self.go_on(
+            ids, trace, on_text, chosen, memory, cache=stream.cache, penalize_prompt=False, line_ends=self.line_ends
+        )
         made = replace(made, seconds=time.perf_counter() - started, encoded_tokens=encoded).after(recalled)
         if not trace:
             return made
@@ -94,12 +97,14 @@ class Asker:
         ]
         prompts = [self._prompt(q, found, asking, ())[0].tolist() for q, found in zip(questions, recalls, strict=True)]
         asked = [n for n, found in enumerate(recalls) if not _is_unknown(found, asking)]
-        ends = end_tokens(self.memory.method, self.tokenizer)
+        line_ends = self.line_ends
+        ends = [*end_tokens(self.memory.method, self.tokenizer), *line_ends]
         written = greedy_tokens(
             self.memory.method,
             [prompts[n] for n in asked],
             max_new_tokens,
             stop=ends,
+            not_first=line_ends,
             batch_size=batch_size,
             memory=self._attached(asking),
         )
@@ -114,7 +119,8 @@ class Asker:
     ) -> list[float]:
         asking = only_asking(options, NO_PART)
         ids = self._prompt(question, self._recalled(question, (), asking, given), asking, ())
-        after = [text_tokens(self.tokenizer, answer) for answer in answers]
+        between = "" if has_template(self.tokenizer) else " "  # after "Answer:"
+        after = [text_tokens(self.tokenizer, between + answer) for answer in answers]
         memory = self._attached(asking)
         (scored,) = score_continuations(self.memory.method, [ids[0].tolist()], [after], memory=memory)
         return scored.log_likelihoods
@@ -192,13 +198,18 @@ class Asker:
         """int64 [1, tokens]."""
         if not question.strip():
             raise LtmError("the question is empty; ask something")
-        return question_ids(self.tokenizer, prompt_text(question, recalled.shown, asking), history)
+        return asked_ids(self.tokenizer, question, recalled.shown, asking, history)
+
+    @property
+    def line_ends(self) -> list[int]:
+        """Tokens that end an answer beside the model's own: of a model without turns, which goes on with texts."""
+        return [] if has_template(self.tokenizer) else line_ends(self.tokenizer)
 
     def _prompts_without(
         self, question: str, recalled: Recalled, asking: Asking, history: Sequence[Turn]
     ) -> list[Tensor]:
         """The prompt without each of the passages that stand before the question."""
-        asking = replace(asking, instruction=instruction_of(asking, recalled.shown))
+        asking = replace(asking, instruction=instruction_of(asking, recalled.shown, self.tokenizer))
         shown = [[*recalled.shown[:n], *recalled.shown[n + 1 :]] for n in range(len(recalled.shown))]
         return [self._prompt(question, replace(recalled, shown=own), asking, history) for own in shown]
 
@@ -208,7 +219,7 @@ class Asker:
         method = self.memory.method
         if not history:
             return method.stream(memory), ids.shape[1]
-        other = question_ids(self.tokenizer, "\u2026", history)
+        other = asked_ids(self.tokenizer, "\u2026", [], asking, history)
         stable = min(shared_length([ids[0].tolist(), other[0].tolist()]), ids.shape[1] - 1)
         bank = None if memory is None else self.memory.bank
         mark = (asking.with_memory, id(self.memory.held), None if bank is None else bank.version)

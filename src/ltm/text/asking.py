@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from torch import Tensor
+
 from ltm.configs import INSTRUCTION, NUM_PASSAGES, Config
 from ltm.data.passages import Passage
 from ltm.errors import ConfigError
+from ltm.text.generation import Turn, checked_turn, plain_ids, question_ids
+from ltm.text.plain import has_template, plain_question
 from ltm.text.recall import RecallMode
 
 UNKNOWN = "I don't know: nothing that was read fits this question."
@@ -26,7 +30,7 @@ class Asking(Config):
     """Passages that are looked at for a question; of their sentences the nearest, one more than that, are shown."""
     instruction: str | None = None
     """What follows the question, on a line of its own; None: "Answer in a few words taken from the text." where
-    passages are shown, else nothing."""
+    passages are shown and the model takes instructions (it has a chat template), else nothing."""
     min_confidence: float = 0.0
     """Say "I don't know" where what was found is less likely than this to hold the answer, 0 to 1; 0: always answer."""
 
@@ -55,20 +59,36 @@ def split_options(options: dict[str, Any]) -> tuple[Asking, dict[str, Any]]:
     return Asking(**own), {name: value for name, value in options.items() if name not in own}
 
 
+def asked_ids(
+    tokenizer: Any, question: str, shown: Sequence[Passage], asking: Asking, history: Sequence[Turn] = ()
+) -> Tensor:
+    """The whole prompt, int64 [1, tokens]: in the model's chat template, or as a text whose next line is the answer."""
+    if has_template(tokenizer):
+        return question_ids(tokenizer, prompt_text(question, shown, asking), history)
+    turns = [checked_turn(turn) for turn in history]
+    instruction = instruction_of(asking, shown, tokenizer)
+    return plain_ids(tokenizer, plain_question(question, _passages_text(shown), instruction, turns))
+
+
 def prompt_text(question: str, shown: Sequence[Passage], asking: Asking) -> str:
     """The last turn: passages by document, the question, the instruction."""
-    instruction, blocks = instruction_of(asking, shown), []
+    asked = f"{question}\n{instruction_of(asking, shown)}".rstrip()
+    return "\n\n".join(part for part in (_passages_text(shown), asked) if part)
+
+
+def _passages_text(shown: Sequence[Passage]) -> str:
+    blocks = []
     for document, group in groupby(shown, key=lambda passage: passage.document):
         text = "\n".join(passage.text.strip() for passage in group)
         blocks.append(text if document is None else f"From {document}:\n{text}")
-    return "\n\n".join([*blocks, f"{question}\n{instruction}".rstrip()])
+    return "\n\n".join(blocks)
 
 
-def instruction_of(asking: Asking, shown: Sequence[Passage]) -> str:
-    """What follows the question."""
+def instruction_of(asking: Asking, shown: Sequence[Passage], tokenizer: Any = None) -> str:
+    """What follows the question; tokenizer: of the model that is asked, None: of one that takes instructions."""
     if asking.instruction is not None:
         return asking.instruction
-    return INSTRUCTION if shown else ""
+    return INSTRUCTION if shown and (tokenizer is None or has_template(tokenizer)) else ""
 
 
 def fitting(shown: Sequence[Passage], tokenizer: Any, room: int | None) -> list[Passage]:

@@ -16,6 +16,7 @@ from ltm.data.control import ControlTokens, part_control_tokens
 from ltm.data.tokens import literal_ids
 from ltm.errors import ConfigError, LtmError
 from ltm.memory import LEFT_OUT, LeftOut, Memory
+from ltm.text.plain import has_template
 
 if TYPE_CHECKING:
     from ltm.methods import Reader
@@ -92,9 +93,13 @@ class Generated:
 class CallbackStreamer(TextStreamer):
     """Gives text to a function instead of printing it."""
 
-    def __init__(self, tokenizer: Any, on_text: OnText):
+    def __init__(self, tokenizer: Any, on_text: OnText, ends: Sequence[int] = ()):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.on_text = on_text
+        self.on_text, self.ends = on_text, set(ends)
+
+    def put(self, value: Tensor) -> None:
+        if self.next_tokens_are_prompt or int(value) not in self.ends:  # what ends an answer is no part of it
+            super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         if text:
@@ -110,8 +115,8 @@ def question_ids(tokenizer: Any, question: str, history: Sequence[Turn] = ()) ->
     has none. What a turn says is literal: it ends or begins no turn, whatever control tokens it spells out."""
     if not question.strip():
         raise LtmError("the question is empty; ask something")
-    turns = [*map(_checked_turn, history), {"role": "user", "content": question}]
-    if not getattr(tokenizer, "chat_template", None):
+    turns = [*map(checked_turn, history), {"role": "user", "content": question}]
+    if not has_template(tokenizer):
         return plain_ids(tokenizer, "\n".join(turn["content"] for turn in turns))
     try:
         return _templated(tokenizer, turns)
@@ -123,7 +128,8 @@ def question_ids(tokenizer: Any, question: str, history: Sequence[Turn] = ()) ->
         ) from error
 
 
-def _checked_turn(turn: Any) -> dict[str, Any]:
+def checked_turn(turn: Any) -> dict[str, Any]:
+    """A turn of a conversation as it came. Raises LtmError for anything else."""
     if isinstance(turn, Mapping) and all(isinstance(turn.get(name), str) for name in ("role", "content")):
         return dict(turn)
     raise LtmError(f'{str(turn)[:80]} is no turn of a conversation; give {{"role": "user", "content": "..."}}')
@@ -172,20 +178,24 @@ def generate(
     on_text: OnText | None = None,
     penalize_prompt: bool = True,
     cache: Stream | None = None,
+    line_ends: Sequence[int] = (),
 ) -> Generated:
     """Generate after a prompt, int64 [1, tokens], with a memory (left out: the method's own); on_text gets the text as
     it comes; trace notes what memory gave. penalize_prompt: the repetition penalty counts the prompt's tokens, too;
-    False where the prompt is what an answer is to be taken from. cache: a stream that has the prompt's beginning."""
+    False where the prompt is what an answer is to be taken from. cache: a stream that has the prompt's beginning.
+    line_ends: tokens that end an answer, too, and begin none."""
     arguments, started = {**sampling.arguments(), "memory": memory}, time.perf_counter()
     if not penalize_prompt:
         own = RepetitionPenaltyLogitsProcessor(arguments.pop("repetition_penalty"), input_ids.shape[1])
         arguments["logits_processor"] = LogitsProcessorList([own])
     if cache is not None:
         arguments["cache"] = cache
-    ends = end_tokens(method, tokenizer)
+    ends = [*end_tokens(method, tokenizer), *line_ends]
+    if line_ends:
+        arguments["begin_suppress_tokens"] = list(line_ends)
     arguments.update(eos_token_id=ends or None, pad_token_id=_pad_token(tokenizer, ends))
     if on_text is not None:
-        arguments["streamer"] = CallbackStreamer(tokenizer, on_text)
+        arguments["streamer"] = CallbackStreamer(tokenizer, on_text, line_ends)
     with torch.random.fork_rng(enabled=sampling.seed is not None):
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)

@@ -210,7 +210,9 @@ def test_kinds_stand_alone_after_all_together():
 
 def test_a_session_on_a_method_is_asked(data, tiny_backbone, tmp_path):
     specs = parse_tasks("ask", ["ask.articles=1", "ask.max_new_tokens=2"]), parse_methods("em_llm,rag:encoder=hash")
-    plan = Plan(*specs, tiny_backbone("tiny-llama"), data, window=512)
+    backbone = tiny_backbone("tiny-llama")
+    backbone.tokenizer.chat_template = "{% for turn in messages %}{{ turn['content'] }}\n{% endfor %}"
+    plan = Plan(*specs, backbone, data, window=512)
     em_llm, rag = run_plan(plan, tmp_path / "out")
     assert not em_llm.failed, em_llm.facts["error"]
     assert {record["arm"] for record in em_llm.records} >= {"none", "memory", "text", "both", "gold", "random"}
