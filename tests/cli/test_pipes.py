@@ -30,8 +30,10 @@ def test_texts_and_questions_come_through_pipes(run, pipe, tmp_path):
     asked = run("ask", bank, "Who?", *E, *short).json()
     pipe("Who?\n")
     assert run("ask", bank, "-", *E, *short).json()["token_ids"] == asked["token_ids"]
-    pipe(TEXT)
-    assert run("ask", "-", "Who?", *E, *short).json()["token_ids"] == asked["token_ids"]
+    pipe(TEXT)  # under no name, which stands above its passages
+    alone = ("--recall", "memory")
+    piped = run("ask", "-", "Who?", *E, *short, *alone).json()
+    assert piped["token_ids"] == run("ask", bank, "Who?", *E, *short, *alone).json()["token_ids"]
     assert "both the text and the question" in one_line(run("ask", "-", "-", *E))
     assert "questions come from" in one_line(run("chat", "-", *E))
     pipe(run("bank", "export", bank).out)
