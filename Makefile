@@ -31,6 +31,7 @@ matrix: $(READY)
 docs: $(READY)
 	$(INSTALL) -q -c requirements/lock.txt --no-build-isolation -e '.[docs]'
 	$(BIN)/python docs/build/results_page.py
+	$(BIN)/python docs/build/answers_page.py
 	$(BIN)/python docs/build/methods_table.py
 	$(BIN)/python docs/build/pictures.py
 	$(BIN)/ltm bench report benchmarks/results/bench --out docs/bench.md --title "Every value of the main runs"

@@ -43,12 +43,12 @@ def main() -> None:
     (unit,) = many(config, DataSource(arguments.data), session.tokenizer)
     (reading,) = unit.readings
     found = [
-        {"tokens": tokens, **measured(session, empty, [one.question for one in reading.asked])}
+        {"tokens read": tokens, **measured(session, empty, [one.question for one in reading.asked])}
         for tokens in read(session, reading, sizes)
     ]
-    header = ["tokens read", "finding, ms", *(f"first word, {way}, ms" for way in WAYS), "both / empty", "both / given"]
     print_table(
-        header, [[f"{value:,.2f}" if value < 10 else f"{value:,.0f}" for value in row.values()] for row in found]
+        list(found[0]),
+        [[f"{value:,.2f}" if value < 10 else f"{value:,.0f}" for value in row.values()] for row in found],
     )
     write_result("ask_speed", {"config": vars(arguments) | {"data": "data"}, "machine": machine(), "results": found})
 
@@ -80,13 +80,10 @@ def measured(session: Session, empty: Session, questions: Sequence[str]) -> dict
         starts["both"].append(first_word(session, question))
         starts["empty"].append(first_word(empty, question))
         starts["empty, the same passages"].append(first_word(empty, question, given=given))
-    medians = {way: 1000 * statistics.median(own) for way, own in starts.items()}
+    medians = {f"first word, {way}, ms": 1000 * statistics.median(own) for way, own in starts.items()}
     both, *others = medians.values()
-    return {
-        "finding": 1000 * statistics.median(finding),
-        **medians,
-        **{f"ratio {n}": both / o for n, o in enumerate(others)},
-    }
+    ratios = {f"both / {way}": both / other for way, other in zip(WAYS[1:], others, strict=True)}
+    return {"finding, ms": 1000 * statistics.median(finding), **medians, **ratios}
 
 
 def first_word(session: Session, question: str, **how: Any) -> float:

@@ -2,11 +2,12 @@
 
 The page's own words stay; what stands between `<!-- measured: NAME -->` and `<!-- end -->` is replaced by that table.
 NAME is an experiment of the task `ask` ("ask", "ask-many"), or "KIND of NAME" for one kind of its questions
-("two-hop of ask-planted").
+("two-hop of ask-planted"); "speed" is what benchmarks/measurements/ask_speed.py wrote.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -36,7 +37,15 @@ FIGURES = {"f1": "F1", "gold_nats": "nats a token", "seconds": "seconds", "encod
 
 def main(page: Path = PAGE, results: Path = RESULTS) -> None:
     names = re.findall(r"<!-- measured: (.+?) -->", page.read_text())
-    fill(page, {name: partial(answers, name, results) for name in names})
+    fill(page, {name: partial(speed if name == "speed" else answers, name, results) for name in names})
+
+
+def speed(name: str, results: Path) -> str:
+    """How soon an answer starts, by tokens read."""
+    found = json.loads((results / f"ask_{name}.json").read_text())
+    rows = found["results"]
+    lines = [[f"{value:,.2f}" if value < 10 else f"{value:,.0f}" for value in row.values()] for row in rows]
+    return "\n\n".join([grid(list(rows[0]), lines), f"`{found['command']}`"])
 
 
 def answers(name: str, results: Path) -> str:
