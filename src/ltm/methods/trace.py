@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UsedChunk:
-    """A chunk of a bank (memory row and slot) and how much it was used: the mean over heads of its softmax weight times
-    the gate's memory share, plus the probability that a pointer gave to copying from it."""
+    """A chunk of a bank (memory row and slot) and how much it was used, all chunks together 0 to 1: the probability
+    that a pointer gave to copying from it and, of what is left, the mean over heads of its softmax weight times the
+    gate's memory share."""
 
     row: int
     slot: int
@@ -47,8 +48,9 @@ class Trace:
         """Add one attention call over one bank."""
         self.steps.append(_Step(bank, rows.cpu(), slots.cpu(), weights.cpu()))
 
-    def join(self, bank: Bank, rows: Tensor, slots: Tensor, weights: Tensor) -> None:
-        """Add to the last call noted over this bank what its last tokens used besides: [batch, 1, tokens, chunks]."""
+    def join(self, bank: Bank, rows: Tensor, slots: Tensor, weights: Tensor, left: Tensor) -> None:
+        """Add to the last call noted over this bank what its last tokens copied, [batch, 1, tokens, chunks]; of what
+        is left of their probability, [batch, 1, tokens, 1], attention has the weights that were noted."""
         step = next((step for step in reversed(self.steps) if step.bank is bank), None)
         if step is None:
             self.note(bank, rows, slots, weights)
@@ -57,8 +59,10 @@ class Trace:
         shape = (batch, heads, tokens, slots.shape[-1])
         own_slots, own_weights = step.slots.new_zeros(shape), step.weights.new_zeros(shape)
         own_slots[:, :, -slots.shape[2] :], own_weights[:, :, -slots.shape[2] :] = slots.cpu(), weights.cpu()
+        own_left = step.weights.new_ones((batch, 1, tokens, 1))
+        own_left[:, :, -slots.shape[2] :] = left.cpu()
         step.slots = torch.cat((step.slots, own_slots), dim=-1)
-        step.weights = torch.cat((step.weights, own_weights), dim=-1)
+        step.weights = torch.cat((step.weights * own_left, own_weights), dim=-1)
 
     def scale(self, factors: Tensor, since: int) -> None:
         """Of the calls noted after the first `since`, scale the last tokens' weights: factors [batch, tokens]."""

@@ -91,9 +91,10 @@ def copy_from_memory(
     if trace is not None:
         num_parts = len(past.parts)
         of_chunks = copied.detach().unflatten(-1, (num_parts * num_chunks, -1)).sum(-1)[:, None]
+        left = 1 - of_chunks.sum(dim=-1, keepdim=True)
         shares = of_chunks.tensor_split(num_parts, dim=-1)
         for (part, hits), share in zip(past.by_part(near.hits), shares, strict=True):
-            trace.join(part.bank, part.rows, hits.slots, share)
+            trace.join(part.bank, part.rows, hits.slots, share, left)
     return mixed
 
 
