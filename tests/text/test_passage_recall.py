@@ -212,6 +212,15 @@ def test_what_a_later_sentence_says_anew_stands_alone():
     assert [passage.start for passage in asked_for] == [0], "the later ones lack a word that was asked for"
 
 
+def test_a_sentence_that_another_leads_to_is_shown():
+    recall = PassageRecall(None)
+    recall.add(0, "letter", f"Ada keeps the marble clock in a drawer. {BEES}")
+    recall.add(1, "lists", f"{HARBOUR} The marble clock was made in Cordoba. The velvet clock was made in Rome.")
+    asked = recall.find("Where was the thing made that Ada keeps in a drawer?").shown
+    assert [passage.document for passage in asked] == ["letter", "lists"] and "Cordoba" in asked[1].text
+    assert [passage.document for passage in recall.find("What does Ada keep in a drawer?").shown] == ["letter"]
+
+
 def test_passages_keep_within_their_room(read):
     shown = read.recall.find("bees, honey, Lisbon, mill").shown
     kept = fitting(shown, read.tokenizer, len(read.tokenizer(shown[-1].text)["input_ids"]) + 1)

@@ -31,10 +31,9 @@ from ltm.methods.retrieval.rag import Rag, RagConfig
 from ltm.notes.encoder import installed_encoder
 from ltm.notes.records import Event, Found
 from ltm.notes.row import NoteRow
-from ltm.notes.search import WeighedWords, content_words, vectors_of
-from ltm.notes.splitting import sentences
 from ltm.notes.store import FILE, NoteStore
 from ltm.text.means import Means
+from ltm.text.shown import shown_sentences
 
 if TYPE_CHECKING:
     from ltm.bank import Bank
@@ -48,15 +47,6 @@ WINDOW_SHARE = 0.5
 """Most of the window that passages may take."""
 BEFORE_SHARE = 0.3
 """What the words of the turn before count for, of a question that follows it."""
-HEADING_WORDS, _STOPS = 12, ".!?\"'”’"
-"""What is no longer, and ends with no stop, is a heading of what follows."""
-FEW_WORDS = 1 / 3
-"""Share of a question's words below which sentences are compared by meaning."""
-NEAR_SHARE = 0.5
-"""Least nearness of a sentence that is shown, as a share of the nearest one's: what is farther draws a small model off
-(docs/log/2026-11-27-what-is-shown.md)."""
-SAID_AGAIN = 2 / 3
-"""Share of a sentence's words that a later one has which says the same anew."""
 SURE = (-11.4, 6.9, 14.1)
 """Log-odds that what was found answers the question: a constant, for the share of its words that the best passages
 hold, for the best cosine. Logistic regression on 600 SQuAD questions, half of them on other articles than were
@@ -197,9 +187,10 @@ class PassageRecall:
             return Recalled([], [], 0.0)
         words = notes.weighed_words(question)
         evidence = [words.in_notes(one.note.id for one in best), *(score for _, score in lists.get("meaning", [])[:1])]
+        shown = shown_sentences(question, [one.note for one in best], notes, words, num_passages + 1, self.has_vectors)
         return Recalled(
             [self._passage(one) for one in found],
-            self._nearest(question, words, best, num_passages + 1),
+            [Passage(self._names[one.event], one.start, one.end, one.text, max(one.nearness, 0.0)) for one in shown],
             _confidence(evidence),
             evidence,
         )
@@ -207,49 +198,6 @@ class PassageRecall:
     def _passage(self, found: Found) -> Passage:
         (cite,) = found.note.cites
         return Passage(self._names[cite.event], cite.start, cite.end, found.note.text, found.score)
-
-    def _nearest(self, question: str, words: WeighedWords, best: Sequence[Found], count: int) -> list[Passage]:
-        """The sentences of passages that are nearest to a question, in the order of the texts; of those that say the
-        same of different times, the last."""
-        spans = [
-            (cite.event, cite.start + start, cite.start + end, one.note.text[start:end])
-            for one in best
-            for cite in one.note.cites
-            for start, end in _with_headings(one.note.text)
-        ]
-        scores = self._likeness(question, words, [text for *_, text in spans])
-        chosen = sorted(range(len(spans)), key=lambda place: -scores[place])[:count]
-        nearest = scores[chosen[0]]
-        least = min(NEAR_SHARE * nearest, nearest)  # a cosine may be below 0
-        shown = [
-            Passage(self._names[event], start, end, text, max(scores[place], 0.0))
-            for (event, start, end, text), place in sorted((spans[place], place) for place in chosen)
-            if scores[place] >= least
-        ]
-        asked = set(content_words(question))
-        return [one for place, one in enumerate(shown) if not _said_again(one, shown[place + 1 :], asked)]
-
-    def _likeness(self, question: str, words: WeighedWords, texts: Sequence[str]) -> list[float]:
-        """How near each text is to a question, about 0..1: the share of the question's words that it holds, or where
-        no text holds a third of them the cosine of vectors, which cost a hundred times as long."""
-        shares = [words.in_text(text) for text in texts]
-        if not self.has_vectors or max(shares) >= FEW_WORDS:
-            return shares
-        vectors = vectors_of(self.notes.encoder, [question, *texts])
-        return (vectors[1:] @ vectors[0]).tolist()
-
-
-def _said_again(passage: Passage, later: Sequence[Passage], asked: set[str]) -> bool:
-    """Whether a later sentence says anew what this one says: it has most of its words, and all that were asked for.
-
-    >>> first, second = (Passage("log", n, n, f"The key of the red barn lies {where}.", 1.0)
-    ...                  for n, where in enumerate(["in Rome", "in Oslo"]))
-    >>> _said_again(first, [second], {"key", "barn"}), _said_again(first, [second], {"key", "rome"})
-    (True, False)
-    """
-    own = set(content_words(passage.text))
-    others = [set(content_words(one.text)) for one in later]
-    return any(own & asked <= other and len(own & other) >= SAID_AGAIN * len(own) for other in others)
 
 
 def _confidence(evidence: Sequence[float]) -> float:
@@ -274,22 +222,3 @@ def _says_what_it_cites(notes: NoteRow) -> bool:
     """Whether every passage is what stands at its place: a bank may come from anywhere."""
     texts = {event.id: event.text for event in notes.events()}
     return all(note.text == texts[cite.event][cite.start : cite.end] for note in notes.notes() for cite in note.cites)
-
-
-def _with_headings(text: str) -> list[tuple[int, int]]:
-    """The sentences of a passage, each with the heading that stands above it: a few words that no stop ends say what
-    the sentence is about.
-
-    >>> text = "object.__len__(self)\\n\\nCalled to implement len(). It returns an integer."
-    >>> [text[start:end] for start, end in _with_headings(text)][1]
-    'It returns an integer.'
-    """
-    joined: list[tuple[int, int]] = []
-    above: int | None = None
-    for start, end in sentences(text):
-        is_heading = text[end - 1] not in _STOPS and len(text[start:end].split()) <= HEADING_WORDS
-        begin = start if above is None else above
-        above = begin if is_heading else None
-        if not is_heading:
-            joined.append((begin, end))
-    return joined if above is None else [*joined, (above, len(text.rstrip()))]
