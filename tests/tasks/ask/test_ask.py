@@ -208,6 +208,19 @@ def test_kinds_stand_alone_after_all_together():
     assert ("changed", "stale", 1.0) in rows and ("two-hop", "stale", 0.0) not in rows
 
 
+def test_lengths_come_together_after_each_alone():
+    nothing = dict.fromkeys(("exact_match", "f1", "gold_nats", "seconds", "prompt_tokens", "encoded_tokens", "stale"))
+    nothing.update(dict.fromkeys(("recall_at_1", "recall_at_3", "recall_at_10")))
+    base = {"text": "planted", "kind": "all", "arm": "both", "answerable": True, "confidence": None, "example": "e"}
+    asked = [(4096, True), (16384, True), (16384, False), (16384, False)]
+    records = [
+        {**base, **nothing, "length": length, "reading": str(number), "holds_answer": right}
+        for number, (length, right) in enumerate(asked)
+    ]
+    rows = [(row.condition.get("length"), row.value, row.count) for row in table(records, ["both"])]
+    assert rows == [(4096, 1.0, 1), (16384, 1 / 3, 3), (None, 0.5, 4)]
+
+
 def test_a_session_on_a_method_is_asked(data, tiny_backbone, tmp_path):
     specs = parse_tasks("ask", ["ask.articles=1", "ask.max_new_tokens=2"]), parse_methods("em_llm,rag:encoder=hash")
     backbone = tiny_backbone("tiny-llama")

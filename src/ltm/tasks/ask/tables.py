@@ -18,11 +18,10 @@ RESAMPLES = 2000
 
 
 def table(records: Sequence[Record], arms: Sequence[str]) -> list[Row]:
-    """All rows, text by text; of several kinds each alone, after all together."""
+    """All rows, text by text; of several kinds each alone, after all together; of several lengths all together, after
+    each alone."""
     rows = []
-    ordered = sorted(records, key=_text_of)
-    for (text, length), group in groupby(ordered, key=_text_of):
-        own = list(group)
+    for text, length, own in _groups(sorted(records, key=_text_of)):
         kinds = sorted({record["kind"] for record in own if record["answerable"]})
         for kind in dict.fromkeys([ALL_KINDS, *(kinds if len(kinds) > 1 else ())]):
             chosen = [record for record in own if kind in (ALL_KINDS, record["kind"])]
@@ -68,6 +67,17 @@ def auroc(answerable: Sequence[float], others: Sequence[float]) -> Interval:
 
 def _text_of(record: Record) -> tuple[str, int]:
     return record["text"], record["length"] or 0
+
+
+def _groups(records: Sequence[Record]) -> Iterator[tuple[str, int, list[Record]]]:
+    """Text, length (0: it has none, or all of them) and records."""
+    for text, of_text in groupby(records, key=lambda record: record["text"]):
+        own = list(of_text)
+        lengths = {length: list(group) for (_, length), group in groupby(own, key=_text_of)}
+        for length, group in lengths.items():
+            yield text, length, group
+        if len(lengths) > 1:
+            yield text, 0, own
 
 
 def _rows(records: Sequence[Record], condition: dict[str, Any], arms: Sequence[str]) -> Iterator[Row]:
