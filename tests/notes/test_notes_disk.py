@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -298,3 +299,26 @@ def test_a_search_sees_one_state_whatever_another_process_writes(tmp_path, monke
     monkeypatch.setattr(row._search, "_by_words", meanwhile)
     assert [found.note for found in row.search("bramble", 1)] == [note] and refused
     assert other[0].forget("a").notes == [note]
+
+
+class Shelf(Database):
+    """A database with tables of its own."""
+
+    KIND, APPLICATION_ID, SCHEMA = "shelf", 0x6C746D30, "CREATE TABLE books (name TEXT);"
+
+
+def test_a_database_of_another_kind_has_its_own_tables_and_is_refused_as_a_store_of_notes(tmp_path):
+    file = tmp_path / "shelf.sqlite3"
+    for name in ("Emma", "Ulysses"):  # made, and opened again
+        with closing(Shelf.open_or_make(file)) as shelf:
+            shelf.run("INSERT INTO books VALUES (?)", (name,))
+    with closing(Shelf.open(file)) as shelf:
+        assert shelf.run("SELECT name FROM books") == [("Emma",), ("Ulysses",)]
+        with closing(shelf.copy()) as copy:
+            assert type(copy) is Shelf and copy.value("SELECT count(*) FROM books") == 2
+    with pytest.raises(LtmError, match="is no store of notes, but another SQLite file"):
+        Database.open(file)
+    with closing(Database.new()) as notes:
+        notes.copy_to(tmp_path / "notes.sqlite3")
+    with pytest.raises(LtmError, match="is no shelf, but another SQLite file"):
+        Shelf.open(tmp_path / "notes.sqlite3")

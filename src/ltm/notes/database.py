@@ -1,4 +1,5 @@
-"""The SQLite file under a store of notes: opened, checked, copied, and used by one thread at a time.
+"""A SQLite file of ours, such as the one under a store of notes: opened, checked, copied, and used by one thread at a
+time.
 
 The journal is SQLite's rollback journal, truncated at each commit, and not its write-ahead log: what was deleted then
 lies in no file once a deletion returns, whoever else reads, and a store can be read where nothing can be written.
@@ -13,18 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from ltm.errors import LtmError
 
-APPLICATION_ID = 0x6C746D6E
-"""What marks a SQLite file as ours: "ltmn"."""
-VERSION = 1
-"""Of the tables below; a file of another version is refused."""
 BUSY_SECONDS = 10.0
 """How long a statement waits for another process."""
 
-SCHEMA = """
+NOTES = """
 CREATE TABLE rows (row INTEGER PRIMARY KEY, next_event INTEGER NOT NULL, next_note INTEGER NOT NULL);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE events (
@@ -48,12 +45,23 @@ CREATE INDEX links_to_a_note ON links (row, other);
 CREATE TABLE vectors (number INTEGER PRIMARY KEY, encoder TEXT NOT NULL, vector BLOB NOT NULL);
 """
 
+Self = TypeVar("Self", bound="Database")
+
 
 class Database:
     """One connection for all threads of a process; each of its calls, and each block of `transaction`, runs alone.
 
-    path: the file; None: in memory. Raises LtmError, in one line, for whatever SQLite refuses.
+    path: the file; None: in memory. Raises LtmError, in one line, for whatever SQLite refuses. A class with other
+    tables says what it holds, its schema and its own mark.
     """
+
+    KIND: ClassVar[str] = "store of notes"
+    """What a person is told that it is."""
+    APPLICATION_ID: ClassVar[int] = 0x6C746D6E
+    """What marks a SQLite file as one of this kind: "ltmn"."""
+    VERSION: ClassVar[int] = 1
+    """Of the tables; a file of another version is refused."""
+    SCHEMA: ClassVar[str] = NOTES
 
     def __init__(self, path: Path | None = None):
         self.path, self.lock, self.depth = path, RLock(), 0
@@ -70,21 +78,29 @@ class Database:
                 self._connection.execute(f"PRAGMA {setting}").fetchall()
 
     @classmethod
-    def new(cls) -> Database:
+    def new(cls: type[Self]) -> Self:
         """A database with empty tables, in memory."""
         made = cls()
         with made._explained():
             made._connection.executescript(
                 "PRAGMA auto_vacuum = FULL;"  # what is deleted makes the file smaller, in the same transaction
-                f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {SCHEMA}"
+                f"PRAGMA application_id = {cls.APPLICATION_ID}; PRAGMA user_version = {cls.VERSION}; {cls.SCHEMA}"
             )
         return made
 
     @classmethod
-    def open(cls, path: Path) -> Database:
-        """The database in a file; LtmError where it is no store of notes of this version, or damaged."""
+    def open_or_make(cls: type[Self], path: Path) -> Self:
+        """The database in a file, made there with empty tables, or not at all, where there is none."""
+        if not path.exists():
+            with closing(cls.new()) as empty:
+                empty.copy_to(path)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls: type[Self], path: Path) -> Self:
+        """The database in a file; LtmError where it is none of this kind and version, or damaged."""
         if not path.is_file():
-            raise LtmError(f"{path} is not there; give the directory of a store of notes")
+            raise LtmError(f"{path} is not there; give the directory of a {cls.KIND}")
         made = cls(path)
         try:
             made._check()
@@ -97,12 +113,12 @@ class Database:
 
     def _check(self) -> None:
         marks = {name: self.value(f"PRAGMA {name}") for name in ("application_id", "user_version")}
-        if marks["application_id"] != APPLICATION_ID:
-            raise LtmError(f"{self.path} is no store of notes, but another SQLite file; give another directory")
-        if marks["user_version"] != VERSION:
+        if marks["application_id"] != self.APPLICATION_ID:
+            raise LtmError(f"{self.path} is no {self.KIND}, but another SQLite file; give another directory")
+        if marks["user_version"] != self.VERSION:
             raise LtmError(
-                f"{self.path} is a store of notes of version {marks['user_version']}; this ltm reads version "
-                f"{VERSION}: take the ltm that wrote it, or read the texts again"
+                f"{self.path} is a {self.KIND} of version {marks['user_version']}; this ltm reads version "
+                f"{self.VERSION}: take the ltm that wrote it, or read the texts again"
             )
 
     def close(self) -> None:
@@ -161,12 +177,12 @@ class Database:
         """Write everything to a file: a new one beside, then renamed; one that is there already in a transaction of
         its own, so that whoever has it open goes on with what it holds then."""
         if path.exists():
-            with closing(Database.open(path)) as there:
+            with closing(self.open(path)) as there:
                 self._copy_into(there)
             return
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         try:
-            with closing(Database(partial)) as there:
+            with closing(type(self)(partial)) as there:
                 self._copy_into(there)
             os.replace(partial, path)
         finally:
@@ -179,22 +195,22 @@ class Database:
                 raise LtmError("a store cannot be saved inside a block that may be undone; save it afterwards")
             self._connection.backup(other._connection)
 
-    def copy(self) -> Database:
+    def copy(self: Self) -> Self:
         """The same in memory."""
-        made = Database()
+        made = type(self)()
         self._copy_into(made)
         return made
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """What SQLite refuses, in one line."""
-        where = self.path or "the store of notes"
+        where = self.path or f"the {self.KIND}"
         try:
             yield
         except sqlite3.OperationalError as error:
             raise LtmError(f"{where}: {_advice(str(error))}") from error
         except sqlite3.DatabaseError as error:
-            raise LtmError(f"{where} is no store of notes, or damaged ({error}); restore it, or read anew") from error
+            raise LtmError(f"{where} is no {self.KIND}, or damaged ({error}); restore it, or read anew") from error
 
 
 def _advice(message: str) -> str:
