@@ -22,7 +22,7 @@ def requirements(text: str) -> list[Requirement]:
 def declared() -> list[Requirement]:
     """Every dependency in pyproject.toml, extras included (Python 3.10 has no reader of TOML)."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    lists = re.findall(r"^(?:dependencies|faiss|qdrant|peft|plot|dev) = \[(.*?)\]$", text, re.M | re.S)
+    lists = re.findall(r"^(?:dependencies|faiss|qdrant|peft|server|plot|dev) = \[(.*?)\](?: #.*)?$", text, re.M | re.S)
     named = [entry for part in lists for entry in re.findall(r'"([^"]+)"', part)]
     return [Requirement(entry) for entry in named if not entry.startswith("ltm[")]
 
