@@ -1,0 +1,167 @@
+"""What one user's conversations said, turn by turn: verbatim, each once, on the disk before anything is made of it.
+
+Clients send the whole history again with each request. A turn is known by a hash of itself and all turns before it, so
+that of a history only its new end is written, an edited one branches off where it was edited, and an answer that is
+asked for again writes nothing twice. What was forgotten stays known without its text: a client that sends it again does
+not bring it back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ltm.notes.database import Database
+from ltm.serve.keys import stamp
+
+TURNS = "turns.sqlite3"
+ROLES = ("user", "assistant")
+"""Whose turns are remembered: what a system prompt, a tool or a memory put in was said by nobody."""
+
+
+class TurnDatabase(Database):
+    """Turns of one user, and which of them lie in which memory."""
+
+    KIND, APPLICATION_ID, VERSION = "log of turns", 0x6C746D74, 1  # "ltmt"
+    SCHEMA = """
+    CREATE TABLE turns (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, hash TEXT NOT NULL UNIQUE, parent TEXT NOT NULL, role TEXT NOT NULL,
+        text TEXT NOT NULL, time TEXT NOT NULL, session TEXT, forgotten INTEGER NOT NULL DEFAULT 0);
+    CREATE INDEX turns_after_another ON turns (parent);
+    CREATE TABLE held (turn INTEGER NOT NULL, memory TEXT NOT NULL, PRIMARY KEY (turn, memory)) WITHOUT ROWID;
+    """
+
+
+@dataclass(frozen=True)
+class LoggedTurn:
+    """A turn as it was said: number in the log, hash with its predecessors, role, text, time (ISO 8601, UTC)."""
+
+    number: int
+    hash: str
+    role: str
+    text: str
+    time: str
+
+    @property
+    def id(self) -> str:
+        """By which clients know it."""
+        return f"mem_{self.hash[:16]}"
+
+    @property
+    def name(self) -> str:
+        """Of the document that it is in a memory: who said it and when stands where it is shown."""
+        return f"{self.role} {self.time[:16].replace('T', ' ')} {self.id}"
+
+
+def id_of(name: str) -> str:
+    """The id of a turn by the name of its document."""
+    return name.rpartition(" ")[2]
+
+
+def said(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(role, text) of the messages that somebody said, in order; not what a memory put in, which is never taken in
+    again."""
+    return [
+        (message["role"], message["content"])
+        for message in messages
+        if message["role"] in ROLES and message["content"].strip() and not message.get("recalled")
+    ]
+
+
+def chain(turns: Sequence[tuple[str, str]], session: str | None = None) -> Iterator[tuple[str, str]]:
+    """(parent, hash) of each turn: SHA-256 of role, text and the hash before. session: what the chain begins with; two
+    conversations that are named apart share no turn. Blanks at the ends of a text do not count: clients trim them.
+
+    >>> one, two = ([own for _, own in chain([("user", first), ("user", "b")])] for first in "ac")
+    >>> len({*one, *two})
+    4
+    """
+    last = hashlib.sha256(f"session {session}".encode() if session is not None else b"").hexdigest()
+    for role, text in turns:
+        parent, last = last, hashlib.sha256("\0".join((last, role, text.strip())).encode()).hexdigest()
+        yield parent, last
+
+
+class TurnLog:
+    """The log in a user's directory; every call that returns is on the disk.
+
+    >>> log = TurnLog(directory)  # doctest: +SKIP
+    >>> [turn.text for turn in log.add([("user", "My cat is Tom."), ("user", "Hello")], now)]  # doctest: +SKIP
+    """
+
+    def __init__(self, directory: Path):
+        self.database = TurnDatabase.open_or_make(directory / TURNS)
+
+    def close(self) -> None:
+        self.database.close()
+
+    def add(
+        self,
+        turns: Sequence[tuple[str, str]],
+        now: datetime,
+        session: str | None = None,
+        answer: str | None = None,
+    ) -> list[LoggedTurn]:
+        """Write what is new of a history, and its answer; returns what was written, in order.
+
+        answer: what was answered to the last turn. A second answer to the same turn is not written: which of the two
+        holds, the history says that goes on from one of them.
+        """
+        written, whole = [], [*turns, *([] if answer is None or not answer.strip() else [("assistant", answer)])]
+        with self.database.transaction():
+            for place, (parent, own) in enumerate(chain(whole, session)):
+                is_answer = place == len(turns)
+                if self._is_known(own) or (is_answer and self._is_answered(parent)):
+                    continue
+                role, text = whole[place]
+                values = (own, parent, role, text, stamp(now), session)
+                self.database.run(
+                    "INSERT INTO turns (hash, parent, role, text, time, session) VALUES (?, ?, ?, ?, ?, ?)", values
+                )
+                number = self.database.value("SELECT last_insert_rowid()")
+                written.append(LoggedTurn(number, own, role, text, stamp(now)))
+        return written
+
+    def waiting(self, memory: str) -> list[LoggedTurn]:
+        """Turns that a memory does not hold yet, in the order they were said."""
+        return self._turns(
+            "WHERE NOT forgotten AND number NOT IN (SELECT turn FROM held WHERE memory = ?) ORDER BY number", memory
+        )
+
+    def note_held(self, turn: LoggedTurn, memory: str) -> None:
+        """Note that a memory holds a turn now, on its disk."""
+        self.database.run("INSERT OR IGNORE INTO held VALUES (?, ?)", (turn.number, memory))
+
+    def before(self, time: datetime) -> list[LoggedTurn]:
+        """Turns of before a time that are not forgotten."""
+        return self._turns("WHERE NOT forgotten AND time < ? ORDER BY number", stamp(time))
+
+    def forget(self, turns: Sequence[LoggedTurn]) -> None:
+        """Delete their texts; that they were said stays known."""
+        with self.database.transaction():
+            for turn in turns:
+                self.database.run("UPDATE turns SET text = '', forgotten = 1 WHERE number = ?", (turn.number,))
+
+    def by_id(self, turn: str) -> LoggedTurn | None:
+        """A turn by its id; None where there is none, or it is forgotten."""
+        found = self._turns("WHERE NOT forgotten AND substr(hash, 1, 16) = ?", turn.removeprefix("mem_"))
+        return found[0] if found else None
+
+    @property
+    def num_turns(self) -> int:
+        return self.database.value("SELECT count(*) FROM turns WHERE NOT forgotten")
+
+    def _turns(self, condition: str, *values: Any) -> list[LoggedTurn]:
+        rows = self.database.run(f"SELECT number, hash, role, text, time FROM turns {condition}", values)
+        return [LoggedTurn(*row) for row in rows]
+
+    def _is_known(self, own: str) -> bool:
+        return self.database.value("SELECT 1 FROM turns WHERE hash = ?", (own,)) is not None
+
+    def _is_answered(self, parent: str) -> bool:
+        statement = "SELECT 1 FROM turns WHERE parent = ? AND role = 'assistant'"
+        return self.database.value(statement, (parent,)) is not None
