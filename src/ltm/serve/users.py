@@ -1,0 +1,117 @@
+"""All users' memories: opened when they are needed, closed by least use within a budget, never two at once in one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from threading import Lock, RLock
+
+from ltm.serve.identity import Caller
+from ltm.serve.keys import KeyStore, utc_now
+from ltm.serve.served_model import ServedModel
+from ltm.serve.user_memory import UserMemory
+
+USERS = "users"
+"""The folder in the data directory; each user's own within it is named by `Caller.directory`."""
+
+
+class _Entry:
+    """A user's place in the table: open or not, and how many want it now."""
+
+    def __init__(self) -> None:
+        self.lock, self.wanted, self.nbytes = RLock(), 0, 0
+        self.memory: UserMemory | None = None
+
+
+class Users:
+    """The memories of all users in a data directory.
+
+    budget: bytes of memories that are held open; those in use are never closed. retention: what was said is forgotten
+    after so long, looked at whenever a memory is opened or used. A user waits for nobody but
+    themselves: only what happens in one memory is one after another.
+
+    >>> with users.using(caller) as memory: memory.session.ask("Who is Tom?")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, directory: Path, model: ServedModel, keys: KeyStore, budget: int, retention: timedelta | None = None
+    ):
+        self.directory, self.model, self.keys = directory / USERS, model, keys
+        self.budget, self.retention, self.num_closed = budget, retention, 0
+        self._secret = keys.secret
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least lately used first
+        self._mutex = Lock()
+
+    @contextmanager
+    def using(self, caller: Caller) -> Iterator[UserMemory]:
+        """A block that alone uses the memory of a user; opened where it is not. LtmError for what cannot be opened."""
+        name = caller.directory(self._secret)
+        entry = self._want(name)
+        try:
+            with entry.lock:
+                if entry.memory is None:
+                    entry.memory = self._open(name, caller)
+                elif self.retention is not None:
+                    entry.memory.forget_before(utc_now() - self.retention)
+                try:
+                    yield entry.memory
+                finally:
+                    entry.nbytes = entry.memory.nbytes
+        finally:
+            self._leave(entry)
+
+    @property
+    def num_open(self) -> int:
+        with self._mutex:
+            return sum(entry.memory is not None for entry in self._entries.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Of all memories that are open."""
+        with self._mutex:
+            return self._nbytes()
+
+    def close(self) -> None:
+        """Close all; nobody may use one any more."""
+        with self._mutex:
+            for entry in self._entries.values():
+                if entry.memory is not None:
+                    entry.memory.close()
+            self._entries.clear()
+
+    def _open(self, name: str, caller: Caller) -> UserMemory:
+        assert caller.user is not None
+        self.keys.note_user(name, caller.tenant, caller.user, caller.namespace)
+        memory = UserMemory(self.directory / name, self.model)
+        try:
+            if self.retention is not None:
+                memory.forget_before(utc_now() - self.retention)
+            memory.take_in()
+        except BaseException:
+            memory.close()
+            raise
+        return memory
+
+    def _want(self, name: str) -> _Entry:
+        with self._mutex:
+            entry = self._entries.setdefault(name, _Entry())
+            self._entries.move_to_end(name)
+            entry.wanted += 1
+            return entry
+
+    def _leave(self, entry: _Entry) -> None:
+        with self._mutex:
+            entry.wanted -= 1
+            for name in [name for name, one in self._entries.items() if not one.wanted]:
+                if self._nbytes() <= self.budget and self._entries[name].memory is not None:
+                    break
+                closed = self._entries.pop(name)
+                if closed.memory is not None:
+                    closed.memory.close()
+                    self.num_closed += 1
+
+    def _nbytes(self) -> int:
+        return sum(entry.nbytes for entry in self._entries.values() if entry.memory is not None)
