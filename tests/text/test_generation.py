@@ -6,7 +6,9 @@ import pytest
 
 from ltm.backbone.tiny import byte_tokenizer
 from ltm.errors import LtmError
-from ltm.text.generation import question_ids
+from ltm.methods import create_method
+from ltm.text.generation import EndOfAnswer, question_ids
+from ltm.text.session import Session
 
 TURNS = [{"role": "user", "content": "My name is Ishmael."}, {"role": "assistant", "content": "Hello."}]
 
@@ -38,3 +40,20 @@ def test_what_a_template_refuses_is_told_in_its_words(template, words):
 def test_what_is_no_turn(turn):
     with pytest.raises(LtmError, match="is no turn of a conversation"):
         question_ids(byte_tokenizer(), "Which ship?", [turn])
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_who_gets_the_text_may_end_the_answer_at_any_token(tiny_backbone, place):
+    backbone = tiny_backbone("tiny-llama")
+    session, heard = Session(create_method("full", backbone), encoder=None), []
+    whole = session.ask("Who?", max_new_tokens=12, recall="off", on_text=heard.append)
+    assert len(heard) == 13 and "".join(heard) == whole.text  # once a token, and once at the end
+    seen = []
+
+    def enough(text):
+        seen.append(text)
+        if len(seen) > place:
+            raise EndOfAnswer
+
+    cut = session.ask("Who?", max_new_tokens=12, recall="off", on_text=enough)
+    assert cut.token_ids == whole.token_ids[: place + 1] and not cut.ended and seen == heard[: place + 1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
-from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextStreamer
+from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, StoppingCriteriaList, TextStreamer
 
 from ltm.data.control import ControlTokens, part_control_tokens
 from ltm.data.tokens import literal_ids
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from ltm.streams import Stream
 
 OnText = Callable[[str], None]
-"""Called with each new stretch of text as soon as it is whole."""
+"""Called at each new token with the text that it made whole, "" where it made none; may raise EndOfAnswer."""
+
+
+class EndOfAnswer(Exception):
+    """Raised by whoever gets an answer's text as it comes: what it has is enough, no more tokens are to be made."""
 
 
 MOST_NEW_TOKENS = 1_000_000
@@ -91,19 +95,29 @@ class Generated:
 
 
 class CallbackStreamer(TextStreamer):
-    """Gives text to a function instead of printing it."""
+    """Gives text to a function instead of printing it, token by token, until that has enough.
+
+    It is a stopping criterion of generate() and not its `streamer`, which newer versions of transformers call only
+    after they have decided whether to go on.
+    """
 
     def __init__(self, tokenizer: Any, on_text: OnText, ends: Sequence[int] = ()):
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.on_text, self.ends = on_text, set(ends)
+        super().__init__(tokenizer, skip_special_tokens=True)
+        self.on_text, self.ends, self.has_enough = on_text, set(ends), False
 
-    def put(self, value: Tensor) -> None:
-        if self.next_tokens_are_prompt or int(value) not in self.ends:  # what ends an answer is no part of it
-            super().put(value)
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """Whether it has enough, bool [rows], with the newest token, of input_ids [1, tokens]."""
+        if int(input_ids[0, -1]) not in self.ends:  # what ends an answer is no part of it
+            self.put(input_ids[:, -1].cpu())
+        return torch.full((input_ids.shape[0],), self.has_enough, device=input_ids.device)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        if text:
+        if self.has_enough or (stream_end and not text):
+            return
+        try:
             self.on_text(text)
+        except EndOfAnswer:
+            self.has_enough = True
 
 
 Turn = Mapping[str, str]
@@ -195,11 +209,14 @@ def generate(
         arguments["begin_suppress_tokens"] = list(line_ends)
     arguments.update(eos_token_id=ends or None, pad_token_id=_pad_token(tokenizer, ends))
     if on_text is not None:
-        arguments["streamer"] = CallbackStreamer(tokenizer, on_text, line_ends)
+        streamer = CallbackStreamer(tokenizer, on_text, line_ends)
+        arguments["stopping_criteria"] = StoppingCriteriaList([streamer])
     with torch.random.fork_rng(enabled=sampling.seed is not None):
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
         output, used, by_token = _run(method, input_ids.to(method.device), arguments, trace)
+    if on_text is not None:
+        streamer.end()
     new = output[0, input_ids.shape[1] :].tolist()
     seconds, ended = time.perf_counter() - started, bool(new) and new[-1] in ends
     new = new[:-1] if ended else new
