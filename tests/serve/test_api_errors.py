@@ -7,7 +7,7 @@ import json
 import pytest
 from starlette.exceptions import HTTPException
 
-from ltm.errors import ConfigError, LtmError
+from ltm.errors import BankCorruptError, ConfigError, LtmError
 from ltm.serve.errors import ApiError, api_error, invalid, unsupported
 
 
@@ -41,6 +41,7 @@ def test_what_a_user_can_mend_is_said_and_what_is_ours_is_not(caplog):
     assert not caplog.records
     ours = api_error(KeyError("/secret/path"))
     assert ours.status == 500 and "secret" not in json.dumps(ours.body) and "secret" in caplog.text
+    assert api_error(BankCorruptError("/secret/bank is damaged")).status == 500
     given = ApiError(429, "slow", headers={"retry-after": "7"})
     assert api_error(given) is given and given.headers["retry-after"] == "7"
 

@@ -71,7 +71,7 @@ def test_turns_that_a_kill_left_waiting_are_taken_in_once(model, keys, tmp_path)
     again = Users(tmp_path / "data", model, keys, budget=10**9)
     with again.using(ANN) as memory:
         assert sorted(info.name for info in memory.session.documents) == sorted([one.name, two.name])
-        assert memory.take_in() == 0
+        assert memory.log.waiting(memory.place) == []
     again.close()
 
 
@@ -150,3 +150,22 @@ def test_models_that_can_be_served(tiny_backbone, longmem, text_model):
     assert longmem.place == "longmem-tiny-llama" and not off.has_memory
     with pytest.raises(LtmError, match="keeps no bank; serve one that does"):
         ServedModel(backbone, create_method("window", backbone))
+
+
+def test_a_turn_that_cannot_be_read_keeps_no_other_away(model, keys, tmp_path, monkeypatch):
+    told = []
+    users = Users(tmp_path / "data", model, keys, budget=10**9, told_failure=told.append)
+    with users.using(ANN) as memory:
+        memory.note([("user", "Bad."), ("user", "Good.")])
+        keep = memory.session.keep
+
+        def picky(turns, name):
+            if turns[0]["content"] == "Bad.":
+                raise LtmError("too long")
+            keep(turns, name)
+
+        monkeypatch.setattr(memory.session, "keep", picky)
+    assert len(names(users, ANN)) == 1 and len(names(users, ANN)) == 1 and len(told) == 1
+    users.close()
+    assert len(names(users, ANN)) == 2  # opened again, it is tried again
+    users.close()

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from ltm.errors import LtmError
+from ltm.errors import BankError, LtmError
 
 logger = logging.getLogger("ltm.serve")
 
@@ -86,7 +86,7 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, HTTPException):
         known = {404: "there is no such route", 405: "this route has other methods"}
         return ApiError(error.status_code, known.get(error.status_code, error.detail), headers=error.headers)
-    if isinstance(error, LtmError):
+    if isinstance(error, LtmError) and not isinstance(error, BankError):  # a bank's troubles are no client's
         return invalid(str(error))
     logger.error("a request failed", exc_info=error)
     return ApiError(500, "something went wrong in the server; its log says more", "internal_error")

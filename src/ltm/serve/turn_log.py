@@ -148,7 +148,8 @@ class TurnLog:
 
     def by_id(self, turn: str) -> LoggedTurn | None:
         """A turn by its id; None where there is none, or it is forgotten."""
-        found = self._turns("WHERE NOT forgotten AND substr(hash, 1, 16) = ?", turn.removeprefix("mem_"))
+        start = turn.removeprefix("mem_")
+        found = self._turns("WHERE NOT forgotten AND hash >= ? AND hash < ?", start, f"{start}g") if start else []
         return found[0] if found else None
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from ltm.errors import LtmError
 from ltm.serve.keys import utc_now
 from ltm.serve.served_model import AnySession, ServedModel
 from ltm.serve.turn_log import LoggedTurn, TurnLog
@@ -35,6 +36,7 @@ class UserMemory:
             self.log.close()
             raise
         self._names: set[str] | None = None  # of documents; looked up once, for what a kill left half done
+        self._refused: dict[int, LtmError] = {}  # turns that cannot be read; tried again when it is opened again
 
     @property
     def nbytes(self) -> int:
@@ -51,15 +53,24 @@ class UserMemory:
         """Log what is new of a history; arguments as `TurnLog.add`. It is on the disk, and waits to be taken in."""
         return self.log.add(turns, utc_now(), session, answer)
 
-    def take_in(self) -> int:
-        """Read into the memory whatever it does not hold yet; how many turns that were."""
-        waiting = self.log.waiting(self.place)
-        for turn in waiting:
-            if turn.name not in self.names:
-                self.session.keep([{"role": turn.role, "content": turn.text}], turn.name)
-                self.names.add(turn.name)
-            self.log.note_held(turn, self.place)
-        return len(waiting)
+    def take_in(self) -> list[LtmError]:
+        """Read into the memory whatever it does not hold yet; what it refused, which keeps no other turn away."""
+        refused = []
+        for turn in self.log.waiting(self.place):
+            if turn.number in self._refused:
+                continue
+            try:
+                self._keep(turn)
+                self.log.note_held(turn, self.place)
+            except LtmError as error:
+                self._refused[turn.number] = error
+                refused.append(error)
+        return refused
+
+    def _keep(self, turn: LoggedTurn) -> None:
+        if turn.name not in self.names:
+            self.session.keep([{"role": turn.role, "content": turn.text}], turn.name)
+            self.names.add(turn.name)
 
     def forget_before(self, time: datetime) -> int:
         """Delete what was said before a time, from the memory first; how many turns that were."""

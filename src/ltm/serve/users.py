@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from ltm.serve.keys import KeyStore, utc_now
 from ltm.serve.served_model import ServedModel
 from ltm.serve.user_memory import UserMemory
 
+logger = logging.getLogger("ltm.serve")
 USERS = "users"
 """The folder in the data directory; each user's own within it is named by `Caller.directory`."""
 
@@ -30,32 +32,38 @@ class Users:
     """The memories of all users in a data directory.
 
     budget: bytes of memories that are held open; those in use are never closed. retention: what was said is forgotten
-    after so long, looked at whenever a memory is opened or used. A user waits for nobody but
-    themselves: only what happens in one memory is one after another.
+    after so long, looked at whenever a memory is used. told_failure: called with what kept a turn from being taken in;
+    it stays in the log. A user waits for nobody but themselves: only what happens in one memory is one after another.
 
     >>> with users.using(caller) as memory: memory.session.ask("Who is Tom?")  # doctest: +SKIP
     """
 
     def __init__(
-        self, directory: Path, model: ServedModel, keys: KeyStore, budget: int, retention: timedelta | None = None
+        self,
+        directory: Path,
+        model: ServedModel,
+        keys: KeyStore,
+        budget: int,
+        retention: timedelta | None = None,
+        told_failure: Callable[[Exception], None] | None = None,
     ):
         self.directory, self.model, self.keys = directory / USERS, model, keys
-        self.budget, self.retention, self.num_closed = budget, retention, 0
+        self.budget, self.retention, self.told_failure, self.num_closed = budget, retention, told_failure, 0
         self._secret = keys.secret
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least lately used first
         self._mutex = Lock()
 
     @contextmanager
     def using(self, caller: Caller) -> Iterator[UserMemory]:
-        """A block that alone uses the memory of a user; opened where it is not. LtmError for what cannot be opened."""
+        """A block that alone uses the memory of a user: opened where it is not, what is too old forgotten, all that was
+        said taken in. LtmError for one that cannot be opened."""
         name = caller.directory(self._secret)
         entry = self._want(name)
         try:
             with entry.lock:
                 if entry.memory is None:
                     entry.memory = self._open(name, caller)
-                elif self.retention is not None:
-                    entry.memory.forget_before(utc_now() - self.retention)
+                self._bring_up_to_date(entry.memory)
                 try:
                     yield entry.memory
                 finally:
@@ -85,15 +93,20 @@ class Users:
     def _open(self, name: str, caller: Caller) -> UserMemory:
         assert caller.user is not None
         self.keys.note_user(name, caller.tenant, caller.user, caller.namespace)
-        memory = UserMemory(self.directory / name, self.model)
+        return UserMemory(self.directory / name, self.model)
+
+    def _bring_up_to_date(self, memory: UserMemory) -> None:
+        if self.retention is not None:
+            memory.forget_before(utc_now() - self.retention)
+        failures: list[Exception] = []
         try:
-            if self.retention is not None:
-                memory.forget_before(utc_now() - self.retention)
-            memory.take_in()
-        except BaseException:
-            memory.close()
-            raise
-        return memory
+            failures += memory.take_in()
+        except OSError as error:  # a full disk: answers can be given all the same
+            failures.append(error)
+        for failure in failures:
+            logger.error("a turn could not be taken into a memory", exc_info=failure)
+            if self.told_failure is not None:
+                self.told_failure(failure)
 
     def _want(self, name: str) -> _Entry:
         with self._mutex:

@@ -1,0 +1,98 @@
+"""What a request is to an engine, and what an engine is: where requests wait, and what answers them.
+
+An engine gets a `ChatWork`, which holds no thread, lock or socket, and tells a `Listener`
+what comes of it. One that decodes several requests in a batch holds each user's memory for as long as their row is
+decoded.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ltm.serve.identity import Caller
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ChatWork:
+    """A request as an engine takes it.
+
+    caller: whose memory; reads, writes: whether it is asked and added to (never without a user). messages: role and
+    content, a user's last. options: of `Asking` and `Sampling`. num_choices: answers that are wanted, each with the
+    next seed. stops: strings at which an answer ends.
+    """
+
+    caller: Caller
+    messages: list[dict[str, Any]]
+    reads: bool = False
+    writes: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    num_choices: int = 1
+    stops: tuple[str, ...] = ()
+
+    @property
+    def turn(self) -> str:
+        """Who waits in the queue: one user's requests are answered in order; those of nobody wait together."""
+        return repr((self.caller.tenant, self.caller.user))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """text: without the stop string; reason: stop or length; num_tokens: that were made, the ones of a stop string and
+    beyond it in the same word included."""
+
+    text: str
+    reason: str
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """choices; tokens of the prompt, recalled passages included, and how many of them were not computed again; used:
+    what was recalled, as `memory.used` of a response; written: ids of the turns that are remembered now; remembered:
+    tokens in the memory (None: it does not count in tokens); memory_ms: opening it and logging."""
+
+    choices: list[Choice]
+    prompt_tokens: int
+    cached_tokens: int
+    used: list[dict[str, Any]] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    remembered: int | None = None
+    memory_ms: float = 0.0
+
+
+class Listener:
+    """Gets an answer as it comes, in the engine's thread. Set `is_gone` from any thread, and no more is made."""
+
+    def __init__(self, on_piece: Callable[[int, str], None] | None = None):
+        self.on_piece, self.is_gone = on_piece, False
+
+    def hear(self, choice: int, text: str) -> None:
+        if text and self.on_piece is not None:
+            self.on_piece(choice, text)
+
+
+class Engine(ABC):
+    """What answers; all its calls return at once."""
+
+    @abstractmethod
+    def answer(self, work: ChatWork, listener: Listener) -> Future[ChatReply]:
+        """The answer to come; ApiError 503 where too many wait."""
+
+    @abstractmethod
+    def run(self, turn: str, call: Callable[[], Result]) -> Future[Result]:
+        """Anything else that needs the model or a memory, in its user's turn."""
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """How many wait."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what runs at its next token, refuse what waits."""
