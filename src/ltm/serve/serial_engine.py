@@ -114,7 +114,7 @@ class SerialEngine(Engine):
         *history, last = work.messages
         options = dict(work.options)
         if options.get("seed") is not None:
-            options["seed"] += number
+            options["seed"] = (options["seed"] + number) % 2**63
         if not work.reads:
             options["recall"] = "off"
         answer = session.ask(last["content"], history=history, on_text=hear, **options)

@@ -1,0 +1,208 @@
+"""The application: its parts, its routes, and what frames every request."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import ltm
+from ltm.errors import LtmError
+from ltm.serve.access import key_of
+from ltm.serve.chat import chat_completions
+from ltm.serve.engine import ChatReply
+from ltm.serve.errors import ApiError, api_error
+from ltm.serve.keys import KeyStore
+from ltm.serve.metrics import ServeMetrics
+from ltm.serve.serial_engine import SerialEngine
+from ltm.serve.served_model import ServedModel
+from ltm.serve.settings import ServeSettings
+from ltm.serve.users import Users
+
+LEAST_DISK = 100 * 10**6
+"""Bytes that must be free for a server to say that it is ready."""
+
+
+class Server:
+    """What all requests share: settings, keys, model, users, engine and metrics.
+
+    >>> Server(settings, keys, model).app  # doctest: +SKIP
+    """
+
+    def __init__(self, settings: ServeSettings, keys: KeyStore, model: ServedModel):
+        self.settings, self.keys, self.model, self.metrics = settings, keys, model, ServeMetrics()
+        self.users = Users(
+            settings.directory, model, keys, settings.memory_budget, settings.retention, self._tell_failure
+        )
+        self.engine = SerialEngine(model, self.users, settings.queue_size)
+        self.started = int(time.time())
+        self.fingerprint = f"ltm-{ltm.__version__}-{model.place}"
+        self.app = make_app(self)
+
+    @property
+    def models(self) -> list[str]:
+        """Names by which the model is asked for, with its memory and without."""
+        own = [f"{self.model.name}:{self.model.memory}"] if self.model.has_memory else []
+        return [self.model.name, *own, f"{self.model.name}:off"]
+
+    def has_memory(self, name: str | None) -> bool:
+        """Whether the model that a request names has a memory. Raises ApiError 404 for one that is not served."""
+        if name is not None and name not in self.models:
+            known = ", ".join(self.models)
+            raise ApiError(404, f"there is no model {name[:80]!r}; there are: {known}", "model_not_found", "model")
+        return self.model.has_memory and not (name or "").endswith(":off")
+
+    def count(self, reply: ChatReply) -> None:
+        """Note a reply in the metrics."""
+        made = sum(choice.num_tokens for choice in reply.choices)
+        for kind, tokens in (("prompt", reply.prompt_tokens), ("cached", reply.cached_tokens), ("output", made)):
+            self.metrics.tokens.labels(kind).inc(tokens)
+        self.metrics.turns.inc(len(reply.written))
+
+    def close(self) -> None:
+        """End what runs, and close all memories; all that was said is on the disk."""
+        self.engine.close()
+        self.users.close()
+
+    def _tell_failure(self, error: Exception) -> None:
+        self.metrics.write_failures.labels(type(error).__name__).inc()
+
+
+def make_app(server: Server) -> Starlette:
+    """The routes of a server; when it ends, the server is closed."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(server.close)
+
+    routes = [
+        Route("/health", health),
+        Route("/ready", ready),
+        Route("/version", version),
+        Route("/metrics", metrics),
+        Route("/v1/models", models),
+        Route("/v1/models/{name:path}", model_named),
+        Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+    ]
+    handlers = {ApiError: _explain, HTTPException: _explain, LtmError: _explain}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app.add_middleware(Frame, server=server, routes=[route.path for route in routes])
+    app.state.server = server
+    return app
+
+
+class Frame:
+    """Around every request: an id that its response names, its count and time, and a body for what went wrong."""
+
+    def __init__(self, app: ASGIApp, server: Server, routes: list[str]):
+        self.app, self.server, self.routes = app, server, routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, code = time.perf_counter(), 0
+        request_id = f"req_{uuid.uuid4().hex}"
+
+        async def framed(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["x-content-type-options"] = "nosniff"
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        try:
+            await self.app(scope, receive, framed)
+        except Exception as error:
+            if code:
+                raise
+            await api_error(error).response()(scope, receive, framed)
+        finally:
+            self._count(scope["path"], code, time.perf_counter() - started)
+
+    def _count(self, path: str, code: int, seconds: float) -> None:
+        route = path if path in self.routes else "/v1/models/{name}" if path.startswith("/v1/models/") else "other"
+        self.server.metrics.requests.labels(route, str(code)).inc()
+        self.server.metrics.seconds.labels(route).observe(seconds)
+        if code == 401:
+            self.server.metrics.auth_failures.inc()
+
+
+async def _explain(_: Request, error: Exception) -> Response:
+    return api_error(error).response()
+
+
+async def health(_: Request) -> Response:
+    """The process is alive."""
+    return JSONResponse({"status": "ok"})
+
+
+async def ready(request: Request) -> Response:
+    """Whether requests are worth sending: the store can be written, the queue has room, the disk has some."""
+    server: Server = request.app.state.server
+    free = shutil.disk_usage(server.settings.directory).free
+    checks = {
+        "store": await run_in_threadpool(_can_write, server),
+        "queue": server.engine.depth < server.settings.queue_size,
+        "disk": free >= LEAST_DISK,
+    }
+    is_ready = all(checks.values())
+    return JSONResponse({"status": "ready" if is_ready else "not ready", "checks": checks}, 200 if is_ready else 503)
+
+
+def _can_write(server: Server) -> bool:
+    try:
+        server.keys.database.run("INSERT OR REPLACE INTO facts VALUES ('looked', 1)")
+    except LtmError:
+        return False
+    return True
+
+
+async def version(_: Request) -> Response:
+    return JSONResponse({"version": ltm.__version__})
+
+
+async def metrics(request: Request) -> Response:
+    """For Prometheus; needs the scope admin."""
+    server: Server = request.app.state.server
+    key_of(request, server.keys, "admin")
+    own = server.metrics
+    own.queue_depth.set(server.engine.depth)
+    own.open_memories.set(server.users.num_open)
+    own.memory_bytes.set(server.users.nbytes)
+    own.evictions.set(server.users.num_closed)
+    return Response(own.text(), media_type="text/plain; version=0.0.4")
+
+
+async def models(request: Request) -> Response:
+    server: Server = request.app.state.server
+    key_of(request, server.keys)
+    return JSONResponse({"object": "list", "data": [_model(server, name) for name in server.models]})
+
+
+async def model_named(request: Request) -> Response:
+    server: Server = request.app.state.server
+    key_of(request, server.keys)
+    name = request.path_params["name"]
+    server.has_memory(name)
+    return JSONResponse(_model(server, name))
+
+
+def _model(server: Server, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": server.started, "owned_by": "ltm"}

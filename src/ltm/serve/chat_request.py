@@ -1,0 +1,179 @@
+"""The body of a chat completion: what it asks, what of it is ignored, and what is refused as not done here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ltm.serve.errors import ApiError, invalid, unsupported
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+MOST_IGNORED, MOST_NAME = 20, 64
+"""Fields that are named as ignored, and characters of each."""
+
+
+class _Lenient(BaseModel):
+    """Takes what it does not know; numbers may come as text."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class StreamOptions(_Lenient):
+    include_usage: bool = False
+
+
+class MemoryOptions(_Lenient):
+    """Our own field `memory` (`extra_body` of the official client); who it is about is read by `identity`."""
+
+    user: Any = None
+    namespace: Any = None
+    session: Any = None
+    read: bool = True
+    write: bool = True
+    k: int | None = Field(None, ge=1, le=50)
+    method: str | None = None
+
+
+class ChatBody(_Lenient):
+    """What of a request has an effect; every other field is named in `x-ltm-ignored`."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    model: str | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    repetition_penalty: float | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    n: int | None = Field(None, ge=1, le=4)
+    memory: MemoryOptions | None = None
+    user: Any = None
+    safety_identifier: Any = None
+    metadata: Any = None
+    conversation: Any = None
+    previous_response_id: Any = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(stop for stop in given if stop)
+
+    @property
+    def wants_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+@dataclass(frozen=True)
+class ParsedChat:
+    """body; messages: role and content alone, a user's last; ignored: names of fields without effect."""
+
+    body: ChatBody
+    messages: list[dict[str, Any]]
+    ignored: list[str]
+
+
+UNSUPPORTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "tools": ("tools are", bool),
+    "functions": ("functions are", bool),
+    "function_call": ("function_call is", lambda value: value not in (None, "none", "auto")),
+    "tool_choice": ("a choice of tools is", lambda value: value not in (None, "none", "auto")),
+    "logprobs": ("logprobs are", bool),
+    "top_logprobs": ("top_logprobs are", bool),
+    "logit_bias": ("logit_bias is", bool),
+    "presence_penalty": ("presence_penalty is", bool),
+    "frequency_penalty": ("frequency_penalty is", bool),
+    "response_format": ("a response_format other than text is", lambda value: _kind(value) not in (None, "text")),
+    "modalities": ("modalities other than text are", lambda value: value not in (None, ["text"])),
+    "audio": ("audio is", bool),
+    "web_search_options": ("web search is", lambda value: value is not None),
+    "memory.as_of": ("memory.as_of is", lambda value: value is not None),
+    "memory.trace": ("memory.trace is", bool),
+}
+"""What would change the answer and is not done, and when it is asked for: refused, never left out in silence."""
+
+
+def parse_chat(data: Any) -> ParsedChat:
+    """A request's JSON, checked. Raises ApiError 400 with the field that cannot be."""
+    if not isinstance(data, dict):
+        raise invalid("the body is no JSON object; send one with messages")
+    for name, (what, is_asked) in UNSUPPORTED.items():
+        if is_asked(_value(data, name)):
+            raise unsupported(what, name)
+    try:
+        body = ChatBody.model_validate(data)
+    except ValidationError as error:
+        raise _invalid_field(error) from None
+    if len(body.stops) > 4:
+        raise invalid(f"stop holds {len(body.stops)} strings; give 4 at most", "stop")
+    if body.seed is not None and not -(2**63) <= body.seed < 2**63:
+        raise invalid(f"seed={body.seed}; give a number of 64 bits", "seed")
+    messages = [_message(message, f"messages.{n}") for n, message in enumerate(body.messages)]
+    if messages[-1]["role"] != "user":
+        raise invalid("the last message is not a user's; end with the question", f"messages.{len(messages) - 1}.role")
+    return ParsedChat(body, messages, _ignored(data, body))
+
+
+def _message(message: dict[str, Any], place: str) -> dict[str, Any]:
+    """Role and text of a message."""
+    role = message.get("role")
+    if role in ("tool", "function") or message.get("tool_calls") or message.get("function_call"):
+        raise unsupported("tools are", f"{place}.{'role' if role in ('tool', 'function') else 'tool_calls'}")
+    if not isinstance(role, str) or role not in ROLES:
+        raise invalid(f"{place} has no role of {', '.join(ROLES)}", f"{place}.role")
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(_part(part, f"{place}.content.{n}") for n, part in enumerate(content))
+    if content is None and role == "assistant":
+        content = ""
+    if not isinstance(content, str):
+        raise invalid(f"{place}.content is no text; give a text, or parts of type text", f"{place}.content")
+    if any("\ud800" <= character <= "\udfff" for character in content):
+        raise invalid(f"{place}.content holds half a character; give well-formed Unicode", f"{place}.content")
+    plain = {"role": ROLES[role], "content": content}
+    return {**plain, "recalled": True} if message.get("recalled") is True else plain
+
+
+def _part(part: Any, place: str) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind != "text":
+        raise unsupported(f"content of type {str(kind)[:40]} is", place, "unsupported_content")
+    if not isinstance(part.get("text"), str):
+        raise invalid(f"{place}.text is no text", place)
+    return part["text"]
+
+
+def _ignored(data: dict[str, Any], body: ChatBody) -> list[str]:
+    """Names of fields without effect, as a header may hold them."""
+    names = [name for name in data if name not in ChatBody.model_fields and name not in UNSUPPORTED]
+    if body.memory is not None:
+        own = [name for name in body.memory.model_extra or {} if f"memory.{name}" not in UNSUPPORTED]
+        names += [f"memory.{name}" for name in own]
+    names += [name for name, (_, is_asked) in UNSUPPORTED.items() if _value(data, name) in ("none", "auto")]
+    plain = ["".join(c if c.isascii() and (c.isalnum() or c in "._-") else "?" for c in name) for name in names]
+    return [name[:MOST_NAME] for name in plain[:MOST_IGNORED]]
+
+
+def _value(data: dict[str, Any], name: str) -> Any:
+    """The value at a.b."""
+    value: Any = data
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _kind(value: Any) -> Any:
+    return value.get("type") if isinstance(value, dict) else value
+
+
+def _invalid_field(error: ValidationError) -> ApiError:
+    """The first of pydantic's findings, in one line."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field = ".".join(map(str, first["loc"][:4]))
+    said = first["msg"]
+    return invalid(f"{field}: {said[:1].lower()}{said[1:]}", field)

@@ -1,0 +1,91 @@
+"""Chat completions as they go over the wire: whole, and as the chunks of a stream."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from ltm.serve.engine import ChatReply, Choice
+
+
+@dataclass(frozen=True)
+class ChatWire:
+    """One response; model: as the request named it; user: whose memory it had, None for none; fingerprint: of what
+    answers, so that equal seeds can be compared."""
+
+    model: str
+    user: str | None
+    fingerprint: str
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, reply: ChatReply) -> dict[str, Any]:
+        """The object `chat.completion`."""
+        return {
+            **self._frame("chat.completion"),
+            "choices": [_choice(number, choice) for number, choice in enumerate(reply.choices)],
+            "usage": usage(reply),
+            "memory": self.memory(reply),
+        }
+
+    def first(self, choice: int) -> dict[str, Any]:
+        """The chunk that begins a choice."""
+        return self._chunk([_delta(choice, {"role": "assistant", "content": "", "refusal": None})])
+
+    def piece(self, choice: int, text: str) -> dict[str, Any]:
+        return self._chunk([_delta(choice, {"content": text})])
+
+    def last(self, number: int, choice: Choice, reply: ChatReply, *, with_memory: bool) -> dict[str, Any]:
+        """The chunk that ends a choice; with_memory: no chunk with usage comes after it."""
+        chunk = self._chunk([_delta(number, {}, choice.reason)])
+        return {**chunk, "memory": self.memory(reply)} if with_memory else chunk
+
+    def with_usage(self, reply: ChatReply) -> dict[str, Any]:
+        """The last chunk, which has no choice."""
+        return {**self._chunk([]), "usage": usage(reply), "memory": self.memory(reply)}
+
+    def memory(self, reply: ChatReply) -> dict[str, Any]:
+        """What memory did; `user` is null where there was none."""
+        return {
+            "user": self.user,
+            "used": reply.used,
+            "written": reply.written,
+            "tokens_remembered": reply.remembered,
+            "ms": round(reply.memory_ms, 2),
+        }
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**self._frame("chat.completion.chunk"), "choices": choices}
+
+    def _frame(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+def usage(reply: ChatReply) -> dict[str, Any]:
+    """Tokens; cached: those of the prompt that were not computed again. What lies in a memory is in no prompt, so it
+    counts nowhere here."""
+    made = sum(choice.num_tokens for choice in reply.choices)
+    return {
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": made,
+        "total_tokens": reply.prompt_tokens + made,
+        "prompt_tokens_details": {"cached_tokens": reply.cached_tokens, "cache_write_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def _choice(number: int, choice: Choice) -> dict[str, Any]:
+    message = {"role": "assistant", "content": choice.text, "refusal": None}
+    return {"index": number, "message": message, "finish_reason": choice.reason, "logprobs": None}
+
+
+def _delta(number: int, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+    return {"index": number, "delta": delta, "finish_reason": reason, "logprobs": None}
