@@ -15,6 +15,8 @@ MODULES = {
     "read": "ltm.cli.read",
     "ask": "ltm.cli.ask",
     "chat": "ltm.cli.chat",
+    "serve": "ltm.cli.serve",
+    "keys": "ltm.cli.keys",
     "train": "ltm.cli.train",
     "methods": "ltm.cli.methods",
     "demo": "ltm.cli.demo",

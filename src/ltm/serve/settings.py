@@ -64,13 +64,13 @@ class ServeSettings(BaseSettings):
     toml: ClassVar[Path | None] = None
 
     host: str = "127.0.0.1"
-    """The address to listen at; any other than this machine's own needs a key that was made before."""
+    """The address to listen at; one that others can reach needs a key first."""
     port: int = Field(8000, ge=0, le=65535)
     """The port to listen at; 0: one that is free."""
     model: str = DEFAULT_BACKBONE
     """The backbone: a built-in name, hub id, directory or .gguf file."""
     memory: str = DEFAULT_METHOD
-    """longmem or any other method that keeps a bank, text (what was said, found by words and meaning), or off."""
+    """longmem or another method that keeps a bank; text: what was said, by words and meaning; off."""
     sidenet: Path | None = None
     """What `ltm train` wrote; default: the one shipped for the model."""
     device: str | None = None

@@ -1,0 +1,76 @@
+"""A server from its settings to its end."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from ltm.errors import LtmError
+from ltm.serve.app import Server
+from ltm.serve.keys import KeyStore
+from ltm.serve.own_directory import OwnDirectory
+from ltm.serve.served_model import ServedModel
+from ltm.serve.settings import ServeSettings
+
+STOP_SECONDS = 10
+"""How long a stop waits for answers that are being given."""
+
+
+def run_server(settings: ServeSettings, told: Callable[[str, Server, str | None], None]) -> None:
+    """Serve until the process is told to stop.
+
+    told: called once requests can come, with the server's address, the server and the first key if it was made now.
+    Raises LtmError for a directory that another server owns, an address that cannot be had, an address that others can
+    reach while there is no key, and whatever the model refuses; all before it listens.
+    """
+    with OwnDirectory(settings.directory) as owned, listening_socket(settings) as listening:
+        keys = KeyStore(owned.directory)
+        try:
+            check_reach(settings, keys)
+            server = Server(settings, keys, ServedModel.load(settings))
+            told(address_of(listening), server, keys.first(_given_key(settings)))
+            config = uvicorn.Config(
+                server.app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                ws="none",
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            keys.close()
+
+
+def check_reach(settings: ServeSettings, keys: KeyStore) -> None:
+    """Raise LtmError where others would reach a server that has no key yet."""
+    if not settings.is_local and _given_key(settings) is None and not keys.all():
+        raise LtmError(
+            f"others can reach {settings.host} and there is no key yet; make one first: ltm keys create NAME --user me "
+            f"--data-dir {settings.data_dir}"
+        )
+
+
+def _given_key(settings: ServeSettings) -> str | None:
+    return None if settings.api_key is None else settings.api_key.get_secret_value()
+
+
+def listening_socket(settings: ServeSettings) -> socket.socket:
+    """The socket to listen at."""
+    host = settings.host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, settings.port), family=family, backlog=128)
+    except OSError as error:
+        why = error.strerror or error
+        raise LtmError(
+            f"{settings.host} port {settings.port} cannot be had: {why}; give another --host or --port"
+        ) from None
+
+
+def address_of(listening: socket.socket) -> str:
+    """Where clients find it."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
