@@ -50,6 +50,9 @@ def names(users, caller):
 def test_what_was_said_lies_in_the_users_own_memory_and_survives(model, keys, tmp_path):
     users = Users(tmp_path / "data", model, keys, budget=10**9)
     said = say(users, ANN, "My cat is Tom.", "A nice name.")
+    assert names(users, ANN) == {said[0].name}  # answers are logged, and taken in where that is asked for
+    users.close()
+    users = Users(tmp_path / "data", model, keys, budget=10**9, roles=("user", "assistant"))
     assert names(users, ANN) == {turn.name for turn in said} and len(said) == 2
     assert names(users, BOB) == set() and users.num_open == 2
     users.close()

@@ -47,6 +47,13 @@ def serve(
     retention: Annotated[
         str | None, typer.Option(help="What was said is forgotten after so long: 12h, 90d, 8w; default: never.")
     ] = None,
+    remember_answers: Annotated[
+        bool | None,
+        typer.Option(
+            "--remember-answers/--no-remember-answers",
+            help="Whether answers are taken into memories, too, as said by the assistant; they are logged either way.",
+        ),
+    ] = None,
     memory_budget: Annotated[
         str | None,
         typer.Option(

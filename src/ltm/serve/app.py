@@ -29,6 +29,7 @@ from ltm.serve.metrics import ServeMetrics
 from ltm.serve.serial_engine import SerialEngine
 from ltm.serve.served_model import ServedModel
 from ltm.serve.settings import ServeSettings
+from ltm.serve.turn_log import ROLES
 from ltm.serve.users import Users
 
 LEAST_DISK = 100 * 10**6
@@ -44,7 +45,13 @@ class Server:
     def __init__(self, settings: ServeSettings, keys: KeyStore, model: ServedModel):
         self.settings, self.keys, self.model, self.metrics = settings, keys, model, ServeMetrics()
         self.users = Users(
-            settings.directory, model, keys, settings.memory_budget, settings.retention, self._tell_failure
+            settings.directory,
+            model,
+            keys,
+            settings.memory_budget,
+            settings.retention,
+            self._tell_failure,
+            ROLES if settings.remember_answers else ("user",),
         )
         self.engine = SerialEngine(model, self.users, settings.queue_size)
         self.started = int(time.time())

@@ -79,6 +79,8 @@ class ServeSettings(BaseSettings):
     """Where keys and memories lie; one server at a time owns it."""
     retention: Span = None
     """What was said is forgotten after so long: 12h, 90d, 8w; default: never."""
+    remember_answers: bool = False
+    """Whether answers are taken into memories, too, as said by the assistant; they are logged either way."""
     memory_budget: Bytes = Field(2 * 10**9, ge=0)
     """Bytes of users' memories that are held open, such as 2GB; the least lately used are closed beyond it."""
     max_body: Bytes = Field(4 * 10**6, ge=1000)

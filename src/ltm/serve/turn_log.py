@@ -126,11 +126,10 @@ class TurnLog:
                 written.append(LoggedTurn(number, own, role, text, stamp(now)))
         return written
 
-    def waiting(self, memory: str) -> list[LoggedTurn]:
-        """Turns that a memory does not hold yet, in the order they were said."""
-        return self._turns(
-            "WHERE NOT forgotten AND number NOT IN (SELECT turn FROM held WHERE memory = ?) ORDER BY number", memory
-        )
+    def waiting(self, memory: str, roles: Sequence[str] = ROLES) -> list[LoggedTurn]:
+        """Turns of these roles that a memory does not hold yet, in the order they were said."""
+        missing = "WHERE NOT forgotten AND number NOT IN (SELECT turn FROM held WHERE memory = ?) ORDER BY number"
+        return [turn for turn in self._turns(missing, memory) if turn.role in roles]
 
     def note_held(self, turn: LoggedTurn, memory: str) -> None:
         """Note that a memory holds a turn now, on its disk."""

@@ -19,6 +19,9 @@ on tiny-llama: 0.2 MB, 0.5 MB once it was asked)."""
 class UserMemory:
     """What is open of one user; to be used by one thread at a time.
 
+    roles: whose turns are taken in. A model that reads its own answers takes them for facts, the wrong ones, too; so by
+    default it does not.
+
     The log is the truth: what it holds and the memory does not is read into it by `take_in`, after a kill or with
     another model, too.
 
@@ -26,9 +29,9 @@ class UserMemory:
     >>> memory.note([("user", "My cat is Tom.")]); memory.take_in()  # doctest: +SKIP
     """
 
-    def __init__(self, directory: Path, model: ServedModel):
+    def __init__(self, directory: Path, model: ServedModel, roles: Sequence[str] = ("user",)):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.place = model.place
+        self.place, self.roles = model.place, roles
         self.log = TurnLog(directory)
         try:
             self.session: AnySession = model.session(directory / self.place)
@@ -56,7 +59,7 @@ class UserMemory:
     def take_in(self) -> list[LtmError]:
         """Read into the memory whatever it does not hold yet; what it refused, which keeps no other turn away."""
         refused = []
-        for turn in self.log.waiting(self.place):
+        for turn in self.log.waiting(self.place, self.roles):
             if turn.number in self._refused:
                 continue
             try:

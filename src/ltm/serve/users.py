@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +33,8 @@ class Users:
 
     budget: bytes of memories that are held open; those in use are never closed. retention: what was said is forgotten
     after so long, looked at whenever a memory is used. told_failure: called with what kept a turn from being taken in;
-    it stays in the log. A user waits for nobody but themselves: only what happens in one memory is one after another.
+    it stays in the log. roles: whose turns are taken in. A user waits for nobody but themselves: only what happens in
+    one memory is one after another.
 
     >>> with users.using(caller) as memory: memory.session.ask("Who is Tom?")  # doctest: +SKIP
     """
@@ -46,9 +47,11 @@ class Users:
         budget: int,
         retention: timedelta | None = None,
         told_failure: Callable[[Exception], None] | None = None,
+        roles: Sequence[str] = ("user",),
     ):
         self.directory, self.model, self.keys = directory / USERS, model, keys
         self.budget, self.retention, self.told_failure, self.num_closed = budget, retention, told_failure, 0
+        self.roles = roles
         self._secret = keys.secret
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least lately used first
         self._mutex = Lock()
@@ -93,7 +96,7 @@ class Users:
     def _open(self, name: str, caller: Caller) -> UserMemory:
         assert caller.user is not None
         self.keys.note_user(name, caller.tenant, caller.user, caller.namespace)
-        return UserMemory(self.directory / name, self.model)
+        return UserMemory(self.directory / name, self.model, self.roles)
 
     def _bring_up_to_date(self, memory: UserMemory) -> None:
         if self.retention is not None:
