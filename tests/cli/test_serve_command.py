@@ -124,3 +124,21 @@ def test_a_server_starts_answers_refuses_a_second_and_stops(started, run, tmp_pa
     assert f"port {port} cannot be had" in taken
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) in (0, -signal.SIGTERM)
+
+
+def test_everything_else_works_without_the_extra(tmp_path):
+    program = """
+import sys
+class Absent:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("starlette", "uvicorn", "sse_starlette", "pydantic_settings", "prometheus_client"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+import ltm
+from ltm.cli import main
+assert ltm.Session and main(["--help"]) == 0
+sys.exit(main(["serve"]))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 2 and "serve " in result.stdout
+    assert result.stderr == 'ltm: a server needs more libraries; run: pip install "ltm[server]"\n'

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from ltm.serve.turn_log import TURNS, TurnLog, chain, id_of, said
+from ltm.serve.turn_log import TURNS, TurnLog, chain, said
 
 NOW = datetime(2026, 11, 27, 9, 5, tzinfo=timezone.utc)
 HISTORY = [("user", "My cat is Tom."), ("assistant", "A nice name."), ("user", "Who is Tom?")]
@@ -94,5 +94,7 @@ def test_what_was_forgotten_is_gone_from_the_file_and_does_not_come_back(log, tm
 
 def test_names_say_who_and_when(log):
     (turn,) = log.add(HISTORY[:1], NOW)
-    assert turn.name == f"user 2026-11-27 09:05 {turn.id}" and id_of(turn.name) == turn.id
-    assert log.by_id(turn.id) == turn and log.by_id("mem_0") is None
+    assert turn.name == f"user 2026-11-27 09:05 {turn.hash[:8]}" and turn.id == f"mem_{turn.hash[:16]}"
+    assert log.by_id(turn.id) == log.by_name(turn.name) == turn
+    assert [log.by_id(wrong) for wrong in ("mem_0", "mem_", "", turn.id[:9], turn.hash[:16])] == [None] * 5
+    assert [log.by_name(wrong) for wrong in ("", turn.hash[:8], f"assistant{turn.name[4:]}")] == [None] * 3

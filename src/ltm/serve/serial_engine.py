@@ -14,7 +14,7 @@ from ltm.serve.errors import ApiError
 from ltm.serve.fair_queue import FairQueue, QueueFull
 from ltm.serve.served_model import AnySession, ServedModel
 from ltm.serve.stops import StopFilter
-from ltm.serve.turn_log import id_of, said
+from ltm.serve.turn_log import said
 from ltm.serve.user_memory import UserMemory
 from ltm.serve.users import Users
 from ltm.text.answer import Answer
@@ -166,8 +166,7 @@ def _used(answer: Answer, memory: UserMemory) -> list[dict[str, Any]]:
     """Passages that stood before the question, by the turn they are from, the weightiest first."""
     found: dict[str, dict[str, Any]] = {}
     for passage in answer.recalled:
-        name = passage.document or ""
-        turn = memory.log.by_id(id_of(name))
+        turn = memory.log.by_name(passage.document or "")
         if turn is not None:
             known = found.setdefault(turn.id, {"id": turn.id, "score": 0.0, "source": turn.role, "t": turn.time})
             known["score"] = max(known["score"], round(float(passage.weight), 4))

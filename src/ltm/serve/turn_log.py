@@ -53,13 +53,9 @@ class LoggedTurn:
 
     @property
     def name(self) -> str:
-        """Of the document that it is in a memory: who said it and when stands where it is shown."""
-        return f"{self.role} {self.time[:16].replace('T', ' ')} {self.id}"
-
-
-def id_of(name: str) -> str:
-    """The id of a turn by the name of its document."""
-    return name.rpartition(" ")[2]
+        """Of the document that it is in a memory: who said it and when stands before the model where it is recalled,
+        so it is short."""
+        return f"{self.role} {self.time[:16].replace('T', ' ')} {self.hash[:8]}"
 
 
 def said(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -147,9 +143,15 @@ class TurnLog:
 
     def by_id(self, turn: str) -> LoggedTurn | None:
         """A turn by its id; None where there is none, or it is forgotten."""
-        start = turn.removeprefix("mem_")
-        found = self._turns("WHERE NOT forgotten AND hash >= ? AND hash < ?", start, f"{start}g") if start else []
-        return found[0] if found else None
+        return next((one for one in self._beginning(turn.removeprefix("mem_")) if one.id == turn), None)
+
+    def by_name(self, name: str) -> LoggedTurn | None:
+        """A turn by the name of its document."""
+        return next((one for one in self._beginning(name.rpartition(" ")[2]) if one.name == name), None)
+
+    def _beginning(self, start: str) -> list[LoggedTurn]:
+        """Turns whose hash begins so."""
+        return self._turns("WHERE NOT forgotten AND hash >= ? AND hash < ?", start, f"{start}g")
 
     @property
     def num_turns(self) -> int:
