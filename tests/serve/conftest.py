@@ -9,6 +9,7 @@ import pytest
 import uvicorn
 from openai import OpenAI
 
+from ltm.backbone import load_backbone
 from ltm.methods import create_method
 from ltm.serve.app import Server
 from ltm.serve.keys import KeyStore
@@ -19,10 +20,20 @@ OPTIONS = {"reduction_factor": 2, "chunk_size": 4, "retrieved_tokens": 8, "segme
 OPTIONS |= {"memory_size": 4096, "local_window": 256, "pointer_tokens": 64}
 
 
+TEMPLATE = "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}assistant: "
+
+
 @pytest.fixture(scope="session")
-def longmem(tiny_backbone):
+def backbone():
+    """tiny-llama as a model that was made to chat: without a template an answer would end with its first line."""
+    loaded = load_backbone("tiny-llama")
+    loaded.tokenizer.chat_template = TEMPLATE
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def longmem(backbone):
     """A model that remembers in banks; found by words alone, so that no encoder is loaded."""
-    backbone = tiny_backbone("tiny-llama")
     return ServedModel(backbone, create_method("longmem", backbone, **OPTIONS), encoder=None)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 from datetime import datetime, timezone
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import openai
 import pytest
+
+from ltm.serve import access
 
 HI = [{"role": "user", "content": "My cat is Tom."}]
 UNWRITTEN = {"extra_body": {"memory": {"write": False}}}
@@ -35,7 +39,7 @@ def test_an_answer(me):
     (choice,) = made.choices
     assert made.object == "chat.completion" and made.id.startswith("chatcmpl-") and made.model == "tiny-llama"
     assert choice.message.role == "assistant" and choice.message.content and choice.finish_reason == "length"
-    assert made.usage.completion_tokens == 5 and made.usage.prompt_tokens == len(HI[0]["content"])
+    assert made.usage.completion_tokens == 5 and made.usage.prompt_tokens == len("user: My cat is Tom.\nassistant: ")
     assert made.usage.total_tokens == made.usage.prompt_tokens + 5
     assert made.usage.prompt_tokens_details.cached_tokens == 0 and made.system_fingerprint.startswith("ltm-")
     assert ask(me, max_tokens=2).usage.completion_tokens == 2 and ask(me).usage.completion_tokens == 8
@@ -241,3 +245,22 @@ def test_a_body_that_is_too_large(serve, longmem, keys):
     body = json.dumps({"messages": [{"role": "user", "content": "x" * 6000}]}).encode()
     code, said, _ = send(running, "/v1/chat/completions", body, keys.create("a", user="me")[1])
     assert code == 413 and json.loads(said)["error"]["code"] == "body_too_large"
+
+
+def raw(running, *pieces):
+    """What comes back for bytes that are sent as they are."""
+    address = urlsplit(running.url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        return connection.recv(4000)
+
+
+def test_bodies_that_do_not_come_or_do_not_end(serve, longmem, keys, monkeypatch):
+    running = serve(longmem, max_body=5000)
+    monkeypatch.setattr(access, "BODY_SECONDS", 0.2)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + keys.create("a", user="me")[1]
+    assert raw(running, f"{head}\r\nContent-Length: 50\r\n\r\n{{".encode()).startswith(b"HTTP/1.1 408")
+    chunk = b"1000\r\n" + b"x" * 0x1000 + b"\r\n"
+    endless = raw(running, f"{head}\r\nTransfer-Encoding: chunked\r\n\r\n".encode(), chunk, chunk)
+    assert endless.startswith(b"HTTP/1.1 413")

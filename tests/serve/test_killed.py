@@ -14,8 +14,10 @@ from threading import Thread
 import openai
 import pytest
 
+from ltm.methods import create_method
 from ltm.serve.identity import Caller
 from ltm.serve.keys import KeyStore
+from ltm.serve.served_model import ServedModel
 from ltm.serve.users import Users
 
 
@@ -43,9 +45,11 @@ def talk(url, key, number, written):
 
 
 @pytest.mark.slow
-def test_what_was_said_to_be_written_is_there_after_any_kill(longmem, tmp_path):
+def test_what_was_said_to_be_written_is_there_after_any_kill(tiny_backbone, tmp_path):
     random, written = Random(3), []
-    longmem.method.save_pretrained(tmp_path / "sidenet")
+    options = {"reduction_factor": 2, "chunk_size": 4, "retrieved_tokens": 8, "segment_size": 32, "start": "paper"}
+    method = create_method("longmem", tiny_backbone("tiny-llama"), **options)
+    method.save_pretrained(tmp_path / "sidenet")
     keys = KeyStore(tmp_path / "data")
     _, key = keys.create("mine", user="me")
     for number in range(8):
@@ -58,7 +62,7 @@ def test_what_was_said_to_be_written_is_there_after_any_kill(longmem, tmp_path):
         process.wait(10)
         thread.join(30)
         assert time.monotonic() - began < 60
-    users = Users(tmp_path / "data", longmem, keys, budget=10**9)
+    users = Users(tmp_path / "data", ServedModel(method.backbone, method, encoder=None), keys, budget=10**9)
     with users.using(Caller("default", "me")) as memory:
         logged = [memory.log.by_id(turn) for turn in written]
         assert len(written) > 16 and None not in logged

@@ -194,8 +194,8 @@ def test_a_server_that_stops_ends_what_runs_and_keeps_what_was_said(running, key
     assert len(made.model_extra["memory"]["written"]) == 1  # the answer; the question was known
 
 
-def test_memory_of_text_and_no_memory_are_served_the_same_way(serve, tiny_backbone, keys, key):
-    backbone, rag = tiny_backbone("tiny-llama"), method_class("rag")
+def test_memory_of_text_and_no_memory_are_served_the_same_way(serve, backbone, keys, key):
+    rag = method_class("rag")
     running = serve(ServedModel(backbone, rag.open(rag.config_class(encoder="hash"), Means(backbone))))
     client = running.client(key)
     for text in ("My cat is Tom.", "Who is Tom, my cat?"):

@@ -24,9 +24,9 @@ ANN, BOB = Caller("default", "ann"), Caller("default", "../bob")
 
 
 @pytest.fixture(scope="session")
-def text_model(tiny_backbone):
+def text_model(backbone):
     """A model whose memory is text."""
-    backbone, rag = tiny_backbone("tiny-llama"), method_class("rag")
+    rag = method_class("rag")
     return ServedModel(backbone, rag.open(rag.config_class(encoder="hash"), Means(backbone)))
 
 
@@ -146,8 +146,7 @@ def test_one_server_owns_the_data(tmp_path):
     assert third.stdout == "mine\n", third.stderr
 
 
-def test_models_that_can_be_served(tiny_backbone, longmem, text_model):
-    backbone = tiny_backbone("tiny-llama")
+def test_models_that_can_be_served(backbone, longmem, text_model):
     off = ServedModel(backbone)
     assert (off.name, off.memory, longmem.memory, text_model.memory) == ("tiny-llama", "off", "longmem", "text")
     assert longmem.place == "longmem-tiny-llama" and not off.has_memory
