@@ -87,7 +87,8 @@ def test_what_was_forgotten_is_gone_from_the_file_and_does_not_come_back(log, tm
     log.add(HISTORY, NOW + timedelta(days=2))
     assert texts(log.before(NOW + timedelta(days=1))) == texts([old, log.waiting("m")[1]])
     log.forget(log.before(NOW + timedelta(days=1)))
-    assert b"cat is Tom" not in (tmp_path / TURNS).read_bytes()
+    files = [file for file in tmp_path.iterdir() if file.name.startswith(TURNS)]
+    assert files and not any(b"cat is Tom" in file.read_bytes() for file in files)
     assert log.by_id(old.id) is None and log.num_turns == 1 and texts(log.waiting("m")) == ["Who is Tom?"]
     assert log.add(HISTORY, NOW) == []
 

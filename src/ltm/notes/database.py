@@ -1,8 +1,9 @@
 """A SQLite file of ours, such as the one under a store of notes: opened, checked, copied, and used by one thread at a
 time.
 
-The journal is SQLite's rollback journal, truncated at each commit, and not its write-ahead log: what was deleted then
-lies in no file once a deletion returns, whoever else reads, and a store can be read where nothing can be written.
+The journal is SQLite's rollback journal, truncated at each commit, and not its write-ahead log, unless a class says
+otherwise: what was deleted then lies in no file once a deletion returns, whoever else reads, and a store can be read
+where nothing can be written.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class Database:
     VERSION: ClassVar[int] = 1
     """Of the tables; a file of another version is refused."""
     SCHEMA: ClassVar[str] = NOTES
+    JOURNAL: ClassVar[str] = "TRUNCATE"
+    """How SQLite undoes what a kill left half done; "WAL" writes sooner, and holds what was deleted until `settle`."""
 
     def __init__(self, path: Path | None = None):
         self.path, self.lock, self.depth = path, RLock(), 0
@@ -105,7 +108,7 @@ class Database:
         try:
             made._check()
             with suppress(LtmError):  # one that can only be read stays as it is
-                made.run("PRAGMA journal_mode = TRUNCATE")
+                made.run(f"PRAGMA journal_mode = {cls.JOURNAL}")
         except BaseException:
             made.close()
             raise
@@ -162,6 +165,10 @@ class Database:
                 raise
             finally:
                 self.depth -= 1
+
+    def settle(self) -> None:
+        """Bring everything into the file itself, so that what was deleted lies in none beside it."""
+        self.run("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @property
     def version(self) -> int:

@@ -27,6 +27,7 @@ class TurnDatabase(Database):
     """Turns of one user, and which of them lie in which memory."""
 
     KIND, APPLICATION_ID, VERSION = "log of turns", 0x6C746D74, 1  # "ltmt"
+    JOURNAL = "WAL"  # one sync for what is said in a request
     SCHEMA = """
     CREATE TABLE turns (
         number INTEGER PRIMARY KEY AUTOINCREMENT, hash TEXT NOT NULL UNIQUE, parent TEXT NOT NULL, role TEXT NOT NULL,
@@ -140,6 +141,7 @@ class TurnLog:
         with self.database.transaction():
             for turn in turns:
                 self.database.run("UPDATE turns SET text = '', forgotten = 1 WHERE number = ?", (turn.number,))
+        self.database.settle()
 
     def by_id(self, turn: str) -> LoggedTurn | None:
         """A turn by its id; None where there is none, or it is forgotten."""
