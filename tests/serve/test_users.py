@@ -125,15 +125,25 @@ def test_what_is_old_is_forgotten_everywhere(model, keys, tmp_path, monkeypatch)
     users = Users(tmp_path / "data", model, keys, budget=10**9, retention=timedelta(days=90))
     now = utc_now()
     (old,) = say(users, ANN, "Quixotic Wymondham glyphs.")
+    with users.using(ANN) as memory:
+        assert memory.session.ask("Quixotic?", max_new_tokens=1).recalled
+    assert holding(b"Quixotic", tmp_path)
     for module in (users_module, user_memory_module):
         monkeypatch.setattr(module, "utc_now", lambda: now + timedelta(days=91))
     (new,) = say(users, ANN, "He is grey.")
     assert names(users, ANN) == {new.name}
     with users.using(ANN) as memory:
         assert memory.log.by_id(old.id) is None and memory.note([("user", old.text)]) == []
+        assert not any("Quixotic" in one.text for one in memory.session.ask("Quixotic?", max_new_tokens=1).recalled)
+    assert not holding(b"Quixotic", tmp_path)
     users.close()
-    files = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
-    assert not any(b"Quixotic" in path.read_bytes() for path in files)
+    assert not holding(b"Quixotic", tmp_path)
+
+
+def holding(text, directory):
+    """Files that hold some bytes."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return [path.name for path in files if text in path.read_bytes()]
 
 
 def test_one_server_owns_the_data(tmp_path):
