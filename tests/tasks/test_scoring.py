@@ -152,7 +152,7 @@ def test_few_columns_get_logits(tiny_backbone, monkeypatch):
     )
     texts = [ids(20, seed=3) + ids(length, seed=length) for length in (12, 4)]
     score_continuations(method, texts, [[[8], [9]]] * 2)
-    assert asked == [1, 9]  # what all share, then from the end of the shorter to the end of the longer: 4 to 12
+    assert asked == [1, 1]  # of what all share, then of rows that end at the same column
 
 
 def test_shared_length():

@@ -2,8 +2,9 @@
 
 Prompts of one unit mostly begin alike (the same demonstrations, then another question). What all of them share is run
 once, its stream is repeated over the rows of each batch, and only the rest is run row by row. Rows are padded at
-their end and prompts of like length go together, so that the rows of a batch fill their window at the same column and
-a full window is encoded anew once and not once a row. All prompts use memory row 0.
+their start and prompts of like length go together, so that the rows of a batch end at the same column (logits of one
+column and not of all that lengths differ by, which a large vocabulary makes the dearest part), fill their window at the
+same column, and a full window is encoded anew once and not once a row. All prompts use memory row 0.
 """
 
 from __future__ import annotations
@@ -185,15 +186,11 @@ def _rows_that_fit(bytes_each: int, batch_size: int) -> int:
 
 def _last_logits(stream: OpenStream, texts: Sequence[Tokens], needed: Sequence[int]) -> list[Tensor]:
     """Go on with a batch of streams; of each row float32 logits [needed, vocab] of its last tokens."""
-    lengths = [len(text) for text in texts]
-    longest = max(lengths)
-    ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts])
-    mask = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]
-    most = longest - min(length - wanted for length, wanted in zip(lengths, needed, strict=True))
-    logits = stream.push(ids, mask, keep=most)  # [batch, columns or fewer, vocab]
-    gone = longest - logits.shape[1]
-    ends = [length - gone for length in lengths]
-    return [logits[row, end - wanted : end].float() for row, (end, wanted) in enumerate(zip(ends, needed, strict=True))]
+    longest, most = max(map(len, texts)), max(needed)
+    ids = torch.tensor([[*[0] * (longest - len(text)), *text] for text in texts])
+    mask = torch.arange(longest)[None] >= torch.tensor([[longest - len(text)] for text in texts])
+    logits = stream.push(ids, mask, keep=most)  # [batch, most, vocab]
+    return [logits[row, most - wanted :].float() for row, wanted in enumerate(needed)]
 
 
 def _decode(batch: _Batch, max_new_tokens: int, stop: Collection[int], not_first: Sequence[int]) -> list[list[int]]:
