@@ -14,7 +14,7 @@ import pytest
 
 from ltm.errors import LtmError
 from ltm.methods.registry import method_class
-from ltm.serve import chat as chat_module
+from ltm.serve import answering as answering_module
 from ltm.serve.engine import ChatWork, Listener
 from ltm.serve.errors import ApiError
 from ltm.serve.identity import Caller
@@ -120,8 +120,8 @@ def test_a_request_that_waits_and_is_given_up_is_never_answered(running, key, he
 
 
 def test_a_connection_is_kept_alive_while_it_waits(running, key, held, monkeypatch):
-    monkeypatch.setattr(chat_module, "START_SECONDS", 0.05)
-    monkeypatch.setattr(chat_module, "PING_SECONDS", 0.1)
+    monkeypatch.setattr(answering_module, "START_SECONDS", 0.05)
+    monkeypatch.setattr(answering_module, "PING_SECONDS", 0.1)
     connection = raw_request(running, key, {"messages": HI, "stream": True})
     heard = b""
     while b": ping" not in heard:
@@ -134,7 +134,7 @@ def test_a_connection_is_kept_alive_while_it_waits(running, key, held, monkeypat
 
 
 def test_what_goes_wrong_in_a_stream_is_an_event_of_it(running, key, held, monkeypatch):
-    monkeypatch.setattr(chat_module, "START_SECONDS", 0.05)
+    monkeypatch.setattr(answering_module, "START_SECONDS", 0.05)
 
     def fail(*_):
         raise LtmError("the well is dry")
