@@ -26,6 +26,7 @@ from ltm.serve.engine import ChatReply
 from ltm.serve.errors import ApiError, api_error
 from ltm.serve.keys import KeyStore
 from ltm.serve.metrics import ServeMetrics
+from ltm.serve.responses import RESPONSE_ROUTES
 from ltm.serve.serial_engine import SerialEngine
 from ltm.serve.served_model import ServedModel
 from ltm.serve.settings import ServeSettings
@@ -103,6 +104,7 @@ def make_app(server: Server) -> Starlette:
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model_named),
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        *RESPONSE_ROUTES,
     ]
     handlers = {ApiError: _explain, HTTPException: _explain, LtmError: _explain}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)

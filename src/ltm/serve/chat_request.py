@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,17 @@ MOST_IGNORED, MOST_NAME = 20, 64
 """Fields that are named as ignored, and characters of each."""
 
 
-class _Lenient(BaseModel):
+class Lenient(BaseModel):
     """Takes what it does not know; numbers may come as text."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class StreamOptions(_Lenient):
+class StreamOptions(Lenient):
     include_usage: bool = False
 
 
-class MemoryOptions(_Lenient):
+class MemoryOptions(Lenient):
     """Our own field `memory` (`extra_body` of the official client); who it is about is read by `identity`."""
 
     user: Any = None
@@ -37,7 +37,7 @@ class MemoryOptions(_Lenient):
     method: str | None = None
 
 
-class ChatBody(_Lenient):
+class ChatBody(Lenient):
     """What of a request has an effect; every other field is named in `x-ltm-ignored`."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)
@@ -78,7 +78,8 @@ class ParsedChat:
     ignored: list[str]
 
 
-UNSUPPORTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+Refused = Mapping[str, tuple[str, Callable[[Any], bool]]]
+UNSUPPORTED: Refused = {
     "tools": ("tools are", bool),
     "functions": ("functions are", bool),
     "function_call": ("function_call is", lambda value: value not in (None, "none", "auto")),
@@ -102,24 +103,22 @@ def parse_chat(data: Any) -> ParsedChat:
     """A request's JSON, checked. Raises ApiError 400 with the field that cannot be."""
     if not isinstance(data, dict):
         raise invalid("the body is no JSON object; send one with messages")
-    for name, (what, is_asked) in UNSUPPORTED.items():
-        if is_asked(_value(data, name)):
-            raise unsupported(what, name)
+    refuse(data, UNSUPPORTED)
     try:
         body = ChatBody.model_validate(data)
     except ValidationError as error:
-        raise _invalid_field(error) from None
+        raise invalid_field(error) from None
     if len(body.stops) > 4:
         raise invalid(f"stop holds {len(body.stops)} strings; give 4 at most", "stop")
     if body.seed is not None and not -(2**63) <= body.seed < 2**63:
         raise invalid(f"seed={body.seed}; give a number of 64 bits", "seed")
-    messages = [_message(message, f"messages.{n}") for n, message in enumerate(body.messages)]
+    messages = [plain_message(message, f"messages.{n}") for n, message in enumerate(body.messages)]
     if messages[-1]["role"] != "user":
         raise invalid("the last message is not a user's; end with the question", f"messages.{len(messages) - 1}.role")
-    return ParsedChat(body, messages, _ignored(data, body))
+    return ParsedChat(body, messages, ignored_names(data, ChatBody, UNSUPPORTED))
 
 
-def _message(message: dict[str, Any], place: str) -> dict[str, Any]:
+def plain_message(message: dict[str, Any], place: str) -> dict[str, Any]:
     """Role and text of a message."""
     role = message.get("role")
     if role in ("tool", "function") or message.get("tool_calls") or message.get("function_call"):
@@ -148,13 +147,22 @@ def _part(part: Any, place: str) -> str:
     return part["text"]
 
 
-def _ignored(data: dict[str, Any], body: ChatBody) -> list[str]:
+def refuse(data: dict[str, Any], refused: Refused) -> None:
+    """Raise ApiError 400 for the first field that asks for what is not done."""
+    for name, (what, is_asked) in refused.items():
+        if is_asked(_value(data, name)):
+            raise unsupported(what, name)
+
+
+def ignored_names(data: dict[str, Any], body: type[Lenient], refused: Refused) -> list[str]:
     """Names of fields without effect, as a header may hold them."""
-    names = [name for name in data if name not in ChatBody.model_fields and name not in UNSUPPORTED]
-    if body.memory is not None:
-        own = [name for name in body.memory.model_extra or {} if f"memory.{name}" not in UNSUPPORTED]
+    parents = {name.partition(".")[0] for name in refused}
+    names = [name for name in data if name not in body.model_fields and name not in parents]
+    memory = data.get("memory")
+    if isinstance(memory, dict):
+        own = [name for name in memory if name not in MemoryOptions.model_fields and f"memory.{name}" not in refused]
         names += [f"memory.{name}" for name in own]
-    names += [name for name, (_, is_asked) in UNSUPPORTED.items() if _value(data, name) in ("none", "auto")]
+    names += [name for name, (_, is_asked) in refused.items() if _value(data, name) in ("none", "auto")]
     plain = ["".join(c if c.isascii() and (c.isalnum() or c in "._-") else "?" for c in name) for name in names]
     return [name[:MOST_NAME] for name in plain[:MOST_IGNORED]]
 
@@ -171,7 +179,7 @@ def _kind(value: Any) -> Any:
     return value.get("type") if isinstance(value, dict) else value
 
 
-def _invalid_field(error: ValidationError) -> ApiError:
+def invalid_field(error: ValidationError) -> ApiError:
     """The first of pydantic's findings, in one line."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     field = ".".join(map(str, first["loc"][:4]))

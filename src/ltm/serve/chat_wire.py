@@ -47,14 +47,7 @@ class ChatWire:
         return {**self._chunk([]), "usage": usage(reply), "memory": self.memory(reply)}
 
     def memory(self, reply: ChatReply) -> dict[str, Any]:
-        """What memory did; `user` is null where there was none."""
-        return {
-            "user": self.user,
-            "used": reply.used,
-            "written": reply.written,
-            "tokens_remembered": reply.remembered,
-            "ms": round(reply.memory_ms, 2),
-        }
+        return memory_told(self.user, reply)
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._frame("chat.completion.chunk"), "choices": choices}
@@ -67,6 +60,17 @@ class ChatWire:
             "model": self.model,
             "system_fingerprint": self.fingerprint,
         }
+
+
+def memory_told(user: str | None, reply: ChatReply) -> dict[str, Any]:
+    """What memory did; `user` is null where there was none."""
+    return {
+        "user": user,
+        "used": reply.used,
+        "written": reply.written,
+        "tokens_remembered": reply.remembered,
+        "ms": round(reply.memory_ms, 2),
+    }
 
 
 def usage(reply: ChatReply) -> dict[str, Any]:

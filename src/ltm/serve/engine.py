@@ -24,7 +24,9 @@ class ChatWork:
 
     caller: whose memory; reads, writes: whether it is asked and added to (never without a user). messages: role and
     content, a user's last. options: of `Asking` and `Sampling`. num_choices: answers that are wanted, each with the
-    next seed. stops: strings at which an answer ends.
+    next seed. stops: strings at which an answer ends. num_known: messages, from the first, that the server kept and
+    logged itself; after: the hash of what was said up to there, as `turn_log.chain` (None: what a client sent is looked
+    through from its beginning).
     """
 
     caller: Caller
@@ -34,6 +36,8 @@ class ChatWork:
     options: dict[str, Any] = field(default_factory=dict)
     num_choices: int = 1
     stops: tuple[str, ...] = ()
+    num_known: int = 0
+    after: str | None = None
 
     @property
     def turn(self) -> str:

@@ -143,7 +143,7 @@ class SerialEngine(Engine):
         of several, and of one that was broken off, the history says which the client goes on with."""
         is_whole = len(choices) == 1 and not listener.is_gone and not self._is_closing
         answer = choices[0].text if is_whole else None
-        turns = memory.note(said(work.messages), work.caller.session, answer)
+        turns = memory.note(said(work.messages[work.num_known :]), work.caller.session, answer, work.after)
         if turns:
             self._take_in_later(work)
         return [turn.id for turn in turns]

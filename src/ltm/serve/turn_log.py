@@ -69,18 +69,30 @@ def said(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     ]
 
 
-def chain(turns: Sequence[tuple[str, str]], session: str | None = None) -> Iterator[tuple[str, str]]:
+def chain(
+    turns: Sequence[tuple[str, str]], session: str | None = None, after: str | None = None
+) -> Iterator[tuple[str, str]]:
     """(parent, hash) of each turn: SHA-256 of role, text and the hash before. session: what the chain begins with; two
-    conversations that are named apart share no turn. Blanks at the ends of a text do not count: clients trim them.
+    conversations that are named apart share no turn. after: the hash before the first, where the chain does not begin
+    here. Blanks at the ends of a text do not count: clients trim them.
 
     >>> one, two = ([own for _, own in chain([("user", first), ("user", "b")])] for first in "ac")
     >>> len({*one, *two})
     4
     """
-    last = hashlib.sha256(f"session {session}".encode() if session is not None else b"").hexdigest()
+    last = after or hashlib.sha256(f"session {session}".encode() if session is not None else b"").hexdigest()
     for role, text in turns:
         parent, last = last, hashlib.sha256("\0".join((last, role, text.strip())).encode()).hexdigest()
         yield parent, last
+
+
+def places(
+    messages: Sequence[Mapping[str, Any]], session: str | None = None, after: str | None = None
+) -> list[str | None]:
+    """For each message the hash of all turns before it, by which its own can be made again when those are gone; None
+    for one that nobody said. Arguments as `chain`."""
+    parents = iter([parent for parent, _ in chain(said(messages), session, after)])
+    return [next(parents) if said([message]) else None for message in messages]
 
 
 class TurnLog:
@@ -102,15 +114,17 @@ class TurnLog:
         now: datetime,
         session: str | None = None,
         answer: str | None = None,
+        after: str | None = None,
     ) -> list[LoggedTurn]:
         """Write what is new of a history, and its answer; returns what was written, in order.
 
+        session, after: as `chain`.
         answer: what was answered to the last turn. A second answer to the same turn is not written: which of the two
         holds, the history says that goes on from one of them.
         """
         written, whole = [], [*turns, *([] if answer is None or not answer.strip() else [("assistant", answer)])]
         with self.database.transaction():
-            for place, (parent, own) in enumerate(chain(whole, session)):
+            for place, (parent, own) in enumerate(chain(whole, session, after)):
                 is_answer = place == len(turns)
                 if self._is_known(own) or (is_answer and self._is_answered(parent)):
                     continue
@@ -136,6 +150,10 @@ class TurnLog:
         """Turns of before a time that are not forgotten."""
         return self._turns("WHERE NOT forgotten AND time < ? ORDER BY number", stamp(time))
 
+    def of_session(self, session: str) -> list[LoggedTurn]:
+        """Turns of a conversation that was named so and that are not forgotten."""
+        return self._turns("WHERE NOT forgotten AND session = ? ORDER BY number", session)
+
     def forget(self, turns: Sequence[LoggedTurn]) -> None:
         """Delete their texts; that they were said stays known."""
         with self.database.transaction():
@@ -146,6 +164,10 @@ class TurnLog:
     def by_id(self, turn: str) -> LoggedTurn | None:
         """A turn by its id; None where there is none, or it is forgotten."""
         return next((one for one in self._beginning(turn.removeprefix("mem_")) if one.id == turn), None)
+
+    def by_hash(self, own: str) -> LoggedTurn | None:
+        """A turn by its whole hash; None where there is none, or it is forgotten."""
+        return next(iter(self._turns("WHERE NOT forgotten AND hash = ?", own)), None)
 
     def by_name(self, name: str) -> LoggedTurn | None:
         """A turn by the name of its document."""

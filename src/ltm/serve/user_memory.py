@@ -51,10 +51,14 @@ class UserMemory:
         return self.log.num_turns
 
     def note(
-        self, turns: Sequence[tuple[str, str]], session: str | None = None, answer: str | None = None
+        self,
+        turns: Sequence[tuple[str, str]],
+        session: str | None = None,
+        answer: str | None = None,
+        after: str | None = None,
     ) -> list[LoggedTurn]:
         """Log what is new of a history; arguments as `TurnLog.add`. It is on the disk, and waits to be taken in."""
-        return self.log.add(turns, utc_now(), session, answer)
+        return self.log.add(turns, utc_now(), session, answer, after)
 
     def take_in(self) -> list[LtmError]:
         """Read into the memory whatever it does not hold yet; what it refused, which keeps no other turn away."""
@@ -76,16 +80,20 @@ class UserMemory:
             self.names.add(turn.name)
 
     def forget_before(self, time: datetime) -> int:
-        """Delete what was said before a time, from the memory first; how many turns that were."""
+        """Delete what was said before a time; how many turns that were."""
         old = self.log.before(time)
-        held = [turn.name for turn in old if turn.name in self.names]
+        self.forget(old)
+        return len(old)
+
+    def forget(self, turns: Sequence[LoggedTurn]) -> None:
+        """Delete turns, from the memory first."""
+        held = [turn.name for turn in turns if turn.name in self.names]
         for name in held:
             self.session.delete(name)
             self.names.discard(name)
         if held:
             self.session.save()
-        self.log.forget(old)
-        return len(old)
+        self.log.forget(turns)
 
     @property
     def names(self) -> set[str]:

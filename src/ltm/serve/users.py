@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from threading import Lock, RLock
 
 from ltm.serve.identity import Caller
 from ltm.serve.keys import KeyStore, utc_now
+from ltm.serve.response_store import ResponseStore
 from ltm.serve.served_model import ServedModel
 from ltm.serve.user_memory import UserMemory
 
 logger = logging.getLogger("ltm.serve")
 USERS = "users"
 """The folder in the data directory; each user's own within it is named by `Caller.directory`."""
+
+
+STRIPES = 16
+"""Locks that users' responses share: so many are written at once."""
 
 
 class _Entry:
@@ -55,6 +60,26 @@ class Users:
         self._secret = keys.secret
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least lately used first
         self._mutex = Lock()
+        self._stripes = [Lock() for _ in range(STRIPES)]
+
+    @contextmanager
+    def responses(self, caller: Caller, *, make: bool = False) -> Iterator[ResponseStore]:
+        """A block that alone uses the responses of a user, which needs neither their memory nor the model; what is too
+        old is forgotten. make: whether to make them where there are none; else they are empty, as those of nobody."""
+        if caller.user is None:
+            with closing(ResponseStore(None)) as store:
+                yield store
+            return
+        name = caller.directory(self._secret)
+        place = self.directory / name
+        with self._stripes[int(name[:8], 16) % STRIPES]:
+            if make:
+                self.keys.note_user(name, caller.tenant, caller.user, caller.namespace)
+                place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with closing(ResponseStore(place, make=make)) as store:
+                if self.retention is not None:
+                    store.forget_before(utc_now() - self.retention)
+                yield store
 
     @contextmanager
     def using(self, caller: Caller) -> Iterator[UserMemory]:
@@ -66,6 +91,9 @@ class Users:
             with entry.lock:
                 if entry.memory is None:
                     entry.memory = self._open(name, caller)
+                if self.retention is not None:
+                    with self.responses(caller):
+                        pass  # whoever opens them finds nothing that is too old
                 self._bring_up_to_date(entry.memory)
                 try:
                     yield entry.memory

@@ -1,0 +1,163 @@
+"""The body of a response (OpenAI's Responses API, text alone): what it asks, and the items that it brings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from ltm.serve.chat_request import (
+    ChatBody,
+    Lenient,
+    MemoryOptions,
+    ParsedChat,
+    Refused,
+    ignored_names,
+    invalid_field,
+    plain_message,
+    refuse,
+)
+from ltm.serve.errors import invalid, unsupported
+from ltm.serve.response_store import Json, new_id
+
+MOST_PAIRS, MOST_KEY, MOST_VALUE = 16, 64, 512
+"""Of metadata: pairs, and characters of a key and of a value."""
+TEXTS = ("input_text", "output_text", "text")
+
+
+class ResponseBody(Lenient):
+    """What of a request has an effect; every other field is named in `x-ltm-ignored`."""
+
+    input: str | list[Any]
+    model: str | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
+    store: bool | None = None
+    stream: bool | None = False
+    max_output_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    metadata: Any = None
+    memory: MemoryOptions | None = None
+    user: Any = None
+    safety_identifier: Any = None
+
+
+UNSUPPORTED: Refused = {
+    "tools": ("tools are", bool),
+    "tool_choice": ("a choice of tools is", lambda value: value not in (None, "none", "auto")),
+    "text.format.type": ("a text.format other than text is", lambda value: value not in (None, "text")),
+    "background": ("background is", bool),
+    "context_management": ("context_management is", bool),
+    "prompt": ("a stored prompt is", lambda value: value is not None),
+    "top_logprobs": ("top_logprobs are", bool),
+    "include": (
+        "message.output_text.logprobs are",
+        lambda value: isinstance(value, list) and "message.output_text.logprobs" in value,
+    ),
+    "memory.as_of": ("memory.as_of is", lambda value: value is not None),
+    "memory.trace": ("memory.trace is", bool),
+}
+"""As for a chat completion."""
+
+
+@dataclass(frozen=True)
+class ParsedResponse:
+    """body; items: what it brings, as they are kept; conversation: its id; ignored: names of fields without effect."""
+
+    body: ResponseBody
+    items: list[Json]
+    conversation: str | None
+    metadata: Json
+    ignored: list[str]
+
+    def chat(self, messages: list[dict[str, Any]]) -> ParsedChat:
+        """As a chat completion that asks for the same."""
+        body = self.body
+        told = {"role": "system", "content": body.instructions}
+        whole = [told, *messages] if body.instructions else messages
+        if whole[-1]["role"] != "user":
+            raise invalid("the last message is not a user's; end with the question", "input")
+        same = {name: getattr(body, name) for name in ("model", "temperature", "top_p", "memory")}
+        chat = {"messages": whole, "max_completion_tokens": body.max_output_tokens, **same}
+        return ParsedChat(ChatBody.model_validate(chat), whole, self.ignored)
+
+
+def parse_response(data: Any) -> ParsedResponse:
+    """A request's JSON, checked. Raises ApiError 400 with the field that cannot be."""
+    if not isinstance(data, dict):
+        raise invalid("the body is no JSON object; send one with input")
+    refuse(data, UNSUPPORTED)
+    try:
+        body = ResponseBody.model_validate(data)
+    except ValidationError as error:
+        raise invalid_field(error) from None
+    if body.previous_response_id is not None and body.conversation is not None:
+        raise invalid("previous_response_id and conversation exclude each other; leave one out", "conversation")
+    if body.conversation is not None and body.store is False:
+        raise invalid("a conversation keeps what is said in it; leave store out, or conversation", "store")
+    name = body.conversation.get("id") if isinstance(body.conversation, dict) else body.conversation
+    if body.conversation is not None and not isinstance(name, str):
+        raise invalid("conversation is neither an id nor an object with one", "conversation")
+    given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
+    ignored = ignored_names(data, ResponseBody, UNSUPPORTED)
+    return ParsedResponse(body, parse_items(given, "input"), name, parse_metadata(body.metadata), ignored)
+
+
+def parse_items(given: Any, place: str) -> list[Json]:
+    """Messages as they are kept, with ids of ours. Reasoning is taken and left out: it has no effect here."""
+    if not isinstance(given, list) or not given:
+        raise invalid(f"{place} is empty or no list; give one message or more", place)
+    kept = [_item(item, f"{place}.{number}") for number, item in enumerate(given)]
+    return [item for item in kept if item is not None]
+
+
+def _item(item: Any, place: str) -> Json | None:
+    kind = item.get("type", "message") if isinstance(item, dict) else None
+    if kind == "reasoning":
+        return None
+    if kind in ("function_call", "function_call_output"):
+        raise unsupported("tools are", place)
+    if kind != "message":
+        raise unsupported(f"an item of type {str(kind)[:40]} is", place, "unsupported_content")
+    content = item.get("content")
+    if isinstance(content, list):
+        content = [
+            {**part, "type": "text"} if isinstance(part, dict) and part.get("type") in TEXTS else part
+            for part in content
+        ]
+    plain = plain_message({**item, "content": content}, place)
+    made = message_item(item["role"], plain["content"])
+    return {**made, "recalled": True} if plain.get("recalled") else made
+
+
+def message_item(role: str, text: str, status: str = "completed") -> Json:
+    """A message as clients get it."""
+    if role == "assistant":
+        part: Json = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    else:
+        part = {"type": "input_text", "text": text}
+    return {"id": new_id("msg"), "type": "message", "role": role, "status": status, "content": [part]}
+
+
+def messages_of(items: Sequence[Json]) -> list[dict[str, Any]]:
+    """Items as messages of a chat: role and text."""
+    return [plain_message({**item, "content": item["content"][0]["text"]}, item["id"]) for item in items]
+
+
+def parse_metadata(given: Any) -> Json:
+    """Pairs of text. Raises ApiError 400 for too many, and too long ones."""
+    if given is None:
+        return {}
+    is_fine = isinstance(given, Mapping) and len(given) <= MOST_PAIRS
+    if not is_fine or not all(
+        len(key) <= MOST_KEY and isinstance(value, str) and len(value) <= MOST_VALUE for key, value in given.items()
+    ):
+        raise invalid(
+            f"metadata holds {MOST_PAIRS} pairs of text at most, keys of {MOST_KEY} characters, values of {MOST_VALUE}",
+            "metadata",
+        )
+    return dict(given)
