@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from ltm.serve.turn_log import TURNS, TurnLog, chain, said
+from ltm.serve.turn_log import TURNS, TurnLog, chain, places, said
 
 NOW = datetime(2026, 11, 27, 9, 5, tzinfo=timezone.utc)
 HISTORY = [("user", "My cat is Tom."), ("assistant", "A nice name."), ("user", "Who is Tom?")]
@@ -99,3 +99,15 @@ def test_names_say_who_and_when(log):
     assert log.by_id(turn.id) == log.by_name(turn.name) == turn
     assert [log.by_id(wrong) for wrong in ("mem_0", "mem_", "", turn.id[:9], turn.hash[:16])] == [None] * 5
     assert [log.by_name(wrong) for wrong in ("", turn.hash[:8], f"assistant{turn.name[4:]}")] == [None] * 3
+
+
+def test_what_follows_something_that_is_gone_is_known_by_its_place(log):
+    messages = [{"role": "system", "content": "Be kind."}, *({"role": r, "content": text} for r, text in HISTORY)]
+    log.add(HISTORY, NOW, "conv")
+    found = places(messages, "conv")
+    assert found == [None, *(parent for parent, _ in chain(HISTORY, "conv"))]
+    assert places(messages[2:], "conv", found[2]) == found[2:]
+    assert log.add(HISTORY[1:], NOW, "conv", after=found[2]) == []
+    assert (
+        texts(log.add(HISTORY[1:], NOW, "conv")) == texts(log.of_session("conv"))[3:] == ["A nice name.", "Who is Tom?"]
+    )

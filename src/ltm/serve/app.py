@@ -22,6 +22,7 @@ import ltm
 from ltm.errors import LtmError
 from ltm.serve.access import key_of
 from ltm.serve.chat import chat_completions
+from ltm.serve.conversations import CONVERSATION_ROUTES
 from ltm.serve.engine import ChatReply
 from ltm.serve.errors import ApiError, api_error
 from ltm.serve.keys import KeyStore
@@ -105,6 +106,7 @@ def make_app(server: Server) -> Starlette:
         Route("/v1/models/{name:path}", model_named),
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         *RESPONSE_ROUTES,
+        *CONVERSATION_ROUTES,
     ]
     handlers = {ApiError: _explain, HTTPException: _explain, LtmError: _explain}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)

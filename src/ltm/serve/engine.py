@@ -41,8 +41,8 @@ class ChatWork:
 
     @property
     def turn(self) -> str:
-        """Who waits in the queue: one user's requests are answered in order; those of nobody wait together."""
-        return repr((self.caller.tenant, self.caller.user))
+        """Who waits in the queue."""
+        return self.caller.turn
 
 
 @dataclass(frozen=True)

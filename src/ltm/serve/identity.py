@@ -59,6 +59,11 @@ class Caller:
     namespace: str = DEFAULT_NAMESPACE
     session: str | None = None
 
+    @property
+    def turn(self) -> str:
+        """Who waits in the queue: one user's requests are done in order; those of nobody wait together."""
+        return repr((self.tenant, self.user))
+
     def directory(self, secret: bytes) -> str:
         """A name for this memory's directory that tells nothing and that nobody can choose: 64 hexadecimal digits,
         HMAC-SHA256 under the server's secret. Raises ValueError without a user."""

@@ -57,6 +57,13 @@ class History:
     items: Sequence[Kept] = ()
     session: str | None = None
 
+    @property
+    def tail(self) -> tuple[Sequence[Kept], str | None]:
+        """The items from the last one that somebody said, and the hash of all turns before it. That one is looked at
+        again with what is new: which of two answers holds, is known when one of them is gone on from."""
+        said = [number for number, one in enumerate(self.items) if one.after is not None]
+        return (self.items[said[-1] :], self.items[said[-1]].after) if said else (self.items, None)
+
 
 def new_id(kind: str) -> str:
     """An id that nobody can guess, such as resp_5f0c..."""

@@ -18,11 +18,11 @@ from ltm.serve.chat_work import work_of
 from ltm.serve.engine import ChatReply, ChatWork
 from ltm.serve.errors import ApiError, api_error, invalid
 from ltm.serve.identity import Caller, resolve
+from ltm.serve.kept_turns import forget_session, kept_items
 from ltm.serve.keys import ApiKey
 from ltm.serve.response_request import Json, ParsedResponse, messages_of, parse_response
-from ltm.serve.response_store import History, Kept, ResponseStore
+from ltm.serve.response_store import History, ResponseStore
 from ltm.serve.response_wire import ResponseWire
-from ltm.serve.turn_log import places
 
 if TYPE_CHECKING:
     from ltm.serve.app import Server
@@ -42,20 +42,18 @@ class _Asked:
     async def keep(self, reply: ChatReply) -> Json:
         """The response; on the disk, if it is to be kept, before anybody hears of it."""
         response = self.wire.whole(reply)
-        if self.wire.keeps:
-            items = [*self.wire.parsed.items, *response["output"]]
-            kept = keep_items(self.work, items, len(self.wire.parsed.items))
-            session = self.work.caller.session
-            await stored(self.server, self.work.caller, lambda store: store.add(response, kept, session), make=True)
+        if not self.wire.keeps:
+            return response
+        work, asked, caller = self.work, self.wire.parsed.items, self.work.caller
+        old = work.messages[work.num_known : len(work.messages) - len(asked)]
+        kept = kept_items(old, [*asked, *response["output"]], caller.session, work.after)
+        try:
+            await stored(self.server, caller, lambda store: store.add(response, kept, caller.session), make=True)
+        except ApiError as error:
+            if error.status == 404 and caller.session is not None:  # its conversation was deleted meanwhile
+                await forget_session(self.server, caller, caller.session)
+            raise
         return response
-
-
-def keep_items(work: ChatWork, items: list[Json], num_asked: int) -> list[Kept]:
-    """Items with what was said before them. The first num_asked of them are the last messages of the work; the others
-    came after it."""
-    old = work.messages[work.num_known : len(work.messages) - num_asked]
-    after = places([*old, *messages_of(items)], work.caller.session, work.after)[len(old) :]
-    return [Kept(item, place) for item, place in zip(items, after, strict=True)]
 
 
 async def create(request: Request) -> Response:
@@ -93,15 +91,12 @@ async def _understood(server: Server, key: ApiKey, caller: Caller, parsed: Parse
     """What is to be done for a request. Raises ApiError."""
     keeps = _keeps(key, caller, parsed)
     history = await _history(server, key, caller, parsed)
-    if history is not None:
-        caller = replace(caller, session=history.session)
-    items = [] if history is None else history.items
-    chat = parsed.chat([*messages_of([one.item for one in items]), *messages_of(parsed.items)])
-    work = work_of(server, key, caller, chat)
-    said = [number for number, one in enumerate(items) if one.after is not None]
-    if said:  # the last of them is looked at again: which answer holds, is known when it is gone on from
-        instructed = len(chat.messages) - len(items) - len(parsed.items)
-        work = replace(work, num_known=instructed + said[-1], after=items[said[-1]].after)
+    if history is None:
+        history = History(session=caller.session)
+    chat = parsed.chat(messages_of([*(one.item for one in history.items), *parsed.items]))
+    work = work_of(server, key, replace(caller, session=history.session), chat)
+    tail, after = history.tail
+    work = replace(work, num_known=len(chat.messages) - len(parsed.items) - len(tail), after=after)
     user = caller.user if work.reads or work.writes else None
     return _Asked(server, work, ResponseWire(parsed, parsed.body.model or server.model.name, user, keeps))
 

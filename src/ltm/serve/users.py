@@ -14,6 +14,7 @@ from ltm.serve.identity import Caller
 from ltm.serve.keys import KeyStore, utc_now
 from ltm.serve.response_store import ResponseStore
 from ltm.serve.served_model import ServedModel
+from ltm.serve.turn_log import TURNS, TurnLog
 from ltm.serve.user_memory import UserMemory
 
 logger = logging.getLogger("ltm.serve")
@@ -80,6 +81,16 @@ class Users:
                 if self.retention is not None:
                     store.forget_before(utc_now() - self.retention)
                 yield store
+
+    @contextmanager
+    def turn_log(self, caller: Caller) -> Iterator[TurnLog | None]:
+        """A block with a user's log alone, where the memory cannot be opened; None where there is none."""
+        place = None if caller.user is None else self.directory / caller.directory(self._secret)
+        if place is None or not (place / TURNS).exists():
+            yield None
+            return
+        with closing(TurnLog(place)) as log:
+            yield log
 
     @contextmanager
     def using(self, caller: Caller) -> Iterator[UserMemory]:
