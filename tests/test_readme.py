@@ -125,7 +125,10 @@ def tiny_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """In a folder of its own, where a server keeps its data, too, and ends as soon as it could begin."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LTM_DATA_DIR", str(tmp_path / "served"))
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize("page", PAGES)
