@@ -22,3 +22,11 @@ def test_no_two_classes_have_one_name():
                     places[node.name].append(file.relative_to(ROOT).as_posix())
     assert len(places) > 200
     assert {name: own for name, own in places.items() if len(own) > 1} == {}
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by their basename: the second would stop the whole run."""
+    places = defaultdict(list)
+    for file in sorted(Path(__file__).parent.rglob("test_*.py")):
+        places[file.name].append(file)
+    assert {name: own for name, own in places.items() if len(own) > 1} == {}
