@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -437,3 +438,21 @@ def test_memory_off_in_mid_stream_leaves_out_what_the_stream_remembers(tiny_back
             off = method(ids[:, 24:], past_key_values=cache, use_cache=True).logits
             expected = method(ids[:, 24:]).logits  # in a window of its own, as this one was emptied
     torch.testing.assert_close(off, expected)
+
+
+def test_what_came_with_memory_off_leaves_the_window_with_its_own_keys(tiny_backbone):
+    """Memory is on again when it leaves: the stream remembers what it would have with memory on all along."""
+    method, ids = build(tiny_backbone, dtype="float32"), tokens(1, 20)
+    banks = []
+    for off in (nullcontext, method.memory_off):
+        cache = method.new_cache()
+        with torch.no_grad():
+            method(ids[:, :3], cache=cache, use_cache=True)
+            with off():
+                method(ids[:, 3:6], cache=cache, use_cache=True)
+            method(ids[:, 6:], cache=cache, use_cache=True)
+        banks.append(cache.carried["spilled"])
+    queries = torch.randn(1, 4, 5, method.backbone.view.head_dim)
+    found, expected = (bank.search(queries, 4) for bank in banks)
+    assert banks[0].num_tokens(0) == 16
+    torch.testing.assert_close(found.scores, expected.scores)

@@ -198,7 +198,7 @@ class BankReader(Reader):
 
     def encode(self, window: Window) -> Tensor:
         scored = self.score(window)
-        if window.stream is not None and window.memory is not None:
+        if window.stream is not None:  # with memory off too: it may be on when these columns leave
             self._note_columns(window.stream, scored.keys, scored.values)
         return scored.logits
 
