@@ -36,7 +36,7 @@ from ltm.backbone import load_backbone
 from ltm.console import notice
 from ltm.methods import load_method
 from ltm.methods.attention.longmem import LongMem
-from ltm.methods.attention.longmem.pointer import Candidates, Copies, Pointer, Words
+from ltm.methods.attention.longmem.pointer import Copies, Pointer, Words
 from ltm.methods.loss import token_losses
 from ltm.tasks.data import DataSource
 from ltm.training import Answered, Corpus, SegmentStream, question_documents
@@ -70,11 +70,9 @@ class Recorder(Pointer):
 
     seen: Seen
 
-    def mix(
-        self, logits: Tensor, hidden: Tensor, copies: Copies, candidates: Candidates, trust: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
+    def mix(self, logits: Tensor, hidden: Tensor, copies: Copies, trust: float = 0.0) -> tuple[Tensor, Tensor]:
         self.logits = logits[:, :-1]
-        return super().mix(logits, hidden, copies, candidates, trust)
+        return super().mix(logits, hidden, copies, trust)
 
     def gains(
         self,
@@ -82,18 +80,17 @@ class Recorder(Pointer):
         log_model: Tensor,
         hidden: Tensor,
         copies: Copies,
-        candidates: Candidates,
         trust: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         noted = {
             "similarity": copies.similarity,
-            "next_ids": candidates.next_ids.int(),
-            "runs": candidates.runs.to(torch.int8),
+            "next_ids": copies.next_ids.int(),
+            "runs": copies.runs.to(torch.int8),
             "log_model": log_model.half(),
             "hidden": hidden.bfloat16(),
         }
         self.seen = {name: tensor[0, :-1].clone() for name, tensor in noted.items()}
-        return super().gains(words, log_model, hidden, copies, candidates, trust)
+        return super().gains(words, log_model, hidden, copies, trust)
 
     def answered(self, targets: Tensor) -> Seen:
         """What was seen, with the tokens that came, int64 [tokens], and their log-probabilities under the model."""
@@ -232,10 +229,9 @@ def read_questions(file: Path) -> list[Answered]:
 
 def losses(pointer: Pointer, seen: Seen) -> Tensor:
     """Nats of each target under the mixture, [tokens]."""
-    near = Candidates(torch.empty(0), seen["next_ids"].long()[None], seen["runs"].long()[None])
-    copies, words, hidden = pointer.weighed(seen["similarity"][None], near), Words(near.next_ids), seen["hidden"][None]
-    log_model = seen["log_model"].float()[None]
-    gains, _ = pointer.gains(words, log_model, hidden, copies, near)
+    copies = pointer.weighed(seen["similarity"][None], seen["next_ids"].long()[None], seen["runs"].long()[None])
+    words, hidden, log_model = Words(copies.next_ids), seen["hidden"][None], seen["log_model"].float()[None]
+    gains, _ = pointer.gains(words, log_model, hidden, copies)
     there = words.ids >= 0
     grown = (log_model.exp() * gains.expm1()).where(there, 0.0).sum(dim=-1)
     gained = gains.where(words.ids == seen["targets"][None, :, None], 0.0).sum(dim=-1)

@@ -25,7 +25,7 @@ from common import machine, print_table, write_result
 from ltm.backbone import load_backbone
 from ltm.malloc import keep_freed_memory
 from ltm.methods.attention.longmem import LongMem, LongMemConfig
-from ltm.methods.attention.longmem.reader import recent_ids
+from ltm.methods.attention.longmem.window_reach import surroundings
 
 REMEMBERED = 65_536
 
@@ -123,7 +123,7 @@ def retrieval(method: LongMem, repeat: int) -> dict[str, float]:
     bank, chunks = filled_bank(method), config.retrieved_tokens // config.chunk_size
     queries = torch.randn(1, view.num_heads, 1024, view.head_dim, dtype=method.dtype)
     ids = torch.randint(0, view.vocab_size, (1, 1024))
-    recent = recent_ids(ids, torch.ones_like(ids, dtype=torch.bool), None, 0)
+    recent, _ = surroundings(ids, torch.ones_like(ids, dtype=torch.bool))
     for_pointer, pointer_chunks = queries[:, : view.num_kv_heads], config.pointer_tokens // config.chunk_size
     times = medians(
         repeat,
@@ -152,7 +152,7 @@ def lengths(method: LongMem, repeat: int) -> list[dict[str, float]]:
         for tokens in (1, 1024):
             queries = torch.randn(1, view.num_heads, tokens, view.head_dim, dtype=method.dtype)
             ids = torch.randint(0, view.vocab_size, (1, tokens))
-            recent = recent_ids(ids, torch.ones_like(ids, dtype=torch.bool), None, 0)
+            recent, _ = surroundings(ids, torch.ones_like(ids, dtype=torch.bool))
             sides = {
                 "attention": partial(bank.retrieve, queries, chunks),
                 "pointer": partial(bank.neighbours, queries[:, : view.num_kv_heads], pointer_chunks, recent=recent),

@@ -16,7 +16,8 @@ from reference.naive_llama import NaiveLlama
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from ltm.methods.attention.longmem.pointer import LEAST_LOG, LONGEST_RUN
+from ltm.methods.attention.longmem.pointer import LEAST_LOG, LONGEST_RUN, WITHIN_ODDS
+from ltm.methods.attention.longmem.window_reach import TOKENS_BACK
 
 
 @dataclass
@@ -90,7 +91,7 @@ class NaiveLongMem:
         assert remembered is not None
         output = sidenet.norm(side)
         logits = self.view.head(output)
-        if sidenet.pointer is not None and sources:
+        if sidenet.pointer is not None and (sources or self.config.pointer_window_tokens):
             logits = self._copy(sidenet.pointer, logits, output, remembered[0], ids.tolist(), sources)
         keys, values = remembered
         memory.write(keys.detach(), values.detach(), ids, self.config.chunk_size, self.config.memory_size)
@@ -113,16 +114,34 @@ class NaiveLongMem:
             query = (pointer.query @ (keys[:, t] - center).flatten()).view(pointer.shape)
             query = torch.stack([query[h] / query[h].norm().clamp(min=1e-12) for h in heads])
             places = self._places(self._nearest(pointer, query.detach(), means, center, shares.detach()), sources)
-            if not places:
+            within = {
+                place: self._similarity(query, keys[:, place].detach() - center, shares)
+                for place in range(t + 1 - TOKENS_BACK)
+            }
+            nearby = sorted(within, key=lambda place: -float(within[place].detach()))[
+                : self.config.pointer_window_tokens
+            ]
+            if not places and not nearby:
                 mixed.append(logits[t])
                 continue
-            remembered = torch.stack([torch.cat(source.keys, dim=1)[:, place] for source, place in places], dim=1)
-            remembered = remembered - center[:, None]  # [kv_heads, places, head_dim]
-            cosines = torch.stack([torch.cosine_similarity(remembered[h], query[h], dim=-1) for h in heads])
+            remembered = [torch.cat(source.keys, dim=1)[:, place] for source, place in places]
+            similarity = [self._similarity(query, key - center, shares) for key in remembered]
             runs = [self._run(ids[: t + 1], place, source) for source, place in places]
             copied = [source.flat_ids[place + 1] for source, place in places]
-            mixed.append(self._mixture(pointer, logits[t], output[t], shares @ cosines, copied, runs))
+            for place in nearby:
+                similarity.append(within[place])
+                runs.append(0)
+                copied.append(ids[place + 1])
+            mixed.append(
+                self._mixture(pointer, logits[t], output[t], torch.stack(similarity), copied, runs, len(nearby))
+            )
         return torch.stack(mixed)
+
+    @staticmethod
+    def _similarity(query: Tensor, centered: Tensor, shares: Tensor) -> Tensor:
+        """Of one query to one centred key, both [kv_heads, head_dim]: their heads' cosines by their shares, []."""
+        cosines = [torch.cosine_similarity(query[h], centered[h], dim=0) for h in range(len(query))]
+        return shares @ torch.stack(cosines)
 
     @staticmethod
     def _places(found: list[int], sources: list[NaiveMemory]) -> list[tuple[NaiveMemory, int]]:
@@ -170,7 +189,14 @@ class NaiveLongMem:
         return sorted(order[: self.config.pointer_tokens // self.config.chunk_size])
 
     def _mixture(
-        self, pointer: Any, logits: Tensor, output: Tensor, similarity: Tensor, copied: list[int], runs: list[int]
+        self,
+        pointer: Any,
+        logits: Tensor,
+        output: Tensor,
+        similarity: Tensor,
+        copied: list[int],
+        runs: list[int],
+        num_within: int,
     ) -> Tensor:
         """log(p_model + odds * copy) + logsumexp of the logits, [vocab]."""
         weights = torch.softmax(similarity * pointer.log_sharpness.exp() + pointer.run_bias[runs], dim=0)
@@ -205,7 +231,9 @@ class NaiveLongMem:
                 )
             )
             own_odds = pointer.word_out(gelu(pointer.word_in(figures)))[0]
-            odds = torch.exp(present + own_odds + self.config.pointer_trust)
+            within = [weights[j] for j in own if j >= len(copied) - num_within]
+            share = sum(within, torch.zeros(())) / log_mass[word].exp()
+            odds = torch.exp(present + own_odds + self.config.pointer_trust + WITHIN_ODDS * share)
             mixed[word] = (log_model[word].exp() + odds * log_mass[word].exp()).log() + torch.logsumexp(logits, dim=0)
         return mixed
 

@@ -34,6 +34,9 @@ class LongMemConfig(RecentFields, BankFields):
     pointer_tokens: int = 512
     """Tokens that each query token may copy after, all heads together; a multiple of chunk_size. More cost time, not
     memory kept (docs/log has 64 to 1,024)."""
+    pointer_window_tokens: int = 0
+    """Places of the local window itself, 8 tokens back at least, that each query token may copy after besides; 128 is
+    what was measured (docs/log), 0: none. Only with memory on."""
     pointer_trust: float = 0.0
     """Added to the pointer's log-odds: 3 makes copying about 20 times as likely where it was unlikely, -20 shuts the
     pointer. For use, not for training; 0 suits text, questions and recall (docs/results.md)."""
@@ -55,7 +58,13 @@ class LongMemConfig(RecentFields, BankFields):
     segment_size: int = 256
     """Tokens encoded together when reading and training (paper: 1,024)."""
 
-    LEAST = {"reduction_factor": 1, "chunk_size": 1, "retrieved_tokens": 1, "pointer_tokens": 1}
+    LEAST = {
+        "reduction_factor": 1,
+        "chunk_size": 1,
+        "retrieved_tokens": 1,
+        "pointer_tokens": 1,
+        "pointer_window_tokens": 0,
+    }
     MOST = {"retrieved_tokens": MOST_RETRIEVED, "pointer_tokens": MOST_RETRIEVED}
 
     def problems(self) -> list[str]:
@@ -109,6 +118,7 @@ class LongMemConfig(RecentFields, BankFields):
             memory_size=40,
             retrieved_tokens=6,
             pointer_tokens=6,
+            pointer_window_tokens=4,
             segment_size=8,
             local_window=12,
             start="paper",

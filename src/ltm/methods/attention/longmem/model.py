@@ -36,8 +36,9 @@ from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.methods.attention.base import BankReader, Scored
 from ltm.methods.attention.longmem.config import LongMemConfig
 from ltm.methods.attention.longmem.mixture import Evidence, mix_with_backbone
-from ltm.methods.attention.longmem.reader import SideNetDriver, copy_from_memory, recent_ids
+from ltm.methods.attention.longmem.reader import SideNetDriver, copy_from_memory
 from ltm.methods.attention.longmem.sidenet import SideNet
+from ltm.methods.attention.longmem.window_reach import Held, held_columns
 from ltm.methods.attention.memory_reader import KeyValueTap, MemoryReader
 from ltm.methods.method import Card
 from ltm.methods.registry import register
@@ -93,11 +94,9 @@ class LongMem(BankReader):
         if isinstance(driver.observer, KeyValueTap):
             assert driver.observer.keys is not None and driver.observer.values is not None
             keys, values = driver.observer.keys, driver.observer.values
-        if self.sidenet.pointer is not None and past:
-            ids, mask = window.ids, window.mask
-            before = stream.tokens if stream is not None and mask.shape[1] > ids.shape[1] else None
-            recent = recent_ids(ids, mask[:, -ids.shape[1] :], before, logits.shape[1])
-            logits = self._copy(logits, driver, keys, recent, past)
+        most = 0 if window.memory is None else self.method_config.pointer_window_tokens
+        if self.sidenet.pointer is not None and (past or most):
+            logits = self._copy(logits, driver, held_columns(window, keys), past, most)
         return Scored(logits, keys, values)
 
     def _run_with_backbone(self, driver: SideNetDriver, window: Window, stream: Stream) -> Scored:
@@ -126,15 +125,13 @@ class LongMem(BankReader):
         observer = KeyValueTap(self.sidenet.memory_layer, stop) if config.coupled else None
         return SideNetDriver(self.sidenet, config, self.backbone.view.num_layers, reader, cache, observer, stop)
 
-    def _copy(self, logits: Tensor, driver: SideNetDriver, keys: Tensor, recent: Tensor, past: LayeredBank) -> Tensor:
-        """Logits of the last tokens with what the pointer copies mixed in."""
-        pointer, scored = self.sidenet.pointer, logits.shape[1]
+    def _copy(self, logits: Tensor, driver: SideNetDriver, held: Held, past: LayeredBank, most: int) -> Tensor:
+        """Logits of the last tokens with what the pointer copies mixed in; of the window at most so many places."""
+        pointer, scored, config = self.sidenet.pointer, logits.shape[1], self.method_config
         assert pointer is not None and driver.output is not None
-        config = self.method_config
         num_chunks = config.pointer_tokens // config.chunk_size
-        hidden, keys = driver.output[:, -scored:], keys[:, :, -scored:]
-        trust = config.pointer_trust
-        return copy_from_memory(pointer, logits, hidden, keys, recent, past, num_chunks, trust, self.tracing)
+        trust, hidden = config.pointer_trust, driver.output[:, -scored:]
+        return copy_from_memory(pointer, logits, hidden, held, past, num_chunks, most, trust, self.tracing)
 
     # remembering
 

@@ -15,7 +15,7 @@ best similarity, the longest run, what is copied most and what the model thinks 
 of the word (its mass, its model probability, its longest run and best similarity, how many places name it). With the
 second at zero it is the mixture (1 - lambda) * p_model + lambda * copy with lambda = odds / (1 + odds). It costs no
 byte a token, and with W = 1 it reads before it is trained (centre and spread of the keys come from the first training
-segment).
+segment). With `pointer_window_tokens` places of the present window are among the j too: see `window_reach`.
 
 Sources: Grave et al., 2017 (continuous cache: the same mixture with hidden states for keys and a constant lambda);
 Merity et al., 2017 (pointer sentinel: a learned lambda); Khandelwal et al., 2020 (kNN-LM: nearest neighbours in a
@@ -46,6 +46,9 @@ PRESENT_EVIDENCE, WORD_EVIDENCE = 6, 7
 """How many figures the gate and the words' network look at."""
 BLOCK, BLOCK_IN_CACHE = 2**18, 2**12
 """Candidates whose keys become floats together; the second on a CPU: three times as fast as all of a segment."""
+WITHIN_ODDS = -0.5
+"""Added to the log-odds of a word by the share of its mass that stands in the window, of which the model has copied
+already what it would. Chosen on validation documents (docs/log)."""
 LEAST_LOG = -20.0
 """Log-probabilities below look like this one to the networks."""
 
@@ -61,11 +64,15 @@ class Candidates(NamedTuple):
 
 
 class Copies(NamedTuple):
-    """What the pointer would copy: weights float32 [batch, tokens, slots] (zero where there is no successor) and the
-    similarity of each slot, at least -1 (-1 where there is no successor)."""
+    """What the pointer would copy, of each slot [batch, tokens, slots]: its weight, float32, zero where there is no
+    successor; its similarity, at least -1 (-1 where there is no successor); next_ids and runs as of `Candidates`. The
+    last `num_within` slots stand in the window, where the model sees them itself."""
 
     weights: Tensor
     similarity: Tensor
+    next_ids: Tensor
+    runs: Tensor
+    num_within: int = 0
 
 
 class Words:
@@ -153,15 +160,23 @@ class Pointer(nn.Module):
         flat = queries - (queries * center).sum(dim=-1, keepdim=True) * center
         return flat * (self._shares() / _precise(self.spread)).view(1, -1, 1, 1)
 
-    def copies(self, queries: Tensor, candidates: Candidates) -> Copies:
-        """Weights of the candidates; differentiable in the queries, never in what is remembered."""
+    def similarity(self, queries: Tensor, candidates: Candidates) -> Tensor:
+        """Of each candidate to its query, [batch, tokens, slots], -1 where it has no successor; differentiable in the
+        queries, never in what is remembered."""
         keys, most = candidates.keys, BLOCK_IN_CACHE if candidates.keys.device.type == "cpu" else BLOCK
         size = max(1, most // max(1, keys.shape[0] * keys.shape[3]))
         blocks = zip(keys.split(size, dim=2), queries.split(size, dim=2), strict=True)
         cosines = torch.cat([self._cosines(*block) for block in blocks], dim=2)  # [batch, kv_heads, tokens, slots]
         usable = candidates.next_ids >= 0
-        similarity = (cosines * self._shares().view(1, -1, 1, 1)).sum(dim=1).masked_fill(~usable, -1.0)
-        return self.weighed(similarity, candidates)
+        return (cosines * self._shares().view(1, -1, 1, 1)).sum(dim=1).masked_fill(~usable, -1.0)
+
+    def similarity_to_all(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Of each query to each of the same keys [batch, kv_heads, columns, head_dim]: [batch, tokens, columns];
+        differentiable as `similarity`."""
+        with torch.no_grad():
+            units = functional.normalize(_precise(keys) - self._center(), dim=-1)
+        shared = queries * self._shares().view(1, -1, 1, 1)
+        return shared.transpose(1, 2).flatten(2) @ units.transpose(1, 2).flatten(2).mT
 
     def _cosines(self, keys: Tensor, queries: Tensor) -> Tensor:
         """[batch, kv_heads, tokens, slots]."""
@@ -172,25 +187,24 @@ class Pointer(nn.Module):
             lengths = torch.linalg.vector_norm(centered, dim=-1).clamp_(min=1e-12)
         return torch.matmul(centered, queries[..., None]).squeeze(-1) / lengths
 
-    def weighed(self, similarity: Tensor, candidates: Candidates) -> Copies:
-        """Copies of what lies at these similarities [batch, tokens, slots]."""
-        usable = candidates.next_ids >= 0
-        scores = similarity * _precise(self.log_sharpness).exp() + _precise(self.run_bias)[candidates.runs]
-        return Copies(torch.softmax(scores.masked_fill(~usable, -1e4), dim=-1) * usable, similarity)
+    def weighed(self, similarity: Tensor, next_ids: Tensor, runs: Tensor, num_within: int = 0) -> Copies:
+        """Copies of what lies at these similarities [batch, tokens, slots]; the rest as of `Copies`."""
+        usable = next_ids >= 0
+        scores = similarity * _precise(self.log_sharpness).exp() + _precise(self.run_bias)[runs]
+        weights = torch.softmax(scores.masked_fill(~usable, -1e4), dim=-1) * usable
+        return Copies(weights, similarity, next_ids, runs, num_within)
 
-    def mix(
-        self, logits: Tensor, hidden: Tensor, copies: Copies, candidates: Candidates, trust: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
+    def mix(self, logits: Tensor, hidden: Tensor, copies: Copies, trust: float = 0.0) -> tuple[Tensor, Tensor]:
         """Logits with what is copied mixed in, up to a constant a token; and how much each slot gave, [batch, tokens,
         slots]: its weight times odds / (1 + odds) of its word.
 
         logits [batch, tokens, vocab]; hidden [batch, tokens, hidden_size]: the SideNet's output; trust is added to
         the log-odds. Only logits of copied words change: z + log(1 + odds * copy / p_model).
         """
-        words = Words(candidates.next_ids)
+        words = Words(copies.next_ids)
         ids = words.ids.clamp(min=0)
         log_model = _precise(logits.gather(-1, ids)) - log_partition(logits)[..., None]
-        gains, odds = self.gains(words, log_model, hidden, copies, candidates, trust)
+        gains, odds = self.gains(words, log_model, hidden, copies, trust)
         shares = torch.sigmoid(odds).gather(-1, words.word_of) * copies.weights
         return logits.scatter_add(-1, ids, gains.to(logits.dtype)), shares
 
@@ -200,7 +214,6 @@ class Pointer(nn.Module):
         log_model: Tensor,
         hidden: Tensor,
         copies: Copies,
-        candidates: Candidates,
         trust: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """What each word's logit gains, 0 where there is none, and its log-odds, both [batch, tokens, slots] of words.
@@ -208,7 +221,7 @@ class Pointer(nn.Module):
         log_model: the words' log-probabilities under the model; the rest as of `mix`.
         """
         there, log_mass = words.ids >= 0, words.sum(copies.weights).clamp(min=1e-9).log()
-        runs = words.most(candidates.runs, 0).to(log_mass.dtype)
+        runs = words.most(copies.runs, 0).to(log_mass.dtype)
         present = self._present_odds(hidden, copies.similarity.amax(dim=-1), log_mass, log_model, runs, there)
         figures = (
             log_mass / 3,
@@ -220,6 +233,9 @@ class Pointer(nn.Module):
             (present / 3)[..., None].expand_as(log_mass),
         )
         odds = present[..., None] + _network(torch.stack(figures, dim=-1), self.word_in, self.word_out) + trust
+        if copies.num_within:
+            within = functional.pad(copies.weights[..., -copies.num_within :], (there.shape[-1] - copies.num_within, 0))
+            odds = odds + WITHIN_ODDS * words.sum(within) / log_mass.exp()
         return torch.where(there, functional.softplus(odds + log_mass - log_model), 0.0), odds
 
     def _present_odds(

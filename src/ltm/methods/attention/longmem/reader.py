@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,10 +9,12 @@ from torch import Tensor, nn
 
 from ltm.attention import Plugin
 from ltm.bank import LayeredBank
+from ltm.bank.results import Neighbours
 from ltm.compat import Cache
 from ltm.methods.attention.longmem.config import LongMemConfig
-from ltm.methods.attention.longmem.pointer import LONGEST_RUN, Candidates, Pointer
+from ltm.methods.attention.longmem.pointer import Candidates, Pointer
 from ltm.methods.attention.longmem.sidenet import LayerCall, SideNet
+from ltm.methods.attention.longmem.window_reach import Held, places_within
 from ltm.methods.trace import Trace
 
 
@@ -68,47 +69,42 @@ def copy_from_memory(
     pointer: Pointer,
     logits: Tensor,
     hidden: Tensor,
-    keys: Tensor,
-    recent: Tensor,
+    held: Held,
     past: LayeredBank,
     num_chunks: int,
+    window_tokens: int = 0,
     trust: float = 0.0,
     trace: Trace | None = None,
 ) -> Tensor:
-    """Logits [batch, tokens, vocab] with what the pointer copies mixed in, from the best `num_chunks` of the past;
-    see `Pointer`.
+    """Logits [batch, tokens, vocab] with what the pointer copies mixed in, from the best `num_chunks` of the past, and
+    the best `window_tokens` of what the window holds; see `Pointer`.
 
-    hidden [batch, tokens, hidden_size]: the SideNet's output; keys [batch, kv_heads, tokens, head_dim]: the present
-    tokens' own, position-free; recent [batch, tokens, LONGEST_RUN]: they and those before, see `recent_ids`.
+    hidden [batch, tokens, hidden_size]: the SideNet's output.
     """
+    scored = logits.shape[1]
     with torch.autocast(logits.device.type, enabled=False):  # cosines near 1 decide: bf16 has none between 0.996 and 1
-        queries = pointer.unit_queries(keys)
-        search = pointer.search_queries(queries.detach())
-        near = past.neighbours(search, num_chunks, recent)
-        candidates = Candidates(near.keys, near.next_ids, near.runs)
-        copies = pointer.copies(queries, candidates)
-        mixed, copied = pointer.mix(logits, hidden, copies, candidates, trust)
-    if trace is not None:
-        num_parts = len(past.parts)
-        of_chunks = copied.detach().unflatten(-1, (num_parts * num_chunks, -1)).sum(-1)[:, None]
-        left = 1 - of_chunks.sum(dim=-1, keepdim=True)
-        shares = of_chunks.tensor_split(num_parts, dim=-1)
-        for (part, hits), share in zip(past.by_part(near.hits), shares, strict=True):
-            trace.join(part.bank, part.rows, hits.slots, share, left)
+        queries = pointer.unit_queries(held.keys[:, :, -scored:])
+        sources, near, num_within = [], None, 0
+        if past:
+            near = past.neighbours(pointer.search_queries(queries.detach()), num_chunks, held.recent[:, -scored:])
+            candidates = Candidates(near.keys, near.next_ids, near.runs)
+            sources.append((pointer.similarity(queries, candidates), near.next_ids, near.runs))
+        if window_tokens:
+            nearest, followed_by = places_within(pointer, queries, held, window_tokens)
+            sources.append((nearest, followed_by, torch.zeros_like(followed_by)))  # the model sees their runs itself
+            num_within = followed_by.shape[-1]
+        similarity, next_ids, runs = (torch.cat(parts, dim=-1) for parts in zip(*sources, strict=True))
+        mixed, copied = pointer.mix(logits, hidden, pointer.weighed(similarity, next_ids, runs, num_within), trust)
+    if trace is not None and near is not None:
+        _note_copies(trace, past, near, copied.detach())
     return mixed
 
 
-def recent_ids(ids: Tensor, mask: Tensor, before: Sequence[Tensor] | None, keep: int) -> Tensor:
-    """The last `keep` tokens (0: all) of ids [batch, tokens], each with those before it: int64 [batch, keep,
-    LONGEST_RUN], the latest first, -1 where there is none.
-
-    mask: bool, of these columns; False = padding. before: each row's tokens that the window held already.
-    """
-    none = ids.new_full((LONGEST_RUN - 1,), -1)
-    recent = ids.new_full((*ids.shape, LONGEST_RUN), -1)
-    for row, valid in enumerate(mask):
-        if not bool(valid.any()):
-            continue
-        past = none if before is None else torch.cat((none, before[row]))[-len(none) :]
-        recent[row, valid] = torch.cat((past, ids[row, valid])).unfold(0, LONGEST_RUN, 1).flip(-1)
-    return recent[:, -keep:]
+def _note_copies(trace: Trace, past: LayeredBank, near: Neighbours, copied: Tensor) -> None:
+    """What was copied from chunks of the past: copied [batch, tokens, slots], those of `near` first; attention has what
+    all of them leave."""
+    left = 1 - copied.sum(dim=-1)[:, None, :, None]
+    of_chunks = copied[..., : near.next_ids.shape[-1]].unflatten(-1, (near.hits.slots.shape[-1], -1)).sum(-1)[:, None]
+    shares = of_chunks.tensor_split(len(past.parts), dim=-1)
+    for (part, hits), share in zip(past.by_part(near.hits), shares, strict=True):
+        trace.join(part.bank, part.rows, hits.slots, share, left)
