@@ -48,6 +48,14 @@ def test_the_passage_that_fits_is_found_and_shown_in_the_order_of_the_text(read)
     assert all(texts[one.document][one.start : one.end] == one.text for one in (*found.found, *found.shown))
 
 
+def test_a_search_lists_what_fits_without_asking_the_model(read, monkeypatch):
+    monkeypatch.setattr(read.method, "stream", None)
+    assert [passage.document for passage in read.search("bees of Lisbon", 5)] == ["bees"]
+    many = read.search("honey lighthouse", 5)
+    assert {passage.document for passage in many} == {"bees", "harbour"} and many[0].weight >= many[1].weight > 0
+    assert len(read.search("honey lighthouse", 1)) == 1 and read.search("zork", 5) == []
+
+
 @pytest.mark.parametrize("name", ["full", "window", "tova"])
 def test_a_method_without_a_bank_finds_passages_too(name):
     session = Session(create_method(name, load_backbone("tiny-llama")), encoder=None)

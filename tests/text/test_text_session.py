@@ -37,11 +37,17 @@ def test_documents_are_read_listed_asked_and_deleted(tmp_path):
     page = trace_page("Where is the key?", answer)
     assert "doormat" in page and answer.to_dict()["passages"][0]["document"] == "a.txt"
     assert session.ask("Where?").passages == []
+    hits = session.search("brass key", 3)
+    assert len(hits) == 3 and hits[0].weight > hits[1].weight and (hits[0].document, hits[0].text) == best_of(best)
 
     assert session.delete("a.txt").name == "a.txt" and session.delete(1).name == "b.txt"
     with pytest.raises(LtmError, match="no document 'a.txt' in this memory; it holds: nothing"):
         session.delete("a.txt")
     assert NoteStore.load(tmp_path).is_empty
+
+
+def best_of(passage):
+    return passage.document, passage.text
 
 
 def test_a_text_of_the_same_name_is_passed_over_or_refused():

@@ -195,6 +195,11 @@ class PassageRecall:
             evidence,
         )
 
+    def search(self, query: str, count: int) -> list[Passage]:
+        """So many passages that fit a query best, best first."""
+        found = self.notes.search(query, count, self.retriever.method_config.search)
+        return [self._passage(one) for one in found]
+
     def _passage(self, found: Found) -> Passage:
         (cite,) = found.note.cites
         return Passage(self._names[cite.event], cite.start, cite.end, found.note.text, found.score)

@@ -14,6 +14,7 @@ from ltm.bank.disk.manifest_file import read_head
 from ltm.bank.storage import STORAGE_OPTIONS
 from ltm.configs import DEFAULT_BACKBONE, DEFAULT_METHOD, config_from_options
 from ltm.data.documents import check_text
+from ltm.data.passages import Passage
 from ltm.data.tokens import token_ids
 from ltm.errors import LtmError
 from ltm.memory import LEFT_OUT, LeftOut, Memory
@@ -195,6 +196,15 @@ class Session:
             self.recall.save(directory, self.bank)
         self._memory.path = directory
         return directory
+
+    def search(self, query: str, count: int) -> list[Passage]:
+        """So many passages of what was read that fit a query best, best first, by words and, where there is an encoder,
+        by meaning; no model is asked. A passage's weight is the higher the better, among those of one query.
+
+        >>> session.search("Who is Queequeg?", 3)[0].document  # doctest: +SKIP
+        """
+        with self._memory.alone():
+            return self.recall.search(query, count)
 
     # text in, text out
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ltm.bank.results import DocumentInfo
 from ltm.configs import NUM_PASSAGES
 from ltm.data.documents import check_text
-from ltm.data.passages import AnswerTrace, TracedToken
+from ltm.data.passages import AnswerTrace, Passage, TracedToken
 from ltm.errors import LtmError
 from ltm.methods.registry import config_from_options, method_class
 from ltm.methods.text.base import TextMemory
@@ -171,6 +171,12 @@ class TextSession:
             raise LtmError("this session was opened without a directory; give save() a path")
         self.memory.save(directory)
         return directory
+
+    def search(self, query: str, count: int) -> list[Passage]:
+        """As `Session.search`: what the notes that fit best cite."""
+        notes = self.memory.row(0, lambda: self.method.means.encoder)
+        found = notes.search(query, count, "hybrid" if self.method.searches_by_meaning else "words")
+        return self.method.passages(found, memory=self.memory)
 
     # text in, text out
 
