@@ -11,10 +11,12 @@ from openai import OpenAI
 
 from ltm.backbone import load_backbone
 from ltm.methods import create_method
+from ltm.methods.registry import method_class
 from ltm.serve.app import Server
 from ltm.serve.keys import KeyStore
 from ltm.serve.served_model import ServedModel
 from ltm.serve.settings import ServeSettings
+from ltm.text.means import Means
 
 OPTIONS = {"reduction_factor": 2, "chunk_size": 4, "retrieved_tokens": 8, "segment_size": 32, "start": "paper"}
 OPTIONS |= {"memory_size": 4096, "local_window": 256, "pointer_tokens": 64}
@@ -35,6 +37,18 @@ def backbone():
 def longmem(backbone):
     """A model that remembers in banks; found by words alone, so that no encoder is loaded."""
     return ServedModel(backbone, create_method("longmem", backbone, **OPTIONS), encoder=None)
+
+
+@pytest.fixture(scope="session")
+def text_model(backbone):
+    """A model whose memory is text."""
+    rag = method_class("rag")
+    return ServedModel(backbone, rag.open(rag.config_class(encoder="hash"), Means(backbone)))
+
+
+@pytest.fixture(params=["longmem", "text_model"])
+def model(request):
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from ltm.errors import LtmError
-from ltm.methods.registry import create_method, method_class
+from ltm.methods.registry import create_method
 from ltm.serve import user_memory as user_memory_module
 from ltm.serve import users as users_module
 from ltm.serve.identity import Caller
@@ -18,21 +18,8 @@ from ltm.serve.keys import utc_now
 from ltm.serve.own_directory import OwnDirectory
 from ltm.serve.served_model import ServedModel
 from ltm.serve.users import Users
-from ltm.text.means import Means
 
 ANN, BOB = Caller("default", "ann"), Caller("default", "../bob")
-
-
-@pytest.fixture(scope="session")
-def text_model(backbone):
-    """A model whose memory is text."""
-    rag = method_class("rag")
-    return ServedModel(backbone, rag.open(rag.config_class(encoder="hash"), Means(backbone)))
-
-
-@pytest.fixture(params=["longmem", "text_model"])
-def model(request):
-    return request.getfixturevalue(request.param)
 
 
 def say(users, caller, text, answer=None):

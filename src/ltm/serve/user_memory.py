@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from ltm.serve.keys import utc_now
 from ltm.serve.served_model import AnySession, ServedModel
 from ltm.serve.turn_log import LoggedTurn, TurnLog
 
+ASIDE = ".gone-"
+"""What the name of a memory's directory begins with while it is deleted."""
 OPEN_BYTES = 500_000
 """What an open memory takes beside what it says of itself: connections, tables, passages that were looked up (measured
 on tiny-llama: 0.2 MB, 0.5 MB once it was asked)."""
@@ -31,10 +36,10 @@ class UserMemory:
 
     def __init__(self, directory: Path, model: ServedModel, roles: Sequence[str] = ("user",)):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.place, self.roles = model.place, roles
+        self.directory, self.model, self.place, self.roles = directory, model, model.place, roles
         self.log = TurnLog(directory)
         try:
-            self.session: AnySession = model.session(directory / self.place)
+            self.session = self._open_session()
         except BaseException:
             self.log.close()
             raise
@@ -60,8 +65,14 @@ class UserMemory:
         """Log what is new of a history; arguments as `TurnLog.add`. It is on the disk, and waits to be taken in."""
         return self.log.add(turns, utc_now(), session, answer, after)
 
+    def add(self, text: str) -> LoggedTurn:
+        """Log a text of the user's that belongs to no conversation; it waits to be taken in."""
+        return self.log.add_alone(text, utc_now())
+
     def take_in(self) -> list[LtmError]:
-        """Read into the memory whatever it does not hold yet; what it refused, which keeps no other turn away."""
+        """Bring the memory to what the log says: what was forgotten or corrected leaves it, what it does not hold yet
+        is read into it. Returns what it refused, which keeps no other turn away."""
+        self._drop_outdated()
         refused = []
         for turn in self.log.waiting(self.place, self.roles):
             if turn.number in self._refused:
@@ -74,6 +85,10 @@ class UserMemory:
                 refused.append(error)
         return refused
 
+    def refusal_of(self, turn: LoggedTurn) -> LtmError | None:
+        """Why a turn could not be taken in."""
+        return self._refused.get(turn.number)
+
     def _keep(self, turn: LoggedTurn) -> None:
         if turn.name not in self.names:
             self.session.keep([{"role": turn.role, "content": turn.text}], turn.name)
@@ -82,18 +97,74 @@ class UserMemory:
     def forget_before(self, time: datetime) -> int:
         """Delete what was said before a time; how many turns that were."""
         old = self.log.before(time)
-        self.forget(old)
+        if old:
+            self.forget(old)
         return len(old)
 
     def forget(self, turns: Sequence[LoggedTurn]) -> None:
-        """Delete turns, from the memory first."""
-        held = [turn.name for turn in turns if turn.name in self.names]
-        for name in held:
-            self.session.delete(name)
-            self.names.discard(name)
-        if held:
-            self.session.save()
+        """Delete turns from the log, this memory and those of other models; a kill on the way leaves none half
+        deleted: what is gone from the log leaves a memory before it is used again."""
+        self._note_what_is_held(turns)
         self.log.forget(turns)
+        self._drop_outdated()
+
+    def forget_all(self) -> int:
+        """Delete every turn, and the memories made of them; how many turns that were."""
+        turns = self.log.all()
+        self.log.forget(turns)
+        self._close_session()
+        for place in self._places():
+            self._drop_place(place)
+        self.session, self._names, self._refused = self._open_session(), None, {}
+        return len(turns)
+
+    def correct(self, turn: LoggedTurn, text: str, reason: str | None = None) -> LoggedTurn:
+        """Write a version in place of a turn; the one before leaves the memory and stays in the log."""
+        self._note_what_is_held([turn])
+        return self.log.correct(turn, text, reason, utc_now())
+
+    def _note_what_is_held(self, turns: Sequence[LoggedTurn]) -> None:
+        """So that `_drop_outdated` finds what a full disk kept from being noted."""
+        for turn in turns:
+            if turn.name in self.names:
+                self.log.note_held(turn, self.place)
+
+    def _drop_outdated(self) -> None:
+        """Delete from the memory what the log does not say any more. Memories of other models that hold such are
+        deleted whole: they are made anew from the log when they are wanted."""
+        for place in self.log.memories_outdated():
+            if place != self.place:
+                self._drop_place(place)
+                continue
+            turns = self.log.outdated(place)
+            held = [turn for turn in turns if turn.name in self.names]
+            for turn in held:
+                self.session.delete(turn.name)
+                self.names.discard(turn.name)
+            if held:
+                self.session.save()
+            for turn in turns:
+                self.log.note_dropped(place, turn)
+
+    def _drop_place(self, place: str) -> None:
+        """Delete a memory's directory: under another name first, so that a kill leaves no part of a memory."""
+        aside = self.directory / f"{ASIDE}{place}"
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            os.replace(self.directory / place, aside)
+            shutil.rmtree(aside)
+        self.log.note_dropped(place)
+
+    def _places(self) -> list[str]:
+        """Directories of memories, of this and other models."""
+        return sorted(path.name for path in self.directory.iterdir() if path.is_dir() and path.name[0] != ".")
+
+    def _open_session(self) -> AnySession:
+        for left in self.directory.glob(f"{ASIDE}*"):
+            shutil.rmtree(left)
+        if not (self.directory / self.place).exists():
+            self.log.note_dropped(self.place)
+        return self.model.session(self.directory / self.place)
 
     @property
     def names(self) -> set[str]:
@@ -105,6 +176,9 @@ class UserMemory:
     def close(self) -> None:
         """Give the files back; all is on the disk already."""
         self.log.close()
+        self._close_session()
+
+    def _close_session(self) -> None:
         close = getattr(self.session.memory, "close", None)
         if close is not None:
             close()
