@@ -26,6 +26,7 @@ from ltm.serve.conversations import CONVERSATION_ROUTES
 from ltm.serve.engine import ChatReply
 from ltm.serve.errors import ApiError, api_error
 from ltm.serve.keys import KeyStore
+from ltm.serve.memory_routes import MEMORY_ROUTES
 from ltm.serve.metrics import ServeMetrics
 from ltm.serve.responses import RESPONSE_ROUTES
 from ltm.serve.serial_engine import SerialEngine
@@ -107,10 +108,11 @@ def make_app(server: Server) -> Starlette:
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         *RESPONSE_ROUTES,
         *CONVERSATION_ROUTES,
+        *MEMORY_ROUTES,
     ]
     handlers = {ApiError: _explain, HTTPException: _explain, LtmError: _explain}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
-    app.add_middleware(Frame, server=server, routes=[route.path for route in routes])
+    app.add_middleware(Frame, server=server, paths={route.endpoint: route.path for route in routes})
     app.state.server = server
     return app
 
@@ -118,8 +120,8 @@ def make_app(server: Server) -> Starlette:
 class Frame:
     """Around every request: an id that its response names, its count and time, and a body for what went wrong."""
 
-    def __init__(self, app: ASGIApp, server: Server, routes: list[str]):
-        self.app, self.server, self.routes = app, server, routes
+    def __init__(self, app: ASGIApp, server: Server, paths: dict[Any, str]):
+        self.app, self.server, self.paths = app, server, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -145,10 +147,9 @@ class Frame:
                 raise
             await api_error(error).response()(scope, receive, framed)
         finally:
-            self._count(scope["path"], code, time.perf_counter() - started)
+            self._count(self.paths.get(scope.get("endpoint"), "other"), code, time.perf_counter() - started)
 
-    def _count(self, path: str, code: int, seconds: float) -> None:
-        route = path if path in self.routes else "/v1/models/{name}" if path.startswith("/v1/models/") else "other"
+    def _count(self, route: str, code: int, seconds: float) -> None:
         self.server.metrics.requests.labels(route, str(code)).inc()
         self.server.metrics.seconds.labels(route).observe(seconds)
         if code == 401:

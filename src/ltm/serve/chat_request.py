@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +163,11 @@ def ignored_names(data: dict[str, Any], body: type[Lenient], refused: Refused) -
         own = [name for name in memory if name not in MemoryOptions.model_fields and f"memory.{name}" not in refused]
         names += [f"memory.{name}" for name in own]
     names += [name for name, (_, is_asked) in refused.items() if _value(data, name) in ("none", "auto")]
+    return header_names(names)
+
+
+def header_names(names: Iterable[str]) -> list[str]:
+    """Names of fields as a header may hold them."""
     plain = ["".join(c if c.isascii() and (c.isalnum() or c in "._-") else "?" for c in name) for name in names]
     return [name[:MOST_NAME] for name in plain[:MOST_IGNORED]]
 

@@ -114,6 +114,8 @@ class MemoryItems:
         _check_count(limit, MOST_LISTED, "limit")
         if order not in ("asc", "desc"):
             raise invalid(f"order={order[:20]!r}; use asc or desc", "order")
+        if after is not None and not after.isascii():
+            raise _missing(after, "after")
         try:
             turns = self.log.page(limit + 1, after, order == "desc")
         except KeyError:
@@ -158,7 +160,7 @@ class MemoryItems:
         return Receipt(None, items, len(turns), probe(self.memory, turns))
 
     def _turn(self, item: str) -> LoggedTurn:
-        turn = self.log.by_id(item)
+        turn = self.log.by_id(item) if item.isascii() else None
         if turn is None:
             raise _missing(item, "id")
         return turn

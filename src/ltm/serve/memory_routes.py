@@ -1,0 +1,201 @@
+"""Routes under /v1/memory: what is remembered of a user, to be searched, read, corrected and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ltm.serve.access import json_body, key_of
+from ltm.serve.chat_request import header_names, invalid_field
+from ltm.serve.errors import ApiError, invalid
+from ltm.serve.identity import Caller, resolve
+from ltm.serve.memory_items import ItemPage, MemoryItem, MemoryItems, Receipt
+
+if TYPE_CHECKING:
+    from ltm.serve.app import Server
+
+Result = TypeVar("Result")
+READ, WRITE = "memory:read", "memory:write"
+
+
+class _Fields(BaseModel):
+    """Of a body, or of a query; whose memory it is, `identity` reads."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    memory: Any = None
+    user: Any = None
+    namespace: Any = None
+    safety_identifier: Any = None
+    metadata: Any = None
+
+
+class _Added(_Fields):
+    text: str
+
+
+class _Search(_Fields):
+    query: str
+    k: int = 8
+    since: str | None = None
+    until: str | None = None
+
+
+class _Page(_Fields):
+    after: str | None = None
+    limit: int = 20
+    order: str = "asc"
+
+
+class _Correction(_Fields):
+    text: str
+    reason: str | None = None
+    content_sha256: str | None = None
+
+
+class _Erasure(_Fields):
+    all: bool
+    confirm: str
+
+
+class _Asked:
+    """A request that was let in: whose memory, and what its fields say."""
+
+    def __init__(self, server: Server, caller: Caller, fields: Any, ignored: list[str]):
+        self.server, self.caller, self.fields, self.ignored = server, caller, fields, ignored
+
+    @classmethod
+    async def of(cls, request: Request, scope: str, kind: type[_Fields] = _Fields, *, has_body: bool = False) -> _Asked:
+        """Raises ApiError: 401, 403, 400 for fields that cannot be, 404 where there is no memory."""
+        server: Server = request.app.state.server
+        key = key_of(request, server.keys, scope)
+        data = await json_body(request, server.settings.max_body) if has_body else dict(request.query_params)
+        if not isinstance(data, dict):
+            raise invalid("the body is no JSON object; send one")
+        try:
+            fields = kind.model_validate(data)
+        except ValidationError as error:
+            raise invalid_field(error) from None
+        caller = resolve(key.principal, request.headers.items(), _with_namespace(data))
+        if caller.user is None:
+            raise invalid("this key speaks for many and the request names no user; send X-LTM-User", "user")
+        if not server.model.has_memory:
+            raise ApiError(404, "this server was started without a memory (--memory off)", "memory_not_found")
+        return cls(server, caller, fields, header_names(fields.model_extra or {}))
+
+    async def run(self, call: Callable[[MemoryItems], Result]) -> Result:
+        """Do it in the engine's thread, in the user's turn."""
+
+        def work() -> Result:
+            with self.server.users.using(self.caller) as memory:
+                return call(MemoryItems(memory))
+
+        done = asyncio.wrap_future(self.server.engine.run(self.caller.turn, work))
+        await asyncio.wait([done])
+        if done.cancelled():
+            raise ApiError(503, "the server is stopping; come again", "overloaded")
+        return done.result()
+
+    def answer(self, body: Mapping[str, Any]) -> Response:
+        headers = {"x-ltm-ignored": ", ".join(self.ignored)} if self.ignored else {}
+        return JSONResponse(body, headers=headers)
+
+
+def _with_namespace(data: dict[str, Any]) -> dict[str, Any]:
+    """A namespace may be named on its own: a query has no field within a field."""
+    if "namespace" not in data:
+        return data
+    memory = data.get("memory")
+    return {**data, "memory": {**(memory if isinstance(memory, dict) else {}), "namespace": data["namespace"]}}
+
+
+async def add_item(request: Request) -> Response:
+    """POST /v1/memory/items"""
+    asked = await _Asked.of(request, WRITE, _Added, has_body=True)
+    return asked.answer(_item(await asked.run(lambda items: items.add(asked.fields.text))))
+
+
+async def list_items(request: Request) -> Response:
+    """GET /v1/memory/items"""
+    asked = await _Asked.of(request, READ, _Page)
+    own = asked.fields
+    page: ItemPage = await asked.run(lambda items: items.page(own.after, own.limit, own.order))
+    return asked.answer(_list(list(map(_item, page.items)), page.has_more))
+
+
+async def search_items(request: Request) -> Response:
+    """POST /v1/memory/search"""
+    asked = await _Asked.of(request, READ, _Search, has_body=True)
+    own = asked.fields
+    found = await asked.run(lambda items: items.search(own.query, own.k, own.since, own.until))
+    return asked.answer(_list(list(map(_item, found))))
+
+
+async def read_item(request: Request) -> Response:
+    """GET /v1/memory/items/{id}"""
+    asked, item = await _Asked.of(request, READ), request.path_params["id"]
+    read = await asked.run(lambda items: items.one(item))
+    return asked.answer({**_item(read.item), "turns": list(map(_item, read.turns))})
+
+
+async def correct_item(request: Request) -> Response:
+    """PATCH /v1/memory/items/{id}"""
+    asked, item = await _Asked.of(request, WRITE, _Correction, has_body=True), request.path_params["id"]
+    own = asked.fields
+    version = await asked.run(lambda items: items.correct(item, own.text, own.reason, own.content_sha256))
+    return asked.answer(_item(version))
+
+
+async def delete_item(request: Request) -> Response:
+    """DELETE /v1/memory/items/{id}"""
+    asked, item = await _Asked.of(request, WRITE), request.path_params["id"]
+    return asked.answer(_receipt(await asked.run(lambda items: items.delete(item))))
+
+
+async def item_history(request: Request) -> Response:
+    """GET /v1/memory/items/{id}/history"""
+    asked, item = await _Asked.of(request, READ), request.path_params["id"]
+    versions = await asked.run(lambda items: items.history(item))
+    return asked.answer(_list([{"object": "memory.version", **asdict(version)} for version in versions]))
+
+
+async def delete_all(request: Request) -> Response:
+    """DELETE /v1/memory"""
+    asked = await _Asked.of(request, WRITE, _Erasure, has_body=True)
+    if not asked.fields.all:
+        raise invalid('all is not true; to erase a memory send {"all": true, "confirm": "USER"}', "all")
+    if asked.fields.confirm != asked.caller.user:
+        raise invalid("confirm is not the name of the user whose memory this is; nothing was deleted", "confirm")
+    return asked.answer(_receipt(await asked.run(lambda items: items.delete_all())))
+
+
+def _item(item: MemoryItem) -> dict[str, Any]:
+    return {"object": "memory.item", **asdict(item)}
+
+
+def _list(data: list[dict[str, Any]], has_more: bool = False) -> dict[str, Any]:
+    ids = [one["id"] for one in data] or [None]
+    return {"object": "list", "data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": has_more}
+
+
+def _receipt(receipt: Receipt) -> dict[str, Any]:
+    return {"object": "memory.deleted", "deleted": True, **asdict(receipt)}
+
+
+MEMORY_ROUTES = [
+    Route("/v1/memory", delete_all, methods=["DELETE"]),
+    Route("/v1/memory/search", search_items, methods=["POST"]),
+    Route("/v1/memory/items", add_item, methods=["POST"]),
+    Route("/v1/memory/items", list_items, methods=["GET"]),
+    Route("/v1/memory/items/{id}", read_item, methods=["GET"]),
+    Route("/v1/memory/items/{id}", correct_item, methods=["PATCH"]),
+    Route("/v1/memory/items/{id}", delete_item, methods=["DELETE"]),
+    Route("/v1/memory/items/{id}/history", item_history, methods=["GET"]),
+]
