@@ -41,6 +41,13 @@ def serve(
             help="longmem or another method that keeps a bank; text: what was said, by words and meaning; off.",
         ),
     ] = None,
+    recall: Annotated[
+        str | None,
+        typer.Option(
+            metavar="both|text|memory",
+            help="What of a memory an answer has: passages in the prompt and the memory attached (both), or one of them.",
+        ),
+    ] = None,
     sidenet: SideNetPath = None,
     device: Device = None,
     data_dir: DataDir = None,

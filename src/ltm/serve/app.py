@@ -56,7 +56,7 @@ class Server:
             self._tell_failure,
             ROLES if settings.remember_answers else ("user",),
         )
-        self.engine = SerialEngine(model, self.users, settings.queue_size)
+        self.engine = SerialEngine(model, self.users, settings.queue_size, settings.recall)
         self.started = int(time.time())
         self.fingerprint = f"ltm-{ltm.__version__}-{model.place}"
         self.app = make_app(self)

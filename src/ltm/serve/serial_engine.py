@@ -19,17 +19,18 @@ from ltm.serve.user_memory import UserMemory
 from ltm.serve.users import Users
 from ltm.text.answer import Answer
 from ltm.text.generation import EndOfAnswer, question_ids
+from ltm.text.recall import RecallMode
 
 
 class SerialEngine(Engine):
     """One thread that answers one request at a time, users in turn; what is to be remembered is read after the answer,
     in the same user's turn, and before that user's next question at the latest.
 
-    size: most requests that wait.
+    size: most requests that wait. recall: what of a memory an answer has.
     """
 
-    def __init__(self, model: ServedModel, users: Users, size: int):
-        self.model, self.users = model, users
+    def __init__(self, model: ServedModel, users: Users, size: int, recall: RecallMode = "both"):
+        self.model, self.users, self.recall = model, users, recall
         self._queue: FairQueue[tuple[Future, Callable[[], Any]]] = FairQueue(size)
         self._is_closing = False
         self._thread = Thread(target=self._work, name="ltm-engine", daemon=True)
@@ -115,8 +116,7 @@ class SerialEngine(Engine):
         options = dict(work.options)
         if options.get("seed") is not None:
             options["seed"] = (options["seed"] + number) % 2**63
-        if not work.reads:
-            options["recall"] = "off"
+        options["recall"] = self.recall if work.reads else "off"
         answer = session.ask(last["content"], history=history, on_text=hear, **options)
         pieces.append(stops.finish())
         listener.hear(number, pieces[-1])

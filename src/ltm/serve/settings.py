@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -71,6 +71,8 @@ class ServeSettings(BaseSettings):
     """The backbone: a built-in name, hub id, directory or .gguf file."""
     memory: str = DEFAULT_METHOD
     """longmem or another method that keeps a bank; text: what was said, by words and meaning; off."""
+    recall: Literal["both", "text", "memory"] = "both"
+    """What of a memory an answer has: passages in the prompt and the memory attached (both), or one of the two."""
     sidenet: Path | None = None
     """What `ltm train` wrote; default: the one shipped for the model."""
     device: str | None = None
