@@ -3,11 +3,11 @@
     python benchmarks/measurements/chat_memory.py
 
 One person says 30 facts, corrects 12 of them on a later day, has 6 forgotten, talks about other things, and asks for
-every fact in two wordings on days when nothing of it stands in the conversation. The same script is held with memory off,
-`text` (rag), `longmem` with the memory attached alone, with its passages in the prompt alone, and both. Answers are greedy.
-A 135M model phrases little, so beside the answer (does it say the value in force?) two things are counted that do not
-hang on its words: whether the turn that says it was recalled, and whether that value is the likeliest answer of five,
-the value before the correction among them. Writes benchmarks/results/chat_memory.json.
+every fact in two wordings on days when nothing of it stands in the conversation. The same script is held with memory
+off, `text` (rag), and `longmem`: with the memory attached, with its passages in the prompt, with both. Answers are
+greedy. A 135M model phrases little, so beside the answer (does it say the value in force?) two things are counted that
+do not hang on its words: whether the turn that says it was recalled, and whether that value is the likeliest answer of
+five, the value before the correction among them. Writes benchmarks/results/chat_memory.json.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
             for seed in range(arguments.seeds):
                 asked += ScriptedChat(model, settings, seed, arguments.tokens).hold()
         results.append({"memory": arm, "shares": shares(asked), "asked": asked})
-        notice(f"{arm}: {results[-1]['shares']}")
+        notice(f"{arm}: " + ", ".join(f"{name} {one['share']:.0%}" for name, one in results[-1]["shares"].items()))
     print_table(*table(results))
     write_result(arguments.name, {"config": vars(arguments), "machine": machine(), "results": results})
 
@@ -199,7 +199,11 @@ def shares(asked: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, (kind, outcome) in COLUMNS.items():
         own = [one[outcome] for one in asked if one["kind"] == kind]
-        found[name] = {"share": sum(own) / len(own), "of": len(own), "interval": wilson_interval(sum(own), len(own))._asdict()}
+        found[name] = {
+            "share": sum(own) / len(own),
+            "of": len(own),
+            "interval": wilson_interval(sum(own), len(own))._asdict(),
+        }
     return found
 
 

@@ -13,50 +13,74 @@ from dataclasses import dataclass, field
 DAYS, TURNS_A_DAY = 20, 10
 NUM_CORRECTED, NUM_FORGOTTEN = 12, 6
 
-NAMES = "Bruno Otto Clara Dora Felix Greta Hugo Ilona Jonas Klara Leon Martha Nils Paula Ruben Silke Theo Wanda".split()
-PLACES = "Lisbon Oslo Prague Dublin Vienna Bergen Turin Ghent Malaga Krakow Zagreb Tallinn Porto Graz Basel Leeds".split()
-COLORS = "red blue green yellow black white orange purple silver brown".split()
-FOODS = "lasagna sushi goulash paella ramen curry pancakes risotto falafel tacos dumplings moussaka".split()
-THINGS = "chess pottery climbing fencing rowing knitting archery judo tennis sailing yoga painting".split()
-INSTRUMENTS = "violin cello flute harp trumpet piano guitar accordion oboe drums".split()
-LANGUAGES = "Finnish Japanese Turkish Italian Welsh Korean Greek Polish Arabic Czech".split()
-NUMBERS = [str(number) for number in (4821, 7390, 1582, 6047, 9215, 3368, 8804, 2759, 5136, 6672)]
-DAYS_OF_WEEK = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-COMPANIES = "Brightwave Norvia Tessel Quantock Solmar Edgewood Pinecrest Halden Ostara Kestrel".split()
-PLANTS = "fern cactus orchid bonsai ivy basil lemon olive palm jasmine".split()
+WORDS = """
+names Bruno Otto Clara Dora Felix Greta Hugo Ilona Jonas Klara Leon Martha Nils Paula Ruben Silke Theo Wanda
+places Lisbon Oslo Prague Dublin Vienna Bergen Turin Ghent Malaga Krakow Zagreb Tallinn Porto Graz Basel Leeds
+colors red blue green yellow black white orange purple silver brown
+foods lasagna sushi goulash paella ramen curry pancakes risotto falafel tacos dumplings moussaka
+hobbies chess pottery climbing fencing rowing knitting archery judo tennis sailing yoga painting
+instruments violin cello flute harp trumpet piano guitar accordion oboe drums
+languages Finnish Japanese Turkish Italian Welsh Korean Greek Polish Arabic Czech
+numbers 4821 7390 1582 6047 9215 3368 8804 2759 5136 6672
+weekdays Monday Tuesday Wednesday Thursday Friday Saturday Sunday
+companies Brightwave Norvia Tessel Quantock Solmar Edgewood Pinecrest Halden Ostara Kestrel
+plants fern cactus orchid bonsai ivy basil lemon olive palm jasmine
+"""
+POOLS = {name: words for name, *words in map(str.split, WORDS.strip().splitlines())}
 
-KINDS: Sequence[tuple[str, Sequence[str], str, str]] = [
-    ("My dog is called {}.", NAMES, "What is my dog called?", "Do you remember the name of my dog?"),
-    ("My sister's name is {}.", NAMES, "What is my sister's name?", "How is my sister called?"),
-    ("My boss is called {}.", NAMES, "What is the name of my boss?", "Who is my boss?"),
-    ("My dentist is Doctor {}.", NAMES, "Who is my dentist?", "Which doctor looks after my teeth?"),
-    ("My neighbour is called {}.", NAMES, "What is my neighbour called?", "What is the name of the person next door?"),
-    ("My piano teacher is called {}.", NAMES, "What is my piano teacher called?", "Who teaches me the piano?"),
-    ("My grandmother was born in {}.", PLACES, "Where was my grandmother born?", "What is my grandmother's birthplace?"),
-    ("I live in {}.", PLACES, "Where do I live?", "Which city is my home in?"),
-    ("My next holiday will be in {}.", PLACES, "Where will my next holiday be?", "Where do I travel next?"),
-    ("My brother studies in {}.", PLACES, "Where does my brother study?", "In which city is my brother's university?"),
-    ("My head office is in {}.", PLACES, "Where is my head office?", "In which city is the head office?"),
-    ("My car is {}.", COLORS, "What color is my car?", "Which color did I pick for my car?"),
-    ("My front door is painted {}.", COLORS, "What color is my front door?", "How is my front door painted?"),
-    ("My bicycle is {}.", COLORS, "What color is my bicycle?", "What does my bicycle look like?"),
-    ("My favourite dish is {}.", FOODS, "What is my favourite dish?", "What do I like to eat most?"),
-    ("On Fridays we cook {}.", FOODS, "What do we cook on Fridays?", "What is our meal at the end of the week?"),
-    ("My hobby is {}.", THINGS, "What is my hobby?", "What do I do in my free time?"),
-    ("My daughter has started {}.", THINGS, "What has my daughter started?", "What is my daughter's new activity?"),
-    ("I play the {}.", INSTRUMENTS, "Which instrument do I play?", "What instrument is mine?"),
-    ("My son wants to learn the {}.", INSTRUMENTS, "What does my son want to learn?", "Which instrument is for my son?"),
-    ("I am learning {}.", LANGUAGES, "Which language am I learning?", "What language do I study?"),
-    ("My wife speaks {}.", LANGUAGES, "Which language does my wife speak?", "What can my wife speak?"),
-    ("The code of my garage is {}.", NUMBERS, "What is the code of my garage?", "How do I open the garage?"),
-    ("My locker number is {}.", NUMBERS, "What is my locker number?", "Which locker is mine?"),
-    ("My train ticket has the number {}.", NUMBERS, "Which number has my train ticket?", "What is on my train ticket?"),
-    ("The bins are emptied on {}.", DAYS_OF_WEEK, "When are the bins emptied?", "On which day do I put out the bins?"),
-    ("My yoga class is on {}.", DAYS_OF_WEEK, "On which day is my yoga class?", "When do I have yoga?"),
-    ("I work for {}.", COMPANIES, "Which company do I work for?", "Who is my employer?"),
-    ("My bank is {}.", COMPANIES, "Which bank do I use?", "Where is my money?"),
-    ("The plant on my desk is a {}.", PLANTS, "Which plant is on my desk?", "What grows on my desk?"),
+KINDS: Sequence[tuple[str, str, str, str]] = [
+    ("My dog is called {}.", "names", "What is my dog called?", "Do you remember the name of my dog?"),
+    ("My sister's name is {}.", "names", "What is my sister's name?", "How is my sister called?"),
+    ("My boss is called {}.", "names", "What is the name of my boss?", "Who is my boss?"),
+    ("My dentist is Doctor {}.", "names", "Who is my dentist?", "Which doctor looks after my teeth?"),
+    ("My neighbour is called {}.", "names", "What is my neighbour called?", "What is the person next door called?"),
+    ("My piano teacher is called {}.", "names", "What is my piano teacher called?", "Who teaches me the piano?"),
+    (
+        "My grandmother was born in {}.",
+        "places",
+        "Where was my grandmother born?",
+        "What is my grandmother's birthplace?",
+    ),
+    ("I live in {}.", "places", "Where do I live?", "Which city is my home in?"),
+    ("My next holiday will be in {}.", "places", "Where will my next holiday be?", "Where do I travel next?"),
+    (
+        "My brother studies in {}.",
+        "places",
+        "Where does my brother study?",
+        "In which city is my brother's university?",
+    ),
+    ("My head office is in {}.", "places", "Where is my head office?", "In which city is the head office?"),
+    ("My car is {}.", "colors", "What color is my car?", "Which color did I pick for my car?"),
+    ("My front door is painted {}.", "colors", "What color is my front door?", "How is my front door painted?"),
+    ("My bicycle is {}.", "colors", "What color is my bicycle?", "What does my bicycle look like?"),
+    ("My favourite dish is {}.", "foods", "What is my favourite dish?", "What do I like to eat most?"),
+    ("On Fridays we cook {}.", "foods", "What do we cook on Fridays?", "What is our meal at the end of the week?"),
+    ("My hobby is {}.", "hobbies", "What is my hobby?", "What do I do in my free time?"),
+    ("My daughter has started {}.", "hobbies", "What has my daughter started?", "What is my daughter's new activity?"),
+    ("I play the {}.", "instruments", "Which instrument do I play?", "What instrument is mine?"),
+    (
+        "My son wants to learn the {}.",
+        "instruments",
+        "What does my son want to learn?",
+        "Which instrument is my son's?",
+    ),
+    ("I am learning {}.", "languages", "Which language am I learning?", "What language do I study?"),
+    ("My wife speaks {}.", "languages", "Which language does my wife speak?", "What can my wife speak?"),
+    ("The code of my garage is {}.", "numbers", "What is the code of my garage?", "How do I open the garage?"),
+    ("My locker number is {}.", "numbers", "What is my locker number?", "Which locker is mine?"),
+    (
+        "My train ticket has the number {}.",
+        "numbers",
+        "Which number has my train ticket?",
+        "What is on my train ticket?",
+    ),
+    ("The bins are emptied on {}.", "weekdays", "When are the bins emptied?", "On which day do I put out the bins?"),
+    ("My yoga class is on {}.", "weekdays", "On which day is my yoga class?", "When do I have yoga?"),
+    ("I work for {}.", "companies", "Which company do I work for?", "Who is my employer?"),
+    ("My bank is {}.", "companies", "Which bank do I use?", "Where is my money?"),
+    ("The plant on my desk is a {}.", "plants", "Which plant is on my desk?", "What grows on my desk?"),
 ]
+"""What is said, what can stand in it, and how it is asked for: near to what was said, and in other words."""
 TALK = [
     "Hello!",
     "Good morning, how are you?",
@@ -79,8 +103,8 @@ TALK = [
 
 @dataclass
 class Fact:
-    """What is said of one thing. values: in the order they were said, the last one in force; said: (day, turn id) of
-    each; forgotten: after that."""
+    """What is said of one thing. values: in the order they were said, the last one in force; ids: of the turns that
+    said them; forgotten: after that."""
 
     kind: int
     values: list[str] = field(default_factory=list)
@@ -90,7 +114,7 @@ class Fact:
     @property
     def others(self) -> list[str]:
         """Values of its kind that were never said of it."""
-        return [value for value in KINDS[self.kind][1] if value not in self.values]
+        return [value for value in POOLS[KINDS[self.kind][1]] if value not in self.values]
 
 
 @dataclass(frozen=True)
@@ -114,7 +138,7 @@ def chat(seed: int) -> list[list[ScriptTurn]]:
     rng = random.Random(seed)
     facts = rng.sample(range(len(KINDS)), len(KINDS))
     changing = facts[: NUM_CORRECTED + NUM_FORGOTTEN]
-    values = {fact: rng.sample(KINDS[fact][1], 2) for fact in facts}
+    values = {fact: rng.sample(POOLS[KINDS[fact][1]], 2) for fact in facts}
     days: list[list[ScriptTurn]] = [[] for _ in range(DAYS)]
     for place, fact in enumerate(facts):
         first = place % 7
@@ -123,7 +147,9 @@ def chat(seed: int) -> list[list[ScriptTurn]]:
         if fact in changing:
             last = 7 + place % 4
             is_corrected = place < NUM_CORRECTED
-            days[last].append(_said("correct", fact, values[fact][1]) if is_corrected else ScriptTurn("forget", fact=fact))
+            days[last].append(
+                _said("correct", fact, values[fact][1]) if is_corrected else ScriptTurn("forget", fact=fact)
+            )
         for wording in (0, 1):
             day = rng.randrange(max(last + 1, 8), DAYS)
             days[day].append(ScriptTurn("ask", KINDS[fact][2 + wording], fact, wording))

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from random import Random
 from threading import Thread
 
 import openai
 import pytest
+from conftest import wait_for
 
 from ltm.methods import create_method
 from ltm.serve.identity import Caller
@@ -44,6 +46,10 @@ def talk(url, key, number, written):
         written += made.model_extra["memory"]["written"]
 
 
+def has_grown(values, least):
+    return len(values) >= least
+
+
 @pytest.mark.slow
 def test_what_was_said_to_be_written_is_there_after_any_kill(tiny_backbone, tmp_path):
     random, written = Random(3), []
@@ -57,7 +63,8 @@ def test_what_was_said_to_be_written_is_there_after_any_kill(tiny_backbone, tmp_
         process, url = start(tmp_path, tmp_path / "sidenet")
         thread = Thread(target=talk, args=(url, key, number, written))
         thread.start()
-        time.sleep(random.uniform(0.1, 1.5))
+        wait_for(partial(has_grown, written, len(written) + random.randint(1, 4)), 60)
+        time.sleep(random.uniform(0, 0.3))
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
         thread.join(30)
@@ -65,7 +72,7 @@ def test_what_was_said_to_be_written_is_there_after_any_kill(tiny_backbone, tmp_
     users = Users(tmp_path / "data", ServedModel(method.backbone, method, encoder=None), keys, budget=10**9)
     with users.using(Caller("default", "me")) as memory:
         logged = [memory.log.by_id(turn) for turn in written]
-        assert len(written) > 16 and None not in logged
+        assert len(written) >= 8 and None not in logged
         held = [info.name for info in memory.session.documents]
         assert len(held) == len(set(held)) and {turn.name for turn in logged if turn.role == "user"} <= set(held)
     users.close()

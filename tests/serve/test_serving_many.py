@@ -167,10 +167,11 @@ def test_many_users_at_once_get_their_own(serve, longmem, keys):
             history.append({"role": "user", "content": f"Secret word of mine, number {turn}: {user * 2}."})
             made = gateway.chat.completions.create(model="tiny-llama", messages=history, max_tokens=3, user=user)
             history.append({"role": "assistant", "content": made.choices[0].message.content})
-            memory = made.model_extra["memory"]
-            assert memory["user"] == user
-            used |= {one["id"] for one in memory["used"]}
-            written.setdefault(user, set()).update(memory["written"])
+            written.setdefault(user, set()).update(made.model_extra["memory"]["written"])
+            asked = [{"role": "user", "content": "What is my secret word?"}]
+            made = gateway.chat.completions.create(model="tiny-llama", messages=asked, max_tokens=3, user=user)
+            assert made.model_extra["memory"]["user"] == user
+            used |= {one["id"] for one in made.model_extra["memory"]["used"]}
         return used
 
     users, written = [f"user{n}" for n in range(5)], {}

@@ -191,13 +191,14 @@ def test_a_trace_says_what_each_passage_of_the_window_moved(read):
 
 def test_a_trace_encodes_no_earlier_turn_again(read, monkeypatch):
     history = [{"role": "user", "content": "Who keeps bees? " * 8}, {"role": "assistant", "content": "Boris. " * 8}]
-    read.ask("Where?", history=history, max_new_tokens=4)
+    where = "Where are the bees?"
+    read.ask(where, history=history, max_new_tokens=4)
     pushed, push = [], OpenStream.push
     monkeypatch.setattr(OpenStream, "push", lambda *a, **k: (pushed.append(a[1].shape[1]), push(*a, **k))[1])
-    again = read.ask("Where?", history=history, max_new_tokens=4, trace=True)
+    again = read.ask(where, history=history, max_new_tokens=4, trace=True)
     assert len(pushed) == len(again.recalled) + 1
     assert max(pushed) <= again.encoded_tokens + len(again.token_ids) < again.prompt_tokens
-    plain = Session(read.method, encoder=None).ask("Where?", history=history, max_new_tokens=4, trace=True)
+    plain = Session(read.method, encoder=None).ask(where, history=history, max_new_tokens=4, trace=True)
     assert [one.nats for one in again.moved] == pytest.approx([one.nats for one in plain.moved], abs=1e-3)
 
 

@@ -45,7 +45,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="both|text|memory",
-            help="What of a memory an answer has: passages in the prompt and the memory attached (both), or one of them.",
+            help="What of a memory an answer has: passages in its prompt and the memory attached, or one of them.",
         ),
     ] = None,
     sidenet: SideNetPath = None,

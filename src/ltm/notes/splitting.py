@@ -9,6 +9,7 @@ Span = tuple[int, int]
 """Character range, the end not included."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])['\"”’)\]]*\s+|\n\s*\n")
+_LETTERS, _SPEAKER = re.compile(r"\w+"), re.compile(r"^\s*\w+:\s+")
 _WORD = re.compile(r"\S{1,24}")
 """A longer run without a space (a link, Chinese) counts as several words, so that it is cut as well."""
 
@@ -25,6 +26,26 @@ def sentences(text: str) -> Iterator[Span]:
         yield from _trimmed(text, start, end)
         start = match.end()
     yield from _trimmed(text, start, len(text))
+
+
+def only_asks(text: str) -> bool:
+    """Whether a text is made of questions alone: it says nothing that an answer could be found in.
+
+    >>> only_asks("Are you there? What is my dog called?"), only_asks("My dog is Tom. What does he eat?")
+    (True, False)
+    """
+    spans = list(sentences(text))
+    return bool(spans) and all(text[:end].rstrip("\"'”’)]")[-1:] in ("?", "？") for _, end in spans)
+
+
+def is_same(text: str, question: str) -> bool:
+    """Whether a text is the question itself, asked before, with or without its speaker: it tells nothing new.
+
+    >>> is_same("User: Hello again!", "hello again"), is_same("The barn is red.", "Is the barn red?")
+    (True, False)
+    """
+    said, asked = (_LETTERS.findall(one.casefold()) for one in (_SPEAKER.sub("", text), question))
+    return said == asked
 
 
 def passages(text: str, most_words: int) -> list[Span]:

@@ -44,7 +44,9 @@ def _options(server: Server, parsed: ParsedChat) -> dict[str, Any]:
     """Options of `Asking` and `Sampling`."""
     body, settings = parsed.body, server.settings
     most = body.max_completion_tokens or body.max_tokens or settings.max_tokens
-    options: dict[str, Any] = {"max_new_tokens": min(most, settings.most_tokens), "instruction": ""}
+    options: dict[str, Any] = {"max_new_tokens": min(most, settings.most_tokens)}
+    if not parsed.messages[-1]["content"].rstrip().endswith("?"):
+        options["instruction"] = ""  # the usual one asks for a short answer, where passages are shown
     given = {"temperature": body.temperature, "top_p": body.top_p, "repetition_penalty": body.repetition_penalty}
     options |= {name: value for name, value in given.items() if value is not None}
     if body.seed is not None:

@@ -9,12 +9,13 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any
 
+from ltm.data.tokens import token_ids
 from ltm.serve.engine import ChatReply, ChatWork, Choice, Engine, Listener, Result
 from ltm.serve.errors import ApiError
 from ltm.serve.fair_queue import FairQueue, QueueFull
 from ltm.serve.served_model import AnySession, ServedModel
 from ltm.serve.stops import StopFilter
-from ltm.serve.turn_log import said
+from ltm.serve.turn_log import LoggedTurn, chain, said
 from ltm.serve.user_memory import UserMemory
 from ltm.serve.users import Users
 from ltm.text.answer import Answer
@@ -78,8 +79,9 @@ class SerialEngine(Engine):
             session: AnySession = memory.session if memory is not None and work.reads else self.model.plain
             self._check_room(work, session)
             answers, choices = [], []
+            in_window = self._in_window(work, session, memory) if memory is not None and work.reads else set()
             for number in range(work.num_choices):
-                answer, choice = self._choice(work, session, listener, number)
+                answer, choice = self._choice(work, session, listener, number, in_window)
                 answers.append(answer)
                 choices.append(choice)
             if memory is None:
@@ -101,7 +103,9 @@ class SerialEngine(Engine):
         with self.users.using(work.caller) as memory:
             yield memory, time.perf_counter() - started
 
-    def _choice(self, work: ChatWork, session: AnySession, listener: Listener, number: int) -> tuple[Answer, Choice]:
+    def _choice(
+        self, work: ChatWork, session: AnySession, listener: Listener, number: int, in_window: set[str]
+    ) -> tuple[Answer, Choice]:
         stops, pieces = StopFilter(work.stops), []
 
         def hear(text: str) -> None:
@@ -117,11 +121,35 @@ class SerialEngine(Engine):
         if options.get("seed") is not None:
             options["seed"] = (options["seed"] + number) % 2**63
         options["recall"] = self.recall if work.reads else "off"
-        answer = session.ask(last["content"], history=history, on_text=hear, **options)
+        answer = session.ask(last["content"], history=history, on_text=hear, leave_out=in_window, **options)
         pieces.append(stops.finish())
         listener.hear(number, pieces[-1])
         reason = "stop" if answer.ended or stops.found is not None else "length"
         return answer, Choice("".join(pieces), reason, len(answer.token_ids))
+
+    def _in_window(self, work: ChatWork, session: AnySession, memory: UserMemory) -> set[str]:
+        """Names of the turns of a request that the model sees anyway: those at its end that its window has room for,
+        the question among them, which a client may send a second time."""
+        left, names = session.window, set()
+        for text, turn in self._turns_back(work, memory):
+            if left is not None:
+                left -= len(token_ids(self.model.tokenizer, text))
+                if left < 0:
+                    break
+            if turn is not None:
+                names.add(turn.name)
+        return names
+
+    def _turns_back(self, work: ChatWork, memory: UserMemory) -> Iterator[tuple[str, LoggedTurn | None]]:
+        """What was said up to a question, the last first, with its place in the log where it has one."""
+        turns = said(work.messages[work.num_known :])
+        hashes = [own for _, own in chain(turns, work.caller.session, work.after)]
+        for (_, text), own in zip(reversed(turns), reversed(hashes), strict=True):
+            yield text, memory.log.by_hash(own)
+        before = work.after
+        while before and (turn := memory.log.by_hash(before)) is not None:
+            yield turn.text, turn
+            before = turn.parent
 
     def _check_room(self, work: ChatWork, session: AnySession) -> None:
         """Refuse what has no room, where a model's positions end."""

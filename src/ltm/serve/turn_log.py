@@ -20,7 +20,7 @@ from ltm.notes.database import Database
 from ltm.serve.keys import stamp
 
 TURNS = "turns.sqlite3"
-COLUMNS = "number, hash, role, text, time, first, replaced, reason"
+COLUMNS = "number, hash, role, text, time, first, replaced, reason, parent"
 CURRENT = "NOT forgotten AND replaced IS NULL"
 """What is in force: neither forgotten nor corrected since."""
 ROLES = ("user", "assistant")
@@ -59,6 +59,12 @@ class LoggedTurn:
     first: str
     replaced: str | None = None
     reason: str | None = None
+    parent: str = ""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it was added, or written in place of another one, and not said in a conversation."""
+        return not self.parent
 
     @property
     def id(self) -> str:
@@ -180,7 +186,7 @@ class TurnLog:
             values,
         )
         number = self.database.value("SELECT last_insert_rowid()")
-        return LoggedTurn(number, own, role, text, stamp(now), first or own, None, reason)
+        return LoggedTurn(number, own, role, text, stamp(now), first or own, None, reason, parent)
 
     # which memory holds what
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ltm.errors import LtmError
+from ltm.notes.splitting import only_asks
 from ltm.serve.keys import utc_now
 from ltm.serve.served_model import AnySession, ServedModel
 from ltm.serve.turn_log import LoggedTurn, TurnLog
@@ -25,7 +26,7 @@ class UserMemory:
     """What is open of one user; to be used by one thread at a time.
 
     roles: whose turns are taken in. A model that reads its own answers takes them for facts, the wrong ones, too; so by
-    default it does not.
+    default it does not. A turn of questions alone is not taken in either: it would be found for the same question.
 
     The log is the truth: what it holds and the memory does not is read into it by `take_in`, after a kill or with
     another model, too.
@@ -78,7 +79,8 @@ class UserMemory:
             if turn.number in self._refused:
                 continue
             try:
-                self._keep(turn)
+                if turn.is_alone or not only_asks(turn.text):
+                    self._keep(turn)
                 self.log.note_held(turn, self.place)
             except LtmError as error:
                 self._refused[turn.number] = error

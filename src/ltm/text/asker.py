@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,6 +28,8 @@ from ltm.text.recall import WINDOW_SHARE, PassageRecall, Recalled, given_passage
 from ltm.text.session_memory import SessionMemory
 from ltm.text.used_passages import used_passages
 
+OTHER_SHOWN = given_passages(["\u2026"]).shown
+"""Passages of a question that is not known yet."""
 FOR_ONE, NO_PART = (
     "not to be had for many questions at once; ask one by one",
     "no part of how a question is put; leave it out",
@@ -58,12 +60,13 @@ class Asker:
         given: Sequence[str] | None,
         trace: bool,
         on_text: OnText | None,
+        leave_out: Collection[str],
         options: dict[str, Any],
     ) -> Answer:
         asking, sampling = split_options(options)
         chosen = config_from_options(Sampling, sampling, "generation")
         started = time.perf_counter()
-        recalled = self._recalled(question, history, asking, given, chosen.max_new_tokens)
+        recalled = self._recalled(question, history, asking, given, chosen.max_new_tokens, leave_out)
         if _is_unknown(recalled, asking):
             return unknown_answer(recalled, time.perf_counter() - started, on_text)
         ids, memory = self._prompt(question, recalled, asking, history), self._attached(asking)
@@ -164,8 +167,9 @@ class Asker:
         asking: Asking,
         given: Sequence[str] | None,
         new_tokens: int = 0,
+        leave_out: Collection[str] = (),
     ) -> Recalled:
-        """What stands before a question; new_tokens: most tokens of the answer."""
+        """What stands before a question; new_tokens: most tokens of the answer; leave_out: documents."""
         if given is not None:
             return given_passages(given)
         if not asking.in_window:
@@ -174,7 +178,9 @@ class Asker:
         if bank is not None and path is not None and Bank.exists(path):
             recall.save(path, bank, much=True)
         before = next((turn["content"] for turn in reversed(history) if turn.get("role") == "user"), "")
-        found = recall.find(question, before, asking.num_passages)
+        found = recall.find(question, before, asking.num_passages, leave_out)
+        if found.confidence is not None and found.confidence < asking.show_confidence:
+            return replace(found, shown=[])
         return replace(found, shown=fitting(found.shown, self.tokenizer, self._room(question, asking, new_tokens)))
 
     def _room(self, question: str, asking: Asking, new_tokens: int) -> int | None:
@@ -219,8 +225,9 @@ class Asker:
         method = self.memory.method
         if not history:
             return method.stream(memory), ids.shape[1]
-        other = asked_ids(self.tokenizer, "\u2026", [], asking, history)
-        stable = min(shared_length([ids[0].tolist(), other[0].tolist()]), ids.shape[1] - 1)
+        # the next question may stand alone or behind passages, whether this one does or not
+        others = [asked_ids(self.tokenizer, "\u2026", shown, asking, history) for shown in ([], OTHER_SHOWN)]
+        stable = min(shared_length([one[0].tolist() for one in (ids, *others)]), ids.shape[1] - 1)
         bank = None if memory is None else self.memory.bank
         mark = (asking.with_memory, id(self.memory.held), None if bank is None else bank.version)
         return self._prefix.at(method, memory, ids, stable, mark)

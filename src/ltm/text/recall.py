@@ -13,7 +13,7 @@ asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,16 +171,23 @@ class PassageRecall:
 
     # finding
 
-    def find(self, question: str, before: str = "", num_passages: int = NUM_PASSAGES) -> Recalled:
-        """The passages that fit a question, and what is shown of the best of them; before: the turn before it, which a
-        question may hang on."""
+    def find(
+        self, question: str, before: str = "", num_passages: int = NUM_PASSAGES, leave_out: Collection[str] = ()
+    ) -> Recalled:
+        """The passages that fit a question, and what is shown of the best of them.
+
+        before: the turn before it, which a question may hang on; leave_out: names of documents that stand before the
+        model already, of which nothing is found.
+        """
         notes = self.notes
         lists = ranked_lists(question, notes, self.retriever.method_config.search)
+        left_out = self._notes_of(leave_out)
+        lists = {by: [(note, score) for note, score in ranked if note not in left_out] for by, ranked in lists.items()}
         scored = dict(by_score(lists, notes))
         if before:
             for note, score in by_score({"words": notes.ranked(before, LISTED, "words")}, notes):
                 scored[note] = scored.get(note, 0.0) + BEFORE_SHARE * score
-        ranked = sorted(scored, key=lambda note: (-scored[note], note))[:LISTED]
+        ranked = sorted(scored.keys() - left_out, key=lambda note: (-scored[note], note))[:LISTED]
         found = [Found(note, scored[note.id]) for note in notes.notes(ids=ranked)]
         best = found[:num_passages]
         if not best:
@@ -188,12 +195,18 @@ class PassageRecall:
         words = notes.weighed_words(question)
         evidence = [words.in_notes(one.note.id for one in best), *(score for _, score in lists.get("meaning", [])[:1])]
         shown = shown_sentences(question, [one.note for one in best], notes, words, num_passages + 1, self.has_vectors)
+        shown = [one for one in shown if self._names[one.event] not in leave_out]
         return Recalled(
             [self._passage(one) for one in found],
             [Passage(self._names[one.event], one.start, one.end, one.text, max(one.nearness, 0.0)) for one in shown],
             _confidence(evidence),
             evidence,
         )
+
+    def _notes_of(self, names: Collection[str]) -> set[int]:
+        """Ids of the notes of documents."""
+        events = [event for event, name in self._names.items() if name in names] if names else []
+        return {note for event in events for note in self.notes.citing(event)}
 
     def search(self, query: str, count: int) -> list[Passage]:
         """So many passages that fit a query best, best first."""

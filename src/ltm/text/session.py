@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -216,6 +216,7 @@ class Session:
         given: Sequence[str] | None = None,
         trace: bool = False,
         on_text: OnText | None = None,
+        leave_out: Collection[str] = (),
         **options: Any,
     ) -> Answer:
         """Answer a question with what is remembered: passages found for it are put into the window before it, and the
@@ -223,13 +224,14 @@ class Session:
 
         history: earlier turns, {"role": "user" or "assistant", "content": ...}, in the model's chat template or, where
         it has none, line by line before the question; given: passages to put before the question in place of those that
-        are looked up; trace: find the passages that attention used; on_text: gets the text as it comes; options: fields
-        of `Asking` (recall, num_passages, instruction, min_confidence) and of `Sampling` (max_new_tokens, ...). A
+        are looked up; trace: find the passages that attention used; on_text: gets the text as it comes; leave_out:
+        documents of which no passage is shown, such as those that the history says anyway; options: fields of `Asking`
+        (recall, num_passages, instruction, show_confidence, min_confidence) and of `Sampling` (max_new_tokens, ...). A
         repetition penalty counts the answer's own tokens alone: an answer from a passage repeats it.
         """
         check_text(question, "the question")
         with self._memory.alone():
-            return self._asker.ask(question, history, given, trace, on_text, options)
+            return self._asker.ask(question, history, given, trace, on_text, leave_out, options)
 
     def ask_all(
         self,

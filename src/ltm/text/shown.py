@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ltm.notes.records import Note
 from ltm.notes.row import NoteRow
 from ltm.notes.search import WeighedWords, content_words, vectors_of
-from ltm.notes.splitting import sentences
+from ltm.notes.splitting import is_same, sentences
 
 HEADING_WORDS, _STOPS = 12, ".!?\"'”’"
 """What is no longer, and ends with no stop, is a heading of what follows."""
@@ -46,7 +46,10 @@ def shown_sentences(
 
     words: of the question, in `notes`; by_meaning: compare by vectors where no sentence has many words of the question.
     """
-    near = nearest(question, sentences_of(best), notes, words, count, by_meaning)
+    spans = [one for one in sentences_of(best) if not is_same(one.text, question)]
+    if not spans:
+        return []
+    near = nearest(question, spans, notes, words, count, by_meaning)
     asked = set(content_words(question))
     kept = [one for place, one in enumerate(near) if not said_again(one, near[place + 1 :], asked)]
     linked = led_to(asked, kept, notes)

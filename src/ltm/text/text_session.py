@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +188,7 @@ class TextSession:
         given: Sequence[str] | None = None,
         trace: bool = False,
         on_text: OnText | None = None,
+        leave_out: Collection[str] = (),
         **options: Any,
     ) -> Answer:
         """Answer a question from what is remembered; arguments as `Session.ask`, but that passages are all there is of
@@ -203,7 +204,9 @@ class TextSession:
         usage, started = self.method.means.writer.usage, time.perf_counter()
         prompt_tokens, new_tokens = usage.prompt_tokens, usage.new_tokens
         put = self._put(question, history, given, asking)
-        reply = self.method.reply(**put, max_tokens=chosen.max_new_tokens, on_text=on_text, **sampling)
+        reply = self.method.reply(
+            **put, leave_out=leave_out, max_tokens=chosen.max_new_tokens, on_text=on_text, **sampling
+        )
         seconds = time.perf_counter() - started
         found = self.method.passages(reply.found, memory=self.memory)
         shown = found if trace else []

@@ -7,7 +7,7 @@ transaction, every note cites its events, and what was forgotten is gone from al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
@@ -20,6 +20,7 @@ from ltm.memory import LEFT_OUT, LeftOut, Memory
 from ltm.methods.method import Method
 from ltm.notes.records import Event, Forgotten, Found, Note
 from ltm.notes.row import NoteRow
+from ltm.notes.splitting import is_same
 from ltm.notes.store import NoteStore
 from ltm.notes.writer import Kind, Message, Messages, OnText, merged, write_as
 
@@ -152,23 +153,32 @@ class TextMemory(Method):
         memory: Given = LEFT_OUT,
         row: int = 0,
         query: str | None = None,
+        leave_out: Collection[str] = (),
         max_tokens: int = 256,
         on_text: OnText | None = None,
         **sampling: Any,
     ) -> Reply:
         """Answer messages, the last of them a user's, with what is remembered; nothing is remembered of it unless
-        `remember` is told so. query: what is looked for; None: that last message."""
-        found, prompt = self.prompt(messages, query, memory=memory, row=row)
+        `remember` is told so. query: what is looked for; None: that last message. leave_out: sources whose notes are
+        not put before the question."""
+        found, prompt = self.prompt(messages, query, leave_out, memory=memory, row=row)
         text = self.means.writer.write(prompt, max_tokens=max_tokens, on_text=on_text, **sampling)
         return Reply(text, found, prompt)
 
     def prompt(
-        self, messages: Messages, query: str | None = None, *, memory: Given = LEFT_OUT, row: int = 0
+        self,
+        messages: Messages,
+        query: str | None = None,
+        leave_out: Collection[str] = (),
+        *,
+        memory: Given = LEFT_OUT,
+        row: int = 0,
     ) -> tuple[list[Found], list[Message]]:
         """What is found for messages, best first, and what the writer gets; arguments as `reply`."""
         question = question_of(messages)
         notes = self._notes(memory, row)
-        found = [] if notes is None else self.look(query or question, notes)
+        asked = query or question
+        found = [] if notes is None else _telling(self.look(asked, notes), asked, leave_out, notes)
         return found, list(messages) if notes is None or not found else self.compose(messages, found, notes)
 
     def forget(self, source: str, *, memory: Given = LEFT_OUT, row: int = 0) -> Forgotten:
@@ -255,4 +265,15 @@ def _cited(found: Found, notes: NoteRow) -> list[Passage]:
         Passage(event.source or None, cite.start, cite.end, event.text[cite.start : cite.end], share)
         for cite in note.cites
         for event in [notes.event(cite.event)]
+    ]
+
+
+def _telling(found: list[Found], query: str, leave_out: Collection[str], notes: NoteRow) -> list[Found]:
+    """Those of which something can be learnt: no note that is the query itself, asked before, and none that cites
+    sources to leave out alone."""
+    events = {event.id for source in leave_out for event in notes.events(source)}
+    return [
+        one
+        for one in found
+        if not is_same(one.note.text, query) and not (one.note.cites and all(c.event in events for c in one.note.cites))
     ]
