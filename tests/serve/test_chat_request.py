@@ -53,8 +53,6 @@ def test_unknown_fields_are_named_and_can_be_no_header_of_their_own():
         ("logit_bias", {"5": 1}),
         ("presence_penalty", 0.5),
         ("frequency_penalty", -1),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": {}}),
         ("modalities", ["text", "audio"]),
         ("memory", {"as_of": "2026-01-01"}),
         ("memory", {"trace": True}),

@@ -198,7 +198,9 @@ def test_scopes(me, running, keys):
     ("options", "param"),
     [
         ({"tools": [{"type": "function", "name": "f", "parameters": {}}]}, "tools"),
-        ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {}}}}, "text.format.type"),
+        ({"text": {"format": {"type": "zork"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "zork"}}}}, "text.format.schema"),
         ({"background": True}, "background"),
         ({"context_management": [{"type": "compaction"}]}, "context_management"),
         ({"input": [{"type": "function_call_output", "call_id": "a", "output": "b"}]}, "input.0"),

@@ -46,6 +46,8 @@ class RemoteWriter:
         on_text: OnText | None = None,
         **sampling: Any,
     ) -> str:
+        if sampling.pop("rules", None):
+            raise WriterError(f"writer {self.name} makes its tokens elsewhere, where rules for them cannot reach")
         sampling.setdefault("temperature", 0.0)
         sampling.pop("repetition_penalty", None)  # of OpenAI's fields none means the same
         asked = {name: value for name, value in sampling.items() if value is not None}

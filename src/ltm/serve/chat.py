@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -30,6 +31,7 @@ async def chat_completions(request: Request) -> Response:
     parsed = parse_chat(data)
     caller = resolve(key.principal, request.headers.items(), data)
     work = work_of(server, key, caller, parsed)
+    await run_in_threadpool(server.model.grammars.check, work.format)
     user = caller.user if work.reads or work.writes else None
     wire = ChatWire(parsed.body.model or server.model.name, user, server.fingerprint)
     headers = {"x-ltm-ignored": ", ".join(parsed.ignored)} if parsed.ignored else {}

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ltm.serve.answer_format import AnswerFormat, parse_format
 from ltm.serve.errors import ApiError, invalid, unsupported
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -52,6 +53,7 @@ class ChatBody(Lenient):
     stop: str | list[str] | None = None
     seed: int | None = None
     n: int | None = Field(None, ge=1, le=4)
+    response_format: Any = None
     memory: MemoryOptions | None = None
     user: Any = None
     safety_identifier: Any = None
@@ -71,11 +73,13 @@ class ChatBody(Lenient):
 
 @dataclass(frozen=True)
 class ParsedChat:
-    """body; messages: role and content alone, a user's last; ignored: names of fields without effect."""
+    """body; messages: role and content alone, a user's last; ignored: names of fields without effect; format: what an
+    answer has to look like."""
 
     body: ChatBody
     messages: list[dict[str, Any]]
     ignored: list[str]
+    format: AnswerFormat = AnswerFormat()
 
 
 Refused = Mapping[str, tuple[str, Callable[[Any], bool]]]
@@ -89,7 +93,6 @@ UNSUPPORTED: Refused = {
     "logit_bias": ("logit_bias is", bool),
     "presence_penalty": ("presence_penalty is", bool),
     "frequency_penalty": ("frequency_penalty is", bool),
-    "response_format": ("a response_format other than text is", lambda value: _kind(value) not in (None, "text")),
     "modalities": ("modalities other than text are", lambda value: value not in (None, ["text"])),
     "audio": ("audio is", bool),
     "web_search_options": ("web search is", lambda value: value is not None),
@@ -115,7 +118,8 @@ def parse_chat(data: Any) -> ParsedChat:
     messages = [plain_message(message, f"messages.{n}") for n, message in enumerate(body.messages)]
     if messages[-1]["role"] != "user":
         raise invalid("the last message is not a user's; end with the question", f"messages.{len(messages) - 1}.role")
-    return ParsedChat(body, messages, ignored_names(data, ChatBody, UNSUPPORTED))
+    wanted = parse_format(body.response_format, "response_format", "json_schema")
+    return ParsedChat(body, messages, ignored_names(data, ChatBody, UNSUPPORTED), wanted)
 
 
 def plain_message(message: dict[str, Any], place: str) -> dict[str, Any]:
@@ -178,10 +182,6 @@ def _value(data: dict[str, Any], name: str) -> Any:
     for part in name.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
-
-
-def _kind(value: Any) -> Any:
-    return value.get("type") if isinstance(value, dict) else value
 
 
 def invalid_field(error: ValidationError) -> ApiError:

@@ -37,6 +37,7 @@ def work_of(server: Server, key: ApiKey, caller: Caller, parsed: ParsedChat) -> 
         _options(server, parsed),
         body.n or 1,
         body.stops,
+        format=parsed.format,
     )
 
 

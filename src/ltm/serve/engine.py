@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from ltm.serve.answer_format import AnswerFormat
 from ltm.serve.identity import Caller
 
 Result = TypeVar("Result")
@@ -26,7 +27,7 @@ class ChatWork:
     content, a user's last. options: of `Asking` and `Sampling`. num_choices: answers that are wanted, each with the
     next seed. stops: strings at which an answer ends. num_known: messages, from the first, that the server kept and
     logged itself; after: the hash of what was said up to there, as `turn_log.chain` (None: what a client sent is looked
-    through from its beginning).
+    through from its beginning). format: what an answer has to look like.
     """
 
     caller: Caller
@@ -38,6 +39,7 @@ class ChatWork:
     stops: tuple[str, ...] = ()
     num_known: int = 0
     after: str | None = None
+    format: AnswerFormat = AnswerFormat()
 
     @property
     def turn(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from ltm.serve.answer_format import AnswerFormat, parse_format
 from ltm.serve.chat_request import (
     ChatBody,
     Lenient,
@@ -36,6 +37,7 @@ class ResponseBody(Lenient):
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
     store: bool | None = None
+    text: Any = None
     stream: bool | None = False
     max_output_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
@@ -49,7 +51,6 @@ class ResponseBody(Lenient):
 UNSUPPORTED: Refused = {
     "tools": ("tools are", bool),
     "tool_choice": ("a choice of tools is", lambda value: value not in (None, "none", "auto")),
-    "text.format.type": ("a text.format other than text is", lambda value: value not in (None, "text")),
     "background": ("background is", bool),
     "context_management": ("context_management is", bool),
     "prompt": ("a stored prompt is", lambda value: value is not None),
@@ -66,13 +67,15 @@ UNSUPPORTED: Refused = {
 
 @dataclass(frozen=True)
 class ParsedResponse:
-    """body; items: what it brings, as they are kept; conversation: its id; ignored: names of fields without effect."""
+    """body; items: what it brings, as they are kept; conversation: its id; ignored: names of fields without effect;
+    format: what an answer has to look like."""
 
     body: ResponseBody
     items: list[Json]
     conversation: str | None
     metadata: Json
     ignored: list[str]
+    format: AnswerFormat = AnswerFormat()
 
     def chat(self, messages: list[dict[str, Any]]) -> ParsedChat:
         """As a chat completion that asks for the same."""
@@ -83,7 +86,7 @@ class ParsedResponse:
             raise invalid("the last message is not a user's; end with the question", "input")
         same = {name: getattr(body, name) for name in ("model", "temperature", "top_p", "memory")}
         chat = {"messages": whole, "max_completion_tokens": body.max_output_tokens, **same}
-        return ParsedChat(ChatBody.model_validate(chat), whole, self.ignored)
+        return ParsedChat(ChatBody.model_validate(chat), whole, self.ignored, self.format)
 
 
 def parse_response(data: Any) -> ParsedResponse:
@@ -104,7 +107,15 @@ def parse_response(data: Any) -> ParsedResponse:
         raise invalid("conversation is neither an id nor an object with one", "conversation")
     given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
     ignored = ignored_names(data, ResponseBody, UNSUPPORTED)
-    return ParsedResponse(body, parse_items(given, "input"), name, parse_metadata(body.metadata), ignored)
+    wanted = parse_format(text_of(body).get("format"), "text.format")
+    return ParsedResponse(body, parse_items(given, "input"), name, parse_metadata(body.metadata), ignored, wanted)
+
+
+def text_of(body: ResponseBody) -> Json:
+    """The field `text`, an object."""
+    if body.text is not None and not isinstance(body.text, dict):
+        raise invalid("text is no object; give one with format", "text")
+    return body.text or {}
 
 
 def parse_items(given: Any, place: str) -> list[Json]:

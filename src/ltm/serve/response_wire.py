@@ -11,7 +11,7 @@ from ltm.serve.answering import event
 from ltm.serve.chat_wire import memory_told
 from ltm.serve.engine import ChatReply
 from ltm.serve.errors import ApiError
-from ltm.serve.response_request import Json, ParsedResponse, message_item
+from ltm.serve.response_request import Json, ParsedResponse, message_item, text_of
 from ltm.serve.response_store import new_id
 
 
@@ -86,7 +86,7 @@ class ResponseWire:
             "conversation": None if self.parsed.conversation is None else {"id": self.parsed.conversation},
             "store": self.keeps,
             "temperature": body.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": text_of(body).get("format") or {"type": "text"}},
             "tool_choice": "auto",
             "tools": [],
             "top_p": body.top_p,

@@ -64,6 +64,7 @@ async def create(request: Request) -> Response:
     parsed = parse_response(data)
     caller = resolve(key.principal, request.headers.items(), data)
     asked = await _understood(server, key, caller, parsed)
+    await run_in_threadpool(server.model.grammars.check, asked.work.format)
     headers = {"x-ltm-ignored": ", ".join(parsed.ignored)} if parsed.ignored else {}
     answering = Answering(server, asked.work)
     if not parsed.body.stream:

@@ -121,7 +121,11 @@ class SerialEngine(Engine):
         if options.get("seed") is not None:
             options["seed"] = (options["seed"] + number) % 2**63
         options["recall"] = self.recall if work.reads else "off"
-        answer = session.ask(last["content"], history=history, on_text=hear, leave_out=in_window, **options)
+        rule = self.model.grammars.rule(work.format)
+        rules = [] if rule is None else [rule]
+        answer = session.ask(
+            last["content"], history=history, on_text=hear, leave_out=in_window, rules=rules, **options
+        )
         pieces.append(stops.finish())
         listener.hear(number, pieces[-1])
         reason = "stop" if answer.ended or stops.found is not None else "length"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from ltm.errors import LtmError
 from ltm.methods import method_class
 from ltm.methods.opening import open_method
 from ltm.methods.registry import create_method
+from ltm.serve.grammar import Grammars
+from ltm.text.generation import end_tokens
 from ltm.text.means import Means
 from ltm.text.session import Session
 from ltm.text.text_session import TextSession
@@ -68,6 +71,11 @@ class ServedModel:
     def place(self) -> str:
         """The folder, in each user's directory, of the memory that this model makes: another model's is another."""
         return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{self.memory}-{self.name}")
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What holds answers to a format."""
+        return Grammars(self.tokenizer, end_tokens(self.backbone.model, self.tokenizer))
 
     def session(self, path: Path) -> AnySession:
         """A session on the memory in a directory, made where there is none."""

@@ -26,6 +26,7 @@ from ltm.text.plain import has_template, line_ends
 from ltm.text.prefix import KeptPrefix
 from ltm.text.recall import WINDOW_SHARE, PassageRecall, Recalled, given_passages
 from ltm.text.session_memory import SessionMemory
+from ltm.text.token_rules import TokenRule
 from ltm.text.used_passages import used_passages
 
 OTHER_SHOWN = given_passages(["\u2026"]).shown
@@ -62,6 +63,7 @@ class Asker:
         on_text: OnText | None,
         leave_out: Collection[str],
         options: dict[str, Any],
+        rules: Sequence[TokenRule] = (),
     ) -> Answer:
         asking, sampling = split_options(options)
         chosen = config_from_options(Sampling, sampling, "generation")
@@ -72,9 +74,8 @@ class Asker:
         ids, memory = self._prompt(question, recalled, asking, history), self._attached(asking)
         begin = partial(self._begin, memory=memory, asking=asking, history=history)
         stream, encoded = begin(ids)
-        made = self.go_on(
-            ids, trace, on_text, chosen, memory, cache=stream.cache, penalize_prompt=False, line_ends=self.line_ends
-        )
+        how = {"cache": stream.cache, "penalize_prompt": False, "line_ends": self.line_ends, "rules": rules}
+        made = self.go_on(ids, trace, on_text, chosen, memory, **how)
         made = replace(made, seconds=time.perf_counter() - started, encoded_tokens=encoded).after(recalled)
         if not trace:
             return made

@@ -9,6 +9,7 @@ from ltm.errors import LtmError
 from ltm.notes.writer import Messages, OnText, Usage, WriterError, merged
 from ltm.tasks.scoring import score_continuations, text_tokens
 from ltm.text.generation import Sampling, generate, plain_ids, question_ids
+from ltm.text.token_rules import TokenRule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,12 +44,13 @@ class BackboneWriter:
         max_tokens: int = 256,
         *,
         on_text: OnText | None = None,
+        rules: Sequence[TokenRule] = (),
         **sampling: Any,
     ) -> str:
         chosen = Sampling(max_new_tokens=max_tokens, **sampling)
         ids = self._ids(messages)
         self._check_room(ids.shape[1] + max_tokens)
-        made = generate(self.method, self.tokenizer, ids, chosen, on_text=on_text, penalize_prompt=False)
+        made = generate(self.method, self.tokenizer, ids, chosen, on_text=on_text, penalize_prompt=False, rules=rules)
         self.usage.add(made.prompt_tokens, len(made.token_ids))
         return made.text
 

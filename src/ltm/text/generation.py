@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
-from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, StoppingCriteriaList, TextStreamer
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteriaList,
+    TextStreamer,
+)
 
 from ltm.data.control import ControlTokens, part_control_tokens
 from ltm.data.tokens import literal_ids
 from ltm.errors import ConfigError, LtmError
 from ltm.memory import LEFT_OUT, LeftOut, Memory
 from ltm.text.plain import has_template
+from ltm.text.token_rules import RuledEnd, RuledScores, TokenRule
 
 if TYPE_CHECKING:
     from ltm.methods import Reader
@@ -193,24 +200,32 @@ def generate(
     penalize_prompt: bool = True,
     cache: Stream | None = None,
     line_ends: Sequence[int] = (),
+    rules: Sequence[TokenRule] = (),
 ) -> Generated:
     """Generate after a prompt, int64 [1, tokens], with a memory (left out: the method's own); on_text gets the text as
     it comes; trace notes what memory gave. penalize_prompt: the repetition penalty counts the prompt's tokens, too;
     False where the prompt is what an answer is to be taken from. cache: a stream that has the prompt's beginning.
-    line_ends: tokens that end an answer, too, and begin none."""
+    line_ends: tokens that end an answer, too, and begin none. rules: what has a say in each token, in this order."""
     arguments, started = {**sampling.arguments(), "memory": memory}, time.perf_counter()
+    processors: list[LogitsProcessor] = [RuledScores(rules)] if rules else []
     if not penalize_prompt:
         own = RepetitionPenaltyLogitsProcessor(arguments.pop("repetition_penalty"), input_ids.shape[1])
-        arguments["logits_processor"] = LogitsProcessorList([own])
+        processors.insert(0, own)
+    if processors:
+        arguments["logits_processor"] = LogitsProcessorList(processors)
     if cache is not None:
         arguments["cache"] = cache
     ends = [*end_tokens(method, tokenizer), *line_ends]
     if line_ends:
         arguments["begin_suppress_tokens"] = list(line_ends)
     arguments.update(eos_token_id=ends or None, pad_token_id=_pad_token(tokenizer, ends))
+    ruled = RuledEnd(rules, ends)  # before the streamer: whoever hears of a token finds it noted
+    stopping: list[Any] = [ruled] if rules else []
     if on_text is not None:
         streamer = CallbackStreamer(tokenizer, on_text, line_ends)
-        arguments["stopping_criteria"] = StoppingCriteriaList([streamer])
+        stopping.append(streamer)
+    if stopping:
+        arguments["stopping_criteria"] = StoppingCriteriaList(stopping)
     with torch.random.fork_rng(enabled=sampling.seed is not None):
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
@@ -218,8 +233,8 @@ def generate(
     if on_text is not None:
         streamer.end()
     new = output[0, input_ids.shape[1] :].tolist()
-    seconds, ended = time.perf_counter() - started, bool(new) and new[-1] in ends
-    new = new[:-1] if ended else new
+    seconds, has_end = time.perf_counter() - started, bool(new) and new[-1] in ends
+    new, ended = new[:-1] if has_end else new, has_end or ruled.is_whole
     text = tokenizer.decode(new, skip_special_tokens=True)
     return Generated(text, new, used, by_token[: len(new)], input_ids.shape[1], ended, seconds)
 
@@ -242,8 +257,8 @@ def _run(
     return output, mean, traced.tokens(0, bank)[-scored:]
 
 
-def end_tokens(method: Reader, tokenizer: Any) -> list[int]:
-    """Every token that ends an answer, of the model's generation config and of the tokenizer."""
+def end_tokens(method: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends an answer, of a method's or model's generation config and of the tokenizer."""
     known = method.generation_config.eos_token_id
     ends = known if isinstance(known, list) else [known]
     return sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None})

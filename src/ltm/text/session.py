@@ -29,6 +29,7 @@ from ltm.text.generation import OnText, Sampling, plain_ids
 from ltm.text.reading import OnProgress, Ranges, read_document
 from ltm.text.recall import PassageRecall, RecallMode
 from ltm.text.session_memory import SessionMemory, no_bank
+from ltm.text.token_rules import TokenRule
 
 
 class Session:
@@ -217,6 +218,7 @@ class Session:
         trace: bool = False,
         on_text: OnText | None = None,
         leave_out: Collection[str] = (),
+        rules: Sequence[TokenRule] = (),
         **options: Any,
     ) -> Answer:
         """Answer a question with what is remembered: passages found for it are put into the window before it, and the
@@ -225,13 +227,14 @@ class Session:
         history: earlier turns, {"role": "user" or "assistant", "content": ...}, in the model's chat template or, where
         it has none, line by line before the question; given: passages to put before the question in place of those that
         are looked up; trace: find the passages that attention used; on_text: gets the text as it comes; leave_out:
-        documents of which no passage is shown, such as those that the history says anyway; options: fields of `Asking`
-        (recall, num_passages, instruction, show_confidence, min_confidence) and of `Sampling` (max_new_tokens, ...). A
+        documents of which no passage is shown, such as those that the history says anyway; rules: what has a say in
+        each token (`ltm.text.token_rules`), fresh ones for each answer; options: fields of `Asking` (recall,
+        num_passages, instruction, show_confidence, min_confidence) and of `Sampling` (max_new_tokens, ...). A
         repetition penalty counts the answer's own tokens alone: an answer from a passage repeats it.
         """
         check_text(question, "the question")
         with self._memory.alone():
-            return self._asker.ask(question, history, given, trace, on_text, leave_out, options)
+            return self._asker.ask(question, history, given, trace, on_text, leave_out, options, rules)
 
     def ask_all(
         self,

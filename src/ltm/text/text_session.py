@@ -26,6 +26,7 @@ from ltm.text.means import DEFAULT_BACKBONE, Means
 from ltm.text.reading import ReadProgress
 from ltm.text.recall import Recalled, RecallMode, given_passages
 from ltm.text.session import Session
+from ltm.text.token_rules import TokenRule
 
 if TYPE_CHECKING:
     from ltm.backbone import Backbone
@@ -189,6 +190,7 @@ class TextSession:
         trace: bool = False,
         on_text: OnText | None = None,
         leave_out: Collection[str] = (),
+        rules: Sequence[TokenRule] = (),
         **options: Any,
     ) -> Answer:
         """Answer a question from what is remembered; arguments as `Session.ask`, but that passages are all there is of
@@ -201,6 +203,8 @@ class TextSession:
         asking, sampling = split_options(options)
         chosen = Sampling(**sampling)
         sampling.pop("max_new_tokens", None)
+        if rules:
+            sampling["rules"] = rules
         usage, started = self.method.means.writer.usage, time.perf_counter()
         prompt_tokens, new_tokens = usage.prompt_tokens, usage.new_tokens
         put = self._put(question, history, given, asking)
