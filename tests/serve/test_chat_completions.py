@@ -164,7 +164,7 @@ def test_errors_by_class(me, running, keys):
     for error, call in {
         openai.AuthenticationError: lambda: ask(running.client("ltm_wrong")),
         openai.NotFoundError: lambda: ask(me, model="zork"),
-        openai.BadRequestError: lambda: ask(me, tools=[{"type": "function", "function": {"name": "f"}}]),
+        openai.BadRequestError: lambda: ask(me, tools=[{"type": "custom", "custom": {"name": "f"}}]),
     }.items():
         with pytest.raises(error) as caught:
             call()

@@ -35,9 +35,9 @@ def test_roles_and_parts():
 
 
 def test_unknown_fields_are_named_and_can_be_no_header_of_their_own():
-    data = {**HI, "store": True, "zork": {"deep": 1}, "x\r\nSet-Cookie: a": 1, "é" * 99: 1, "tool_choice": "auto"}
+    data = {**HI, "store": True, "zork": {"deep": 1}, "x\r\nSet-Cookie: a": 1, "é" * 99: 1, "function_call": "auto"}
     ignored = parse_chat({**data, "memory": {"colour": 1, "k": 3}}).ignored
-    assert ignored == ["store", "zork", "x??Set-Cookie??a", "?" * 64, "memory.colour", "tool_choice"]
+    assert ignored == ["store", "zork", "x??Set-Cookie??a", "?" * 64, "memory.colour", "function_call"]
     assert parse_chat({**HI, "user": "a", "n": 1, "stream_options": {"include_usage": True}}).ignored == []
     assert len(parse_chat({**HI, **{f"f{n}": 1 for n in range(99)}}).ignored) == 20
 
@@ -45,8 +45,7 @@ def test_unknown_fields_are_named_and_can_be_no_header_of_their_own():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "required"),
+        ("tools", [{"type": "custom"}]),
         ("functions", [{}]),
         ("logprobs", True),
         ("top_logprobs", 3),
@@ -103,9 +102,9 @@ def test_what_cannot_be_is_named(data, param):
     assert refused(data).param == param
 
 
-def test_other_content_and_tools_in_the_history():
+def test_other_content_and_functions_of_old_in_the_history():
     image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
     assert refused({"messages": [image]}).code == "unsupported_content"
-    called = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
-    assert refused({"messages": [called]}).param == "messages.0.tool_calls"
-    assert refused({"messages": [{"role": "tool", "content": "1"}]}).param == "messages.0.role"
+    called = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+    assert refused({"messages": [called]}).param == "messages.0.function_call"
+    assert refused({"messages": [{"role": "function", "content": "1"}]}).param == "messages.0.role"

@@ -197,13 +197,14 @@ def test_scopes(me, running, keys):
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"tools": [{"type": "function", "name": "f", "parameters": {}}]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0"),
         ({"text": {"format": {"type": "zork"}}}, "text.format.type"),
         ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),
         ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "zork"}}}}, "text.format.schema"),
         ({"background": True}, "background"),
         ({"context_management": [{"type": "compaction"}]}, "context_management"),
-        ({"input": [{"type": "function_call_output", "call_id": "a", "output": "b"}]}, "input.0"),
+        ({"input": [{"type": "function_call_output", "output": "b"}]}, "input.0.tool_call_id"),
+        ({"input": [{"type": "web_search_call"}]}, "input.0"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content.0"),
         ({"input": [{"role": "assistant", "content": "Yes."}]}, "input"),
         ({"input": []}, "input"),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltm.serve.errors import ApiError, invalid, unsupported
+
+if TYPE_CHECKING:
+    from ltm.serve.tools import Toolbox
 
 Json = dict[str, Any]
 
@@ -18,10 +21,12 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True)
 class AnswerFormat:
-    """schema: of JSON that an answer is; None: it is any text. param: the field that asks for it."""
+    """schema: of JSON that an answer is; None: it is any text. param: the field that asks for it. tools: functions that
+    may be called in its place, or must be; None: none."""
 
     schema: Json | None = None
     param: str = "response_format"
+    tools: Toolbox | None = None
 
 
 def parse_format(given: Any, param: str, inner: str | None = None) -> AnswerFormat:

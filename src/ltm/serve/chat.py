@@ -18,6 +18,7 @@ from ltm.serve.chat_work import work_of
 from ltm.serve.engine import ChatReply
 from ltm.serve.errors import api_error
 from ltm.serve.identity import resolve
+from ltm.serve.tools import CallReader
 
 if TYPE_CHECKING:
     from ltm.serve.app import Server
@@ -33,7 +34,7 @@ async def chat_completions(request: Request) -> Response:
     work = work_of(server, key, caller, parsed)
     await run_in_threadpool(server.model.grammars.check, work.format)
     user = caller.user if work.reads or work.writes else None
-    wire = ChatWire(parsed.body.model or server.model.name, user, server.fingerprint)
+    wire = ChatWire(parsed.body.model or server.model.name, user, server.fingerprint, work.format.tools is not None)
     headers = {"x-ltm-ignored": ", ".join(parsed.ignored)} if parsed.ignored else {}
     answering = Answering(server, work)
     if not parsed.body.stream:
@@ -43,13 +44,14 @@ async def chat_completions(request: Request) -> Response:
 
 
 async def _events(answering: Answering, wire: ChatWire, wants_usage: bool) -> AsyncIterator[dict[str, str]]:
-    begun = set[int]()
+    begun = dict[int, _Chunks]()
     async with aclosing(answering.pieces()) as pieces:
         async for choice, text in pieces:
             if choice not in begun:
-                begun.add(choice)
+                begun[choice] = _Chunks(wire, choice)
                 yield event(wire.first(choice))
-            yield event(wire.piece(choice, text))
+            for chunk in begun[choice].of(text):
+                yield event(chunk)
     try:
         reply = answering.reply()
     except Exception as error:  # the status is sent already
@@ -60,11 +62,35 @@ async def _events(answering: Answering, wire: ChatWire, wants_usage: bool) -> As
     yield {"data": "[DONE]"}
 
 
-def _end(wire: ChatWire, reply: ChatReply, begun: set[int], wants_usage: bool) -> list[dict[str, Any]]:
+class _Chunks:
+    """The chunks of one choice: text, and calls where functions may be called."""
+
+    def __init__(self, wire: ChatWire, choice: int):
+        self.wire, self.choice, self.num_calls = wire, choice, 0
+        self.reader = CallReader() if wire.has_calls else None
+
+    def of(self, text: str) -> list[dict[str, Any]]:
+        if self.reader is None:
+            return [self.wire.piece(self.choice, text)]
+        return [self._chunk(*part) for part in self.reader.push(text)]
+
+    def rest(self) -> list[dict[str, Any]]:
+        """What was held back, once the answer has ended."""
+        return [] if self.reader is None else [self._chunk(*part) for part in self.reader.finish()]
+
+    def _chunk(self, kind: str, piece: str) -> dict[str, Any]:
+        if kind == "text":
+            return self.wire.piece(self.choice, piece)
+        if kind == "call":
+            self.num_calls += 1
+            return self.wire.call(self.choice, self.num_calls - 1, piece)
+        return self.wire.arguments(self.choice, self.num_calls - 1, piece)
+
+
+def _end(wire: ChatWire, reply: ChatReply, begun: dict[int, _Chunks], wants_usage: bool) -> list[dict[str, Any]]:
     """The chunks after the last text."""
     chunks, last = [], len(reply.choices) - 1
     for number, choice in enumerate(reply.choices):
-        if number not in begun:
-            chunks.append(wire.first(number))
+        chunks += begun[number].rest() if number in begun else [wire.first(number)]
         chunks.append(wire.last(number, choice, reply, with_memory=number == last and not wants_usage))
     return [*chunks, wire.with_usage(reply)] if wants_usage else chunks

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ltm.serve.answer_format import AnswerFormat, parse_format
 from ltm.serve.errors import ApiError, invalid, unsupported
+from ltm.serve.messages import check_last, plain_message
+from ltm.serve.tools import parse_tools
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 MOST_IGNORED, MOST_NAME = 20, 64
 """Fields that are named as ignored, and characters of each."""
 
@@ -54,6 +55,9 @@ class ChatBody(Lenient):
     seed: int | None = None
     n: int | None = Field(None, ge=1, le=4)
     response_format: Any = None
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: Any = None
     memory: MemoryOptions | None = None
     user: Any = None
     safety_identifier: Any = None
@@ -73,8 +77,8 @@ class ChatBody(Lenient):
 
 @dataclass(frozen=True)
 class ParsedChat:
-    """body; messages: role and content alone, a user's last; ignored: names of fields without effect; format: what an
-    answer has to look like."""
+    """body; messages: as `plain_message` has them, a user's or a tool's last; ignored: names of fields without effect;
+    format: what an answer has to look like."""
 
     body: ChatBody
     messages: list[dict[str, Any]]
@@ -84,10 +88,8 @@ class ParsedChat:
 
 Refused = Mapping[str, tuple[str, Callable[[Any], bool]]]
 UNSUPPORTED: Refused = {
-    "tools": ("tools are", bool),
     "functions": ("functions are", bool),
     "function_call": ("function_call is", lambda value: value not in (None, "none", "auto")),
-    "tool_choice": ("a choice of tools is", lambda value: value not in (None, "none", "auto")),
     "logprobs": ("logprobs are", bool),
     "top_logprobs": ("top_logprobs are", bool),
     "logit_bias": ("logit_bias is", bool),
@@ -116,39 +118,11 @@ def parse_chat(data: Any) -> ParsedChat:
     if body.seed is not None and not -(2**63) <= body.seed < 2**63:
         raise invalid(f"seed={body.seed}; give a number of 64 bits", "seed")
     messages = [plain_message(message, f"messages.{n}") for n, message in enumerate(body.messages)]
-    if messages[-1]["role"] != "user":
-        raise invalid("the last message is not a user's; end with the question", f"messages.{len(messages) - 1}.role")
-    wanted = parse_format(body.response_format, "response_format", "json_schema")
+    check_last(messages, f"messages.{len(messages) - 1}.role")
+    wanted = replace(
+        parse_format(body.response_format, "response_format", "json_schema"), tools=parse_tools(data, nested=True)
+    )
     return ParsedChat(body, messages, ignored_names(data, ChatBody, UNSUPPORTED), wanted)
-
-
-def plain_message(message: dict[str, Any], place: str) -> dict[str, Any]:
-    """Role and text of a message."""
-    role = message.get("role")
-    if role in ("tool", "function") or message.get("tool_calls") or message.get("function_call"):
-        raise unsupported("tools are", f"{place}.{'role' if role in ('tool', 'function') else 'tool_calls'}")
-    if not isinstance(role, str) or role not in ROLES:
-        raise invalid(f"{place} has no role of {', '.join(ROLES)}", f"{place}.role")
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "".join(_part(part, f"{place}.content.{n}") for n, part in enumerate(content))
-    if content is None and role == "assistant":
-        content = ""
-    if not isinstance(content, str):
-        raise invalid(f"{place}.content is no text; give a text, or parts of type text", f"{place}.content")
-    if any("\ud800" <= character <= "\udfff" for character in content):
-        raise invalid(f"{place}.content holds half a character; give well-formed Unicode", f"{place}.content")
-    plain = {"role": ROLES[role], "content": content}
-    return {**plain, "recalled": True} if message.get("recalled") is True else plain
-
-
-def _part(part: Any, place: str) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind != "text":
-        raise unsupported(f"content of type {str(kind)[:40]} is", place, "unsupported_content")
-    if not isinstance(part.get("text"), str):
-        raise invalid(f"{place}.text is no text", place)
-    return part["text"]
 
 
 def refuse(data: dict[str, Any], refused: Refused) -> None:

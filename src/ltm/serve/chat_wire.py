@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ltm.serve.engine import ChatReply, Choice
+from ltm.serve.tools import ToolCall
 
 
 @dataclass(frozen=True)
 class ChatWire:
     """One response; model: as the request named it; user: whose memory it had, None for none; fingerprint: of what
-    answers, so that equal seeds can be compared."""
+    answers, so that equal seeds can be compared; has_calls: functions may be called in it."""
 
     model: str
     user: str | None
     fingerprint: str
+    has_calls: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -32,10 +34,19 @@ class ChatWire:
 
     def first(self, choice: int) -> dict[str, Any]:
         """The chunk that begins a choice."""
-        return self._chunk([_delta(choice, {"role": "assistant", "content": "", "refusal": None})])
+        content = None if self.has_calls else ""
+        return self._chunk([_delta(choice, {"role": "assistant", "content": content, "refusal": None})])
 
     def piece(self, choice: int, text: str) -> dict[str, Any]:
         return self._chunk([_delta(choice, {"content": text})])
+
+    def call(self, choice: int, number: int, name: str) -> dict[str, Any]:
+        """The chunk that begins the call of a function, the choice's so many-th."""
+        return self._chunk([_delta(choice, {"tool_calls": [{"index": number, **_call(ToolCall(name, ""))}]})])
+
+    def arguments(self, choice: int, number: int, piece: str) -> dict[str, Any]:
+        """A piece of the arguments of a call."""
+        return self._chunk([_delta(choice, {"tool_calls": [{"index": number, "function": {"arguments": piece}}]})])
 
     def last(self, number: int, choice: Choice, reply: ChatReply, *, with_memory: bool) -> dict[str, Any]:
         """The chunk that ends a choice; with_memory: no chunk with usage comes after it."""
@@ -87,8 +98,15 @@ def usage(reply: ChatReply) -> dict[str, Any]:
 
 
 def _choice(number: int, choice: Choice) -> dict[str, Any]:
-    message = {"role": "assistant", "content": choice.text, "refusal": None}
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+    if choice.calls:
+        message |= {"content": choice.text or None, "tool_calls": [_call(call) for call in choice.calls]}
     return {"index": number, "message": message, "finish_reason": choice.reason, "logprobs": None}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 
 
 def _delta(number: int, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ltm.serve.answer_format import AnswerFormat
 from ltm.serve.chat_request import ParsedChat
 from ltm.serve.engine import ChatWork
 from ltm.serve.errors import ApiError, invalid
@@ -46,7 +47,8 @@ def _options(server: Server, parsed: ParsedChat) -> dict[str, Any]:
     body, settings = parsed.body, server.settings
     most = body.max_completion_tokens or body.max_tokens or settings.max_tokens
     options: dict[str, Any] = {"max_new_tokens": min(most, settings.most_tokens)}
-    if not parsed.messages[-1]["content"].rstrip().endswith("?"):
+    last = parsed.messages[-1]
+    if parsed.format != AnswerFormat() or last["role"] != "user" or not last["content"].rstrip().endswith("?"):
         options["instruction"] = ""  # the usual one asks for a short answer, where passages are shown
     given = {"temperature": body.temperature, "top_p": body.top_p, "repetition_penalty": body.repetition_penalty}
     options |= {name: value for name, value in given.items() if value is not None}

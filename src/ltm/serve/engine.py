@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from ltm.serve.answer_format import AnswerFormat
 from ltm.serve.identity import Caller
+from ltm.serve.tools import ToolCall, prompt_messages
 
 Result = TypeVar("Result")
 
@@ -23,11 +24,11 @@ Result = TypeVar("Result")
 class ChatWork:
     """A request as an engine takes it.
 
-    caller: whose memory; reads, writes: whether it is asked and added to (never without a user). messages: role and
-    content, a user's last. options: of `Asking` and `Sampling`. num_choices: answers that are wanted, each with the
-    next seed. stops: strings at which an answer ends. num_known: messages, from the first, that the server kept and
-    logged itself; after: the hash of what was said up to there, as `turn_log.chain` (None: what a client sent is looked
-    through from its beginning). format: what an answer has to look like.
+    caller: whose memory; reads, writes: whether it is asked and added to (never without a user). messages: as
+    `plain_message` has them, a user's or a tool's last. options: of `Asking` and `Sampling`. num_choices: answers that
+    are wanted, each with the next seed. stops: strings at which an answer ends. num_known: messages, from the first,
+    that the server kept and logged itself; after: the hash of what was said up to there, as `turn_log.chain` (None:
+    what a client sent is looked through from its beginning). format: what an answer has to look like.
     """
 
     caller: Caller
@@ -42,6 +43,18 @@ class ChatWork:
     format: AnswerFormat = AnswerFormat()
 
     @property
+    def prompt(self) -> list[dict[str, Any]]:
+        """The messages as the model gets them, role and content, a user's last."""
+        return prompt_messages(self.messages, self.format.tools)
+
+    @property
+    def query(self) -> str | None:
+        """What is looked for in a memory; None: the last of the prompt."""
+        if self.messages[-1]["role"] == "user":
+            return None
+        return next((one["content"] for one in reversed(self.messages) if one["role"] == "user"), None)
+
+    @property
     def turn(self) -> str:
         """Who waits in the queue."""
         return self.caller.turn
@@ -49,12 +62,13 @@ class ChatWork:
 
 @dataclass(frozen=True)
 class Choice:
-    """text: without the stop string; reason: stop or length; num_tokens: that were made, the ones of a stop string and
-    beyond it in the same word included."""
+    """text: without the stop string and calls; reason: stop, length or tool_calls; num_tokens: that were made, the ones
+    of a stop string and beyond it in the same word included. calls: of functions."""
 
     text: str
     reason: str
     num_tokens: int
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,8 @@ class ChatReply:
 
 
 class Listener:
-    """Gets an answer as it comes, in the engine's thread. Set `is_gone` from any thread, and no more is made."""
+    """Gets an answer as it comes, with its calls as they are written, in the engine's thread. Set `is_gone` from any
+    thread, and no more is made."""
 
     def __init__(self, on_piece: Callable[[int, str], None] | None = None):
         self.on_piece, self.is_gone = on_piece, False

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ltm.errors import LtmError
 from ltm.serve.answer_format import AnswerFormat, refused_schema
+from ltm.serve.tools import BEGIN, BETWEEN, END, MOST_CALLS
 from ltm.text.token_rules import TokenRule
 
 COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -43,24 +44,61 @@ class Grammars:
 
     def check(self, wanted: AnswerFormat) -> None:
         """Raise ApiError 400 for a format that answers cannot be held to. Takes a while for large ones."""
-        if wanted.schema is not None:
-            self._matcher(wanted)
+        for param, schema in _schemas(wanted):
+            try:
+                grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT)
+            except ValueError as error:  # nested deeper than it reads
+                raise refused_schema(str(error), param) from None
+            self._matcher(grammar, param)
+        self.rule(wanted)
 
     def rule(self, wanted: AnswerFormat) -> GrammarRule | None:
         """What holds one answer to a format; None for any text."""
-        return None if wanted.schema is None else GrammarRule(self._matcher(wanted), self.ends)
+        if wanted.schema is None and wanted.tools is None:
+            return None
+        return GrammarRule(self._matcher(lark(wanted), wanted.param), self.ends)
 
-    def _matcher(self, wanted: AnswerFormat) -> LLMatcher:
+    def _matcher(self, grammar: str, param: str) -> LLMatcher:
         with self._lock:
             vocabulary = self.vocabulary
-        try:
-            grammar = LLMatcher.grammar_from_json_schema(json.dumps(wanted.schema), overrides=COMPACT)
-        except ValueError as error:  # nested deeper than it reads
-            raise refused_schema(str(error), wanted.param) from None
         matcher = LLMatcher(vocabulary, grammar, log_level=0)
         if matcher.is_error():
-            raise refused_schema(matcher.get_error(), wanted.param)
+            raise refused_schema(matcher.get_error(), param)
         return matcher
+
+
+def _schemas(wanted: AnswerFormat) -> list[tuple[str, Any]]:
+    """Each with the field that it came in."""
+    own = [] if wanted.schema is None else [(wanted.param, wanted.schema)]
+    return own + [(tool.param, tool.parameters) for tool in (wanted.tools.tools if wanted.tools else ())]
+
+
+def lark(wanted: AnswerFormat) -> str:
+    """A format in llguidance's dialect of Lark: text or JSON, or one call or more. A lazy terminal ends at the first
+    <tool_call> in a text, from where on it has to be one."""
+    rules = [] if wanted.schema is None else [f"json: {_json(wanted.schema)}"]
+    if wanted.tools is None:
+        return "\n".join(["%llguidance {}", "start: json", *rules])
+    mark, rest = BEGIN[: BEGIN.index("{")], BEGIN[BEGIN.index("{") :]
+    for number, tool in enumerate(wanted.tools.tools):
+        around = json.dumps(rest + tool.name + BETWEEN), json.dumps(END)
+        rules.append(f"call_{number}: {around[0]} {_json(tool.parameters)} {around[1]}")
+    calls = " | ".join(f"call_{number}" for number in range(len(wanted.tools.tools)))
+    more = f" (mark call){{0,{MOST_CALLS - 1}}}" if wanted.tools.parallel else ""
+    rules += [f"mark: {json.dumps(mark)}", f"call: {calls}"]
+    if wanted.tools.must:
+        start = f"mark call{more}"
+    elif wanted.schema is not None:
+        start = f"json | mark call{more}"
+    else:
+        start = f"TEXT | head call{more}"
+        rules += [r"TEXT: /(.|\n)*/", f"head[lazy]: TEXT {json.dumps(mark)}"]
+    return "\n".join(["%llguidance {}", f"start: {start}", *rules])
+
+
+def _json(schema: Any) -> str:
+    """A schema within a grammar."""
+    return f"%json {json.dumps({**schema, 'x-guidance': COMPACT})}"
 
 
 class GrammarRule(TokenRule):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -17,11 +17,12 @@ from ltm.serve.chat_request import (
     Refused,
     ignored_names,
     invalid_field,
-    plain_message,
     refuse,
 )
 from ltm.serve.errors import invalid, unsupported
+from ltm.serve.messages import check_last, plain_message
 from ltm.serve.response_store import Json, new_id
+from ltm.serve.tools import parse_tools
 
 MOST_PAIRS, MOST_KEY, MOST_VALUE = 16, 64, 512
 """Of metadata: pairs, and characters of a key and of a value."""
@@ -38,6 +39,9 @@ class ResponseBody(Lenient):
     conversation: str | dict[str, Any] | None = None
     store: bool | None = None
     text: Any = None
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: Any = None
     stream: bool | None = False
     max_output_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
@@ -49,8 +53,6 @@ class ResponseBody(Lenient):
 
 
 UNSUPPORTED: Refused = {
-    "tools": ("tools are", bool),
-    "tool_choice": ("a choice of tools is", lambda value: value not in (None, "none", "auto")),
     "background": ("background is", bool),
     "context_management": ("context_management is", bool),
     "prompt": ("a stored prompt is", lambda value: value is not None),
@@ -82,8 +84,7 @@ class ParsedResponse:
         body = self.body
         told = {"role": "system", "content": body.instructions}
         whole = [told, *messages] if body.instructions else messages
-        if whole[-1]["role"] != "user":
-            raise invalid("the last message is not a user's; end with the question", "input")
+        check_last(whole, "input")
         same = {name: getattr(body, name) for name in ("model", "temperature", "top_p", "memory")}
         chat = {"messages": whole, "max_completion_tokens": body.max_output_tokens, **same}
         return ParsedChat(ChatBody.model_validate(chat), whole, self.ignored, self.format)
@@ -107,7 +108,7 @@ def parse_response(data: Any) -> ParsedResponse:
         raise invalid("conversation is neither an id nor an object with one", "conversation")
     given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
     ignored = ignored_names(data, ResponseBody, UNSUPPORTED)
-    wanted = parse_format(text_of(body).get("format"), "text.format")
+    wanted = replace(parse_format(text_of(body).get("format"), "text.format"), tools=parse_tools(data, nested=False))
     return ParsedResponse(body, parse_items(given, "input"), name, parse_metadata(body.metadata), ignored, wanted)
 
 
@@ -130,19 +131,52 @@ def _item(item: Any, place: str) -> Json | None:
     kind = item.get("type", "message") if isinstance(item, dict) else None
     if kind == "reasoning":
         return None
-    if kind in ("function_call", "function_call_output"):
-        raise unsupported("tools are", place)
+    if kind == "function_call":
+        call = {name: item.get(name) for name in ("call_id", "name", "arguments")}
+        plain_message(_called(call), place)
+        return call_item(**call)
+    if kind == "function_call_output":
+        output = plain_message(_resulted({**item, "output": _plain_parts(item.get("output"))}), place)
+        return {
+            "id": new_id("fco"),
+            "type": "function_call_output",
+            "call_id": output["tool_call_id"],
+            "output": output["content"],
+            "status": "completed",
+        }
     if kind != "message":
         raise unsupported(f"an item of type {str(kind)[:40]} is", place, "unsupported_content")
-    content = item.get("content")
-    if isinstance(content, list):
-        content = [
-            {**part, "type": "text"} if isinstance(part, dict) and part.get("type") in TEXTS else part
-            for part in content
-        ]
-    plain = plain_message({**item, "content": content}, place)
+    if item.get("role") == "tool":
+        raise invalid(f"{place} is a tool's message; send an item of type function_call_output", f"{place}.role")
+    plain = plain_message({**item, "content": _plain_parts(item.get("content"))}, place)
     made = message_item(item["role"], plain["content"])
     return {**made, "recalled": True} if plain.get("recalled") else made
+
+
+def _plain_parts(content: Any) -> Any:
+    """Parts of text under the name that a chat completion has for them."""
+    if not isinstance(content, list):
+        return content
+    return [
+        {**part, "type": "text"} if isinstance(part, dict) and part.get("type") in TEXTS else part for part in content
+    ]
+
+
+def _called(item: Json) -> Json:
+    """A call as a message of a chat."""
+    function = {"name": item["name"], "arguments": item["arguments"]}
+    return {"role": "assistant", "content": None, "tool_calls": [{"id": item["call_id"], "function": function}]}
+
+
+def _resulted(item: Json) -> Json:
+    """The result of a call as a message of a chat."""
+    return {"role": "tool", "content": item["output"], "tool_call_id": item.get("call_id")}
+
+
+def call_item(call_id: str, name: str, arguments: str, status: str = "completed") -> Json:
+    """The call of a function as clients get it."""
+    names = {"id": new_id("fc"), "type": "function_call", "call_id": call_id}
+    return {**names, "name": name, "arguments": arguments, "status": status}
 
 
 def message_item(role: str, text: str, status: str = "completed") -> Json:
@@ -155,8 +189,16 @@ def message_item(role: str, text: str, status: str = "completed") -> Json:
 
 
 def messages_of(items: Sequence[Json]) -> list[dict[str, Any]]:
-    """Items as messages of a chat: role and text."""
-    return [plain_message({**item, "content": item["content"][0]["text"]}, item["id"]) for item in items]
+    """Items as messages of a chat, one each, as `plain_message` has them."""
+    return [plain_message(_message_of(item), item["id"]) for item in items]
+
+
+def _message_of(item: Json) -> Json:
+    if item["type"] == "function_call":
+        return _called(item)
+    if item["type"] == "function_call_output":
+        return _resulted(item)
+    return {**item, "content": item["content"][0]["text"]}
 
 
 def parse_metadata(given: Any) -> Json:

@@ -78,9 +78,13 @@ async def _events(answering: Answering, asked: _Asked) -> AsyncIterator[dict[str
         yield one
     async with aclosing(answering.pieces()) as pieces:
         async for _, text in pieces:
-            yield asked.wire.piece(text)
+            for one in asked.wire.pieces(text):
+                yield one
     try:
-        response = await asked.keep(answering.reply())
+        reply = answering.reply()
+        for one in asked.wire.rest():
+            yield one
+        response = await asked.keep(reply)
     except Exception as error:  # the status is sent already
         yield asked.wire.failed(api_error(error))
         return

@@ -15,6 +15,7 @@ from ltm.serve.errors import ApiError
 from ltm.serve.fair_queue import FairQueue, QueueFull
 from ltm.serve.served_model import AnySession, ServedModel
 from ltm.serve.stops import StopFilter
+from ltm.serve.tools import read_calls
 from ltm.serve.turn_log import LoggedTurn, chain, said
 from ltm.serve.user_memory import UserMemory
 from ltm.serve.users import Users
@@ -116,8 +117,8 @@ class SerialEngine(Engine):
             if stops.found is not None:
                 raise EndOfAnswer
 
-        *history, last = work.messages
-        options = dict(work.options)
+        *history, last = work.prompt
+        options = {**work.options, "query": work.query}
         if options.get("seed") is not None:
             options["seed"] = (options["seed"] + number) % 2**63
         options["recall"] = self.recall if work.reads else "off"
@@ -128,8 +129,10 @@ class SerialEngine(Engine):
         )
         pieces.append(stops.finish())
         listener.hear(number, pieces[-1])
-        reason = "stop" if answer.ended or stops.found is not None else "length"
-        return answer, Choice("".join(pieces), reason, len(answer.token_ids))
+        text = "".join(pieces)
+        spoken, calls = (text, ()) if work.format.tools is None else read_calls(text)
+        reason = "length" if not answer.ended and stops.found is None else "tool_calls" if calls else "stop"
+        return answer, Choice(spoken, reason, len(answer.token_ids), calls)
 
     def _in_window(self, work: ChatWork, session: AnySession, memory: UserMemory) -> set[str]:
         """Names of the turns of a request that the model sees anyway: those at its end that its window has room for,
@@ -159,7 +162,7 @@ class SerialEngine(Engine):
         """Refuse what has no room, where a model's positions end."""
         if session.capacity is None:
             return
-        *history, last = work.messages
+        *history, last = work.prompt
         prompt, new = (
             question_ids(self.model.tokenizer, last["content"], history).shape[1],
             work.options["max_new_tokens"],

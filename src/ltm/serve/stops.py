@@ -28,7 +28,7 @@ class StopFilter:
             place, self.found = min(places)
             self._held = ""
             return text[:place]
-        kept = max((_beginning(text, stop) for stop in self.stops), default=0)
+        kept = max((held_back(text, stop) for stop in self.stops), default=0)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
 
@@ -38,7 +38,7 @@ class StopFilter:
         return held
 
 
-def _beginning(text: str, stop: str) -> int:
-    """How many characters at the end of a text a stop string begins with."""
+def held_back(text: str, stop: str) -> int:
+    """How many characters at the end of a text a stop string begins with, and may yet become it."""
     most = min(len(text), len(stop) - 1)
     return next((length for length in range(most, 0, -1) if text.endswith(stop[:length])), 0)

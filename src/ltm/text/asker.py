@@ -179,7 +179,7 @@ class Asker:
         if bank is not None and path is not None and Bank.exists(path):
             recall.save(path, bank, much=True)
         before = next((turn["content"] for turn in reversed(history) if turn.get("role") == "user"), "")
-        found = recall.find(question, before, asking.num_passages, leave_out)
+        found = recall.find(asking.query or question, before, asking.num_passages, leave_out)
         if found.confidence is not None and found.confidence < asking.show_confidence:
             return replace(found, shown=[])
         return replace(found, shown=fitting(found.shown, self.tokenizer, self._room(question, asking, new_tokens)))

@@ -38,6 +38,8 @@ class Asking(Config):
     """Show no passages where what was found is less likely than this to hold the answer, 0 to 1: what does not fit
     draws a model off. Of 374 questions about other articles than were read this spares 355 their passages, of 408 that
     can be answered 2 lose theirs (docs/log/2026-11-27-chat.md)."""
+    query: str | None = None
+    """What is looked for in the memory; None: the question."""
 
     def problems(self) -> list[str]:
         found = super().problems()

@@ -268,7 +268,11 @@ class TextSession:
             raise LtmError("the question is empty; ask something")
         asked = prompt_text(question, given_passages(given or ()).shown, asking)
         memory = self.memory if given is None and asking.in_window else None
-        return {"messages": [*history, {"role": "user", "content": asked}], "query": question, "memory": memory}
+        return {
+            "messages": [*history, {"role": "user", "content": asked}],
+            "query": asking.query or question,
+            "memory": memory,
+        }
 
     def _check(self, asking: Asking) -> None:
         """Refuse what a memory of text has not."""
