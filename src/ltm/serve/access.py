@@ -10,15 +10,20 @@ from starlette.requests import ClientDisconnect, Request
 
 from ltm.serve.errors import ApiError, invalid
 from ltm.serve.keys import ApiKey, KeyStore
+from ltm.serve.sessions import session_key
 
 BODY_SECONDS = 60.0
 """A body that takes longer is given up: nobody holds a connection by sending slowly."""
 
 
 def key_of(request: Request, keys: KeyStore, scope: str | None = None) -> ApiKey:
-    """The key that a request brings. Raises ApiError: 401 for none that counts, 403 without the scope."""
-    kind, _, text = request.headers.get("authorization", "").partition(" ")
-    key = keys.find(text.strip()) if kind.lower() == "bearer" else None
+    """The key that a request brings, or that its session stands for. Raises ApiError: 401 for none that counts, 403
+    without the scope, or for a session's write without its token."""
+    if "authorization" in request.headers:
+        kind, _, text = request.headers["authorization"].partition(" ")
+        key = keys.find(text.strip()) if kind.lower() == "bearer" else None
+    else:
+        key = session_key(request)
     if key is None:
         headers = {"www-authenticate": "Bearer"}
         raise ApiError(

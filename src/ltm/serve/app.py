@@ -31,6 +31,8 @@ from ltm.serve.metrics import ServeMetrics
 from ltm.serve.responses import RESPONSE_ROUTES
 from ltm.serve.serial_engine import SerialEngine
 from ltm.serve.served_model import ServedModel
+from ltm.serve.session_routes import SESSION_ROUTES
+from ltm.serve.sessions import Sessions
 from ltm.serve.settings import ServeSettings
 from ltm.serve.turn_log import ROLES
 from ltm.serve.users import Users
@@ -56,6 +58,7 @@ class Server:
             self._tell_failure,
             ROLES if settings.remember_answers else ("user",),
         )
+        self.sessions = Sessions(keys)
         self.engine = SerialEngine(model, self.users, settings.queue_size, settings.recall)
         self.started = int(time.time())
         self.fingerprint = f"ltm-{ltm.__version__}-{model.place}"
@@ -109,6 +112,7 @@ def make_app(server: Server) -> Starlette:
         *RESPONSE_ROUTES,
         *CONVERSATION_ROUTES,
         *MEMORY_ROUTES,
+        *SESSION_ROUTES,
     ]
     handlers = {ApiError: _explain, HTTPException: _explain, LtmError: _explain}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)

@@ -133,13 +133,16 @@ class KeyStore:
         for number, known in self.database.run("SELECT id, hash FROM keys WHERE shown = ?", (text[:SHOWN_CHARS],)):
             if hmac.compare_digest(given, bytes(known)):
                 found = int(number)
-        keys = [] if found is None else self._keys("WHERE id = ?", (found,))
-        now = utc_now()
+        return None if found is None else self.with_id(found)
+
+    def with_id(self, number: int) -> ApiKey | None:
+        """The key of an id, if there is one and it has not ended; its use is noted."""
+        keys, now = self._keys("WHERE id = ?", (number,)), utc_now()
         if not keys or (keys[0].expires is not None and keys[0].expires <= stamp(now)):
             return None
         used = keys[0].used
         if used is None or used < stamp(now - timedelta(seconds=USE_SECONDS)):
-            self.database.run("UPDATE keys SET used = ? WHERE id = ?", (stamp(now), found))
+            self.database.run("UPDATE keys SET used = ? WHERE id = ?", (stamp(now), number))
         return keys[0]
 
     def all(self) -> list[ApiKey]:
