@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import ltm
 from ltm.errors import LtmError
 from ltm.serve.access import key_of
+from ltm.serve.admin_routes import ADMIN_ROUTES
 from ltm.serve.chat import chat_completions
 from ltm.serve.conversations import CONVERSATION_ROUTES
 from ltm.serve.engine import ChatReply
@@ -113,6 +114,7 @@ def make_app(server: Server) -> Starlette:
         *CONVERSATION_ROUTES,
         *MEMORY_ROUTES,
         *SESSION_ROUTES,
+        *ADMIN_ROUTES,
     ]
     handlers = {ApiError: _explain, HTTPException: _explain, LtmError: _explain}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)

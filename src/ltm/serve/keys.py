@@ -69,6 +69,17 @@ class ApiKey:
         return scope in self.scopes
 
 
+@dataclass(frozen=True)
+class KnownUser:
+    """Who has a memory. id: the name of its directory; created: ISO 8601, UTC."""
+
+    id: str
+    tenant: str
+    user: str
+    namespace: str
+    created: str
+
+
 class KeyStore:
     """The keys in a data directory, which is made where it is missing; several processes may have it open.
 
@@ -155,8 +166,12 @@ class KeyStore:
         if len(found) != 1:
             known = ", ".join(f"{one.id} ({one.name}, {one.shown}...)" for one in found or self.all()) or "none"
             raise LtmError(f"{len(found) or 'no'} keys are called {key}; give the id of one: {known}")
-        self.database.run("DELETE FROM keys WHERE id = ?", (found[0].id,))
+        self.revoke_id(found[0].id)
         return found[0]
+
+    def revoke_id(self, number: int) -> None:
+        """Delete the key of an id, if there is one."""
+        self.database.run("DELETE FROM keys WHERE id = ?", (number,))
 
     def first(self, text: str | None = None) -> str | None:
         """The text of the first key, made now, with every scope but gateway; None where there are keys. text: the one
@@ -179,6 +194,14 @@ class KeyStore:
         values = (directory, tenant, user, namespace, stamp(utc_now()))
         if self.database.value("SELECT 1 FROM users WHERE directory = ?", (directory,)) is None:
             self.database.run("INSERT OR IGNORE INTO users VALUES (?, ?, ?, ?, ?)", values)
+
+    def users(self, after: str | None = None, limit: int = 100, newest_first: bool = False) -> list[KnownUser]:
+        """Who has a memory, in the order they came; after: the id of the last one of the page before."""
+        compare, order = ("<", "DESC") if newest_first else (">", "ASC")
+        start = f"rowid {compare} (SELECT rowid FROM users WHERE directory = ?)" if after is not None else "? IS NULL"
+        select = "SELECT directory, tenant, user, namespace, created FROM users"
+        rows = self.database.run(f"{select} WHERE {start} ORDER BY rowid {order} LIMIT ?", (after, limit))
+        return [KnownUser(*row) for row in rows]
 
 
 def _check(user: str | None, scopes: Sequence[str], expires: timedelta | None) -> None:

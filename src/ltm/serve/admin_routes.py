@@ -1,0 +1,124 @@
+"""Routes under /v1/admin, for keys with the scope admin: keys made, listed and revoked, and users with their sizes.
+
+Nothing here tells what anybody said. Whoever has the scope can make a key of any user, as `ltm keys create` can.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ltm.serve.access import json_body, key_of
+from ltm.serve.chat_request import Lenient, header_names, invalid_field
+from ltm.serve.errors import ApiError, invalid
+from ltm.serve.keys import USUAL, ApiKey
+from ltm.serve.responses import page_of
+from ltm.serve.settings import time_span
+
+if TYPE_CHECKING:
+    from ltm.serve.app import Server
+
+SCOPE = "admin"
+
+
+class _NewKey(Lenient):
+    name: str
+    user: str | None = None
+    gateway: bool = False
+    scopes: list[str] | None = None
+    expires: str | None = None
+    tenant: str = "default"
+
+
+def _admitted(request: Request) -> Server:
+    """The server, for who may. Raises ApiError: 401, 403."""
+    server: Server = request.app.state.server
+    key_of(request, server.keys, SCOPE)
+    return server
+
+
+async def list_keys(request: Request) -> Response:
+    """GET /v1/admin/keys: all of them, without their texts."""
+    keys = await run_in_threadpool(_admitted(request).keys.all)
+    return JSONResponse({"object": "list", "data": list(map(_key, keys)), "has_more": False})
+
+
+async def create_key(request: Request) -> Response:
+    """POST /v1/admin/keys: the only answer that has the key's text, as `key`."""
+    server = _admitted(request)
+    data = await json_body(request, server.settings.max_body)
+    try:
+        asked = _NewKey.model_validate(data)
+    except ValidationError as error:
+        raise invalid_field(error) from None
+    if (asked.user is None) != asked.gateway:
+        raise invalid("a key is one user's or a gateway's: give user, or gateway true", "user")
+    try:
+        span = time_span(asked.expires or None)
+    except ValueError as error:
+        raise invalid(f"expires: {error}", "expires") from None
+    if not asked.name.strip():
+        raise invalid("name is empty; give one", "name")
+    scopes = USUAL if asked.scopes is None else asked.scopes
+    key, text = await run_in_threadpool(server.keys.create, asked.name, asked.user, scopes, span, asked.tenant)
+    ignored = header_names(asked.model_extra or {})
+    return JSONResponse({**_key(key), "key": text}, headers={"x-ltm-ignored": ", ".join(ignored)} if ignored else {})
+
+
+async def revoke_key(request: Request) -> Response:
+    """DELETE /v1/admin/keys/{id}: it is refused from now on, and so are its sessions."""
+    server, number = _admitted(request), request.path_params["id"]
+    gone = next((key for key in await run_in_threadpool(server.keys.all) if key.id == number), None)
+    if gone is None:
+        raise ApiError(404, f"there is no key {number}", "key_not_found", "id")
+    await run_in_threadpool(server.keys.revoke_id, number)
+    return JSONResponse({**_key(gone), "object": "admin.key.deleted", "deleted": True})
+
+
+async def list_users(request: Request) -> Response:
+    """GET /v1/admin/users: who has a memory, the newest first, with the bytes it has on the disk."""
+    server, page = _admitted(request), page_of(request)
+
+    def find() -> list[dict[str, Any]]:
+        return [
+            {"object": "admin.user", **asdict(user), "bytes": _bytes(server.users.directory / user.id)}
+            for user in server.keys.users(page["after"], page["limit"] + 1, page["order"] == "desc")
+        ]
+
+    found = await run_in_threadpool(find)
+    data = found[: page["limit"]]
+    ids = [one["id"] for one in data] or [None]
+    has_more = len(found) > len(data)
+    return JSONResponse({"object": "list", "data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": has_more})
+
+
+def _key(key: ApiKey) -> dict[str, Any]:
+    return {"object": "admin.key", **asdict(key)}
+
+
+def _bytes(directory: Path) -> int:
+    """Of the files in a directory; those that go while it is looked through do not count."""
+    total = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(place, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+ADMIN_ROUTES = [
+    Route("/v1/admin/keys", list_keys, methods=["GET"]),
+    Route("/v1/admin/keys", create_key, methods=["POST"]),
+    Route("/v1/admin/keys/{id:int}", revoke_key, methods=["DELETE"]),
+    Route("/v1/admin/users", list_users, methods=["GET"]),
+]
