@@ -104,12 +104,21 @@ def load_settings(config: Path | None, **given: Any) -> ServeSettings:
 
 
 def _tell(url: str, server: Server, first_key: str | None) -> None:
-    """Where it is, and how it is asked."""
+    """Where it is, and how it is asked. Whoever sees a local server's terminal may log in to its page."""
+    from ltm.serve.sessions import LINK_SECONDS
+
     model = server.model
     if first_key is not None:
         notice("a first key was made, for the user me; it is shown this once:")
         print(first_key, flush=True)
     notice(f"{model.name} with memory {model.memory} listens at {url}/v1; Ctrl-C stops it")
+    token = server.sessions.link_token() if server.settings.is_local else None
+    if token is None:
+        notice(f"its page, where a key logs in: {url}/")
+    else:
+        notice(
+            f"its page, logged in by this link, once and within {LINK_SECONDS / 60:.0f} minutes: {url}/#token={token}"
+        )
     key = first_key or "KEY"
     body = f'{{"model": "{model.name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     header = f"Authorization: Bearer {key}"

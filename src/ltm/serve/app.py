@@ -29,6 +29,7 @@ from ltm.serve.errors import ApiError, api_error
 from ltm.serve.keys import KeyStore
 from ltm.serve.memory_routes import MEMORY_ROUTES
 from ltm.serve.metrics import ServeMetrics
+from ltm.serve.page_routes import PAGE_ROUTES
 from ltm.serve.responses import RESPONSE_ROUTES
 from ltm.serve.serial_engine import SerialEngine
 from ltm.serve.served_model import ServedModel
@@ -115,6 +116,7 @@ def make_app(server: Server) -> Starlette:
         *MEMORY_ROUTES,
         *SESSION_ROUTES,
         *ADMIN_ROUTES,
+        *PAGE_ROUTES,
     ]
     handlers = {ApiError: _explain, HTTPException: _explain, LtmError: _explain}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
