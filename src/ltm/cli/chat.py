@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import sys
-from contextlib import suppress
-from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltm.cli.ask import asking_options, finish, open_session, print_uses, sampling_options
+from ltm.cli.ask import asking_options, open_session, sampling_options
+from ltm.cli.chat_loop import Chat
 from ltm.cli.declared import (
-    BankOrText,
     Device,
     Instruction,
     MaxTokens,
@@ -27,31 +24,44 @@ from ltm.cli.declared import (
     Temperature,
     new_app,
 )
+from ltm.cli.options import refuse
 from ltm.configs import NUM_PASSAGES
-from ltm.console import notice, notices, shell_line, write
+from ltm.console import notice
 from ltm.data.pipes import is_stream, stream_name
 from ltm.errors import LtmError
 
 if TYPE_CHECKING:
-    from ltm.text.answer import Answer
-    from ltm.text.session import Session
-    from ltm.text.text_session import TextSession
+    from ltm.cli.chat_partner import Partner
 
-COMMANDS = {
-    "/why": "what the last answer used",
-    "/forget": "what was said so far is dropped: neither used any more nor kept",
-    "/quit": "end (Ctrl-D too)",
-}
-_COMMAND = re.compile(r"/[a-z]+")
+LOCAL = ("recall", "passages", "instruction", "min_confidence", "backbone", "sidenet", "method", "device")
+"""Options of the model that runs here."""
 
 app = new_app()
 
 
 @app.command(epilog="Try: ltm chat moby.bank")
 def chat(
-    bank: BankOrText,
+    context: typer.Context,
+    bank: Annotated[
+        Path | None,
+        typer.Argument(metavar="[BANK]", help="A memory, or a text that is read first, each time.", show_default=False),
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Talk with this server and its memory of you, in place of BANK.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LTM_API_KEY", help="A key of the server's; better in the environment, where nobody sees it."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A line of JSON to stdout for each question and command, for scripts.")
+    ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Show the passages of memory that the answer used.")] = False,
-    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep what was said in a saved memory.")] = True,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Keep what was said, in a saved memory or the server's.")
+    ] = True,
     recall: RecallFrom = "both",
     passages: NumPassages = NUM_PASSAGES,
     instruction: Instruction = None,
@@ -65,84 +75,44 @@ def chat(
     method: MethodWithOptions = None,
     device: Device = None,
 ) -> None:
-    """Talk with a model that has a memory, a question a line; what was said is kept in a saved memory.
+    """Talk with a model that has a memory, a question a line; what was said is kept.
 
-    /why shows the passages that the last answer used, /forget drops what was said so far, /quit or Ctrl-D ends. A
-    document of the memory holds the whole conversation afterwards; `ltm bank delete` removes it.
+    BANK is a memory or a text, with a model that runs here; --server is one that runs there. /help tells the commands:
+    what is remembered, what the last answer used, and how to forget it. Ctrl-C stops an answer, Ctrl-D ends. A document
+    of a saved memory holds the whole conversation afterwards; `ltm bank delete` removes it.
     """
-    if is_stream(bank):
-        raise LtmError(f"{stream_name(bank)} is where questions come from; give the text as a file")
-    session = open_session(bank, backbone=backbone, sidenet=sidenet, method=method, device=device)
-    options = sampling_options(max_tokens, temperature, repetition_penalty, seed)
-    talk = Chat(session, trace, options | asking_options(recall, passages, instruction, min_confidence))
-    notice("Ask away. " + "; ".join(f"{name}: {meaning}" for name, meaning in COMMANDS.items()) + ".", style="dim")
+    sampling = sampling_options(max_tokens, temperature, repetition_penalty, seed)
+    if server is not None and bank is None:
+        refuse("with --server", LOCAL, context)
+        partner = _remote(server, key, sampling, keep)
+    elif server is None and bank is not None:
+        opening = {"backbone": backbone, "sidenet": sidenet, "method": method, "device": device}
+        asking = asking_options(recall, passages, instruction, min_confidence)
+        partner = _local(bank, opening, sampling | asking, keep)
+    else:
+        raise LtmError("give a memory or a text to talk about, or --server URL; see: ltm chat --help")
+    talk = Chat(partner, trace, as_json)
+    if not as_json:
+        notice("Ask away. /help tells the commands.", style="dim")
     try:
         talk.run()
     finally:
-        if keep:
-            talk.save()
+        partner.end(talk.history)
 
 
-class Chat:
-    """The turns so far and the last answer."""
+def _local(bank: Path, opening: dict[str, Any], options: dict[str, Any], keep: bool) -> Partner:
+    if is_stream(bank):
+        raise LtmError(f"{stream_name(bank)} is where questions come from; give the text as a file")
+    from ltm.cli.chat_local import LocalPartner
 
-    def __init__(self, session: Session | TextSession, trace: bool, options: dict[str, Any]):
-        self.session, self.trace, self.options = session, trace, options
-        self.history: list[dict[str, str]] = []
-        self.last: Answer | None = None
-
-    def run(self) -> None:
-        """Line by line, to the end of stdin, /quit or Ctrl-C at the prompt."""
-        while (line := _next_line()) is not None and line != "/quit":
-            if _COMMAND.fullmatch(line):
-                self._obey(line)
-            elif line:
-                self._answer(line)
-
-    def save(self) -> None:
-        """Take what was said into a saved memory, as a document of its own."""
-        path = self.session.path
-        if path is None or not self.history:
-            return
-        name = f"chat {datetime.now():%Y-%m-%d %H:%M:%S}"
-        self.session.keep(self.history, name)
-        notice(f"remembered as {name}; to forget it: {shell_line('ltm', 'bank', 'delete', path, name)}", style="dim")
-
-    def _answer(self, question: str) -> None:
-        try:
-            made = self.session.ask(question, history=self.history, trace=True, on_text=write, **self.options)
-        except KeyboardInterrupt:
-            print()
-            notice("stopped; this question and its answer are dropped", style="dim")
-            return
-        print()
-        finish(made, self.trace)
-        self.last = made
-        self.history += [{"role": "user", "content": question}, {"role": "assistant", "content": made.text}]
-
-    def _obey(self, command: str) -> None:
-        if command == "/why" and self.last is not None:
-            print_uses(self.last)
-        elif command == "/why":
-            notice("nothing was answered yet", style="dim")
-        elif command == "/forget":
-            self.history, self.last = [], None
-            notice("forgotten: what was said so far", style="dim")
-        else:
-            notice(f"{command} is no command; there are: {', '.join(COMMANDS)}", style="dim")
+    return LocalPartner(open_session(bank, **opening), options, keep)
 
 
-def _next_line() -> str | None:
-    """What a person types, or a pipe gives; None at the end."""
-    try:
-        if sys.stdin.isatty() and sys.stdout.isatty():
-            with suppress(ImportError):
-                import readline  # noqa: F401  (input() edits its line with it)
-            return input("> ").strip()
-        if sys.stdin.isatty():
-            notices.print("> ", end="", style="bold")
-        line = sys.stdin.readline()
-    except (EOFError, KeyboardInterrupt):
-        print()
-        return None
-    return line.strip() if line else None
+def _remote(server: str, key: str | None, sampling: dict[str, Any], keep: bool) -> Partner:
+    from ltm.cli.chat_remote import RemotePartner
+
+    if not key:
+        raise LtmError("a server wants to know who you are; give --key, or LTM_API_KEY in the environment")
+    names = {"max_new_tokens": "max_completion_tokens"}
+    options = {names.get(name, name): value for name, value in sampling.items() if value is not None}
+    return RemotePartner(server, key, options, keep)
