@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,6 +97,9 @@ def load_settings(config: Path | None, **given: Any) -> ServeSettings:
         import uvicorn  # noqa: F401
 
         from ltm.serve.settings import ServeSettings
+
+        if find_spec("mcp") is None:  # importing it takes as long as the rest
+            raise ModuleNotFoundError("No module named 'mcp'", name="mcp")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("ltm"):
             raise

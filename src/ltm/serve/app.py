@@ -27,6 +27,8 @@ from ltm.serve.conversations import CONVERSATION_ROUTES
 from ltm.serve.engine import ChatReply
 from ltm.serve.errors import ApiError, api_error
 from ltm.serve.keys import KeyStore
+from ltm.serve.mcp_http import McpEndpoint
+from ltm.serve.mcp_server import mcp_server
 from ltm.serve.memory_routes import MEMORY_ROUTES
 from ltm.serve.metrics import ServeMetrics
 from ltm.serve.page_routes import PAGE_ROUTES
@@ -36,7 +38,6 @@ from ltm.serve.served_model import ServedModel
 from ltm.serve.session_routes import SESSION_ROUTES
 from ltm.serve.sessions import Sessions
 from ltm.serve.settings import ServeSettings
-from ltm.serve.turn_log import ROLES
 from ltm.serve.users import Users
 
 LEAST_DISK = 100 * 10**6
@@ -58,7 +59,7 @@ class Server:
             settings.memory_budget,
             settings.retention,
             self._tell_failure,
-            ROLES if settings.remember_answers else ("user",),
+            settings.roles,
         )
         self.sessions = Sessions(keys)
         self.engine = SerialEngine(model, self.users, settings.queue_size, settings.recall)
@@ -98,9 +99,12 @@ class Server:
 def make_app(server: Server) -> Starlette:
     """The routes of a server; when it ends, the server is closed."""
 
+    mcp = McpEndpoint(server, mcp_server)
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
+        async with mcp.running():
+            yield
         await run_in_threadpool(server.close)
 
     routes = [
@@ -117,6 +121,7 @@ def make_app(server: Server) -> Starlette:
         *SESSION_ROUTES,
         *ADMIN_ROUTES,
         *PAGE_ROUTES,
+        Route("/mcp", mcp),
     ]
     handlers = {ApiError: _explain, HTTPException: _explain, LtmError: _explain}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ltm.serve.errors import ApiError
 from ltm.serve.identity import Caller
+from ltm.serve.in_memory import in_memory
 from ltm.serve.response_request import Json, messages_of
 from ltm.serve.response_store import Kept
 from ltm.serve.turn_log import LoggedTurn, TurnLog, chain, places, said
-from ltm.serve.user_memory import UserMemory
 
 if TYPE_CHECKING:
     from ltm.serve.app import Server
@@ -28,7 +27,7 @@ def kept_items(
 async def note(server: Server, caller: Caller, session: str, turns: list[tuple[str, str]], after: str | None) -> None:
     """Log what was said in a conversation without a question; it is taken in before the next one."""
     if server.model.has_memory:
-        await _in_memory(server, caller, lambda memory: memory.note(turns, session, after=after))
+        await in_memory(server, caller, lambda memory: memory.note(turns, session, after=after))
 
 
 async def forget_session(server: Server, caller: Caller, session: str) -> None:
@@ -45,19 +44,9 @@ async def forget_item(server: Server, caller: Caller, kept: Kept) -> None:
 
 async def _forget(server: Server, caller: Caller, find: Callable[[TurnLog], list[LoggedTurn]]) -> None:
     if server.model.has_memory:
-        await _in_memory(server, caller, lambda memory: memory.forget(find(memory.log)))
+        await in_memory(server, caller, lambda memory: memory.forget(find(memory.log)))
         return
     with server.users.turn_log(caller) as log:
         if log is not None and find(log):
             why = "what was learnt from it lies in a memory, and this server runs without; start it with --memory"
             raise ApiError(409, why, "memory_off")
-
-
-async def _in_memory(server: Server, caller: Caller, call: Callable[[UserMemory], Any]) -> None:
-    """A call in a user's memory, in that user's turn."""
-
-    def run() -> None:
-        with server.users.using(caller) as memory:
-            call(memory)
-
-    await asyncio.wrap_future(server.engine.run(caller.turn, run))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +15,7 @@ from ltm.serve.access import json_body, key_of
 from ltm.serve.chat_request import header_names, invalid_field
 from ltm.serve.errors import ApiError, invalid
 from ltm.serve.identity import Caller, resolve
+from ltm.serve.in_memory import in_memory
 from ltm.serve.memory_items import ItemPage, MemoryItem, MemoryItems, Receipt
 
 if TYPE_CHECKING:
@@ -91,17 +91,8 @@ class _Asked:
         return cls(server, caller, fields, header_names(fields.model_extra or {}))
 
     async def run(self, call: Callable[[MemoryItems], Result]) -> Result:
-        """Do it in the engine's thread, in the user's turn."""
-
-        def work() -> Result:
-            with self.server.users.using(self.caller) as memory:
-                return call(MemoryItems(memory))
-
-        done = asyncio.wrap_future(self.server.engine.run(self.caller.turn, work))
-        await asyncio.wait([done])
-        if done.cancelled():
-            raise ApiError(503, "the server is stopping; come again", "overloaded")
-        return done.result()
+        """Do it in the user's turn."""
+        return await in_memory(self.server, self.caller, lambda memory: call(MemoryItems(memory)))
 
     def answer(self, body: Mapping[str, Any]) -> Response:
         headers = {"x-ltm-ignored": ", ".join(self.ignored)} if self.ignored else {}

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import closing
 
 import uvicorn
 
 from ltm.errors import LtmError
 from ltm.serve.app import Server
+from ltm.serve.errors import ApiError
+from ltm.serve.identity import Caller, Principal, resolve
 from ltm.serve.keys import KeyStore
+from ltm.serve.mcp_server import local_reach, mcp_server
 from ltm.serve.own_directory import OwnDirectory
 from ltm.serve.served_model import ServedModel
 from ltm.serve.settings import ServeSettings
+from ltm.serve.users import Users
 
 STOP_SECONDS = 10
 """How long a stop waits for answers that are being given."""
@@ -42,6 +47,31 @@ def run_server(settings: ServeSettings, told: Callable[[str, Server, str | None]
             uvicorn.Server(config).run(sockets=[listening])
         finally:
             keys.close()
+
+
+def run_mcp(settings: ServeSettings, user: str, namespace: str, told: Callable[[], None]) -> None:
+    """Serve one user's memory over MCP on stdin and stdout until stdin ends; told: called before the first request.
+
+    Raises LtmError for a directory that a server owns, a name that is none, a model without memory, and whatever the
+    model refuses.
+    """
+    if settings.memory == "off":
+        raise LtmError("there is no memory to serve with --memory off; take longmem or text")
+    caller = local_caller(user, namespace)
+    with OwnDirectory(settings.directory) as owned, closing(KeyStore(owned.directory)) as keys:
+        model, roles = ServedModel.load(settings), settings.roles
+        users = Users(owned.directory, model, keys, settings.memory_budget, settings.retention, roles=roles)
+        with closing(users):
+            told()
+            mcp_server(local_reach(users, caller)).run("stdio")
+
+
+def local_caller(user: str, namespace: str) -> Caller:
+    """The user whom whoever starts a process names; LtmError for a name that is none."""
+    try:
+        return resolve(Principal(None), [], {"memory": {"user": user, "namespace": namespace}})
+    except ApiError as error:
+        raise LtmError(error.message) from None
 
 
 def check_reach(settings: ServeSettings, keys: KeyStore) -> None:

@@ -137,12 +137,22 @@ class ServeSettings(BaseSettings):
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:  # a name: whoever it reaches
-            return False
+        return is_loopback(self.host.strip("[]"))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Whose turns are taken into memories."""
+        return ("user", "assistant") if self.remember_answers else ("user",)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's for itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name: whoever it reaches
+        return False
 
 
 def _problem(error: Any) -> str:
