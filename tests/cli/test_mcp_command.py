@@ -12,9 +12,9 @@ from ltm.cli import serve as serve_command
 from ltm.serve.own_directory import OwnDirectory
 
 
-def talk(directory, conversation, mode="auto"):
+def talk(directory, conversation, mode="auto", more=()):
     """Start the command as a client does, and run a conversation(client) with it."""
-    command = ["-m", "ltm", "mcp", "--user", "me", "--model", "tiny-llama", "--memory", "text"]
+    command = ["-m", "ltm", "mcp", "--user", "me", "--model", "tiny-llama", "--memory", "text", *more]
     started = StdioServerParameters(
         command=sys.executable, args=[*command, "--data-dir", str(directory)], env=dict(os.environ)
     )
@@ -38,6 +38,17 @@ def test_what_one_process_adds_the_next_one_finds_in_both_eras(tmp_path):
     assert talk(tmp_path / "data", search, mode="legacy") == [(item, "My cat is called Tom.")]
 
 
+def test_the_graph_of_the_reference_server_moves_in(tmp_path):
+    file = tmp_path / "memory.jsonl"
+    file.write_text('{"type": "entity", "name": "Tom", "entityType": "cat", "observations": ["likes fish"]}\n')
+
+    async def read(client):
+        return (await client.call_tool("read_graph", {})).structured_content["entities"]
+
+    (tom,) = talk(tmp_path / "data", read, more=("--compat", "memory", "--import", str(file)))
+    assert tom == {"name": "Tom", "entityType": "cat", "observations": ["likes fish"]}
+
+
 def test_what_cannot_be_served(run, tmp_path, monkeypatch):
     place = ("--data-dir", tmp_path / "data", "--model", "tiny-llama")
     with OwnDirectory(tmp_path / "data"):
@@ -46,6 +57,8 @@ def test_what_cannot_be_served(run, tmp_path, monkeypatch):
         (("--user", "me", "--memory", "off"), "there is no memory to serve"),
         (("--user", "x" * 513), "memory.user is no name"),
         ((), "--user"),
+        (("--user", "me", "--compat", "zork"), "--compat"),
+        (("--user", "me", "--import", tmp_path / "none.jsonl"), "none.jsonl cannot be read"),
     ):
         refused = run("mcp", *more, *place)
         assert (refused.code, refused.out) == (2, "") and said in refused.err and refused.err.count("\n") == 1

@@ -119,6 +119,25 @@ def test_scopes(running, keys, mode):
     assert ping(running, keys.create("chat", user="me", scopes=["chat"])[1]) == (403, "insufficient_scope")
 
 
+def test_others_tools_are_at_paths_of_their_own(running, keys):
+    key = keys.create("mine", user="me")[1]
+
+    async def tools(client):
+        return {tool.name for tool in (await client.list_tools()).tools}
+
+    async def write(client):
+        await client.call_tool("memory", {"command": "create", "path": "/memories/a", "file_text": "Tom likes fish."})
+
+    async def graph(client):
+        return (await call(client, "read_graph"))["entities"]
+
+    assert talk(running, key, tools, path="/mcp/files") == {"memory"}
+    talk(running, key, write, path="/mcp/files")
+    assert len(talk(running, key, tools, "legacy", "/mcp/memory")) == 9
+    (user,) = talk(running, key, graph, path="/mcp/memory")
+    assert user["observations"] == ["/memories/a\nTom likes fish."]
+
+
 def test_pages_of_other_sites_are_refused(running, keys):
     key, own = keys.create("mine", user="me")[1], running.url.removeprefix("http://")
     assert ping(running, key)[0] == 200

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +14,14 @@ from ltm.cli.serve import ConfigFile, DataDir, load_settings
 from ltm.console import notice
 
 app = new_app()
+
+
+class Compat(str, Enum):
+    """Whose tools."""
+
+    ltm = "ltm"
+    memory = "memory"
+    files = "files"
 
 
 @app.command(epilog="Try: ltm mcp --user me --data-dir ~/memory")
@@ -25,6 +36,17 @@ def mcp(
     memory: Annotated[
         str | None, typer.Option(metavar="longmem|text", help="What remembers, as of ltm serve; text needs the least.")
     ] = None,
+    compat: Annotated[
+        Compat,
+        typer.Option(
+            help="Tools of another server that clients know: memory, the graph of MCP's reference server, or files, "
+            "Anthropic's memory tool; ltm: our own."
+        ),
+    ] = Compat.ltm,
+    graph: Annotated[
+        Path | None,
+        typer.Option("--import", help="A memory.jsonl of the reference server, added first where it is not there yet."),
+    ] = None,
     sidenet: SideNetPath = None,
     device: Device = None,
 ) -> None:
@@ -36,4 +58,5 @@ def mcp(
     settings = load_settings(config, data_dir=data_dir, model=model, memory=memory, sidenet=sidenet, device=device)
     from ltm.serve.running import run_mcp
 
-    run_mcp(settings, user, namespace, lambda: notice(f"memory of {user} is open on stdin and stdout"))
+    told = partial(notice, f"memory of {user} is open on stdin and stdout")
+    run_mcp(settings, user, namespace, told, compat.value, graph)

@@ -6,7 +6,7 @@ import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -27,6 +27,8 @@ from ltm.serve.conversations import CONVERSATION_ROUTES
 from ltm.serve.engine import ChatReply
 from ltm.serve.errors import ApiError, api_error
 from ltm.serve.keys import KeyStore
+from ltm.serve.mcp_files import mcp_files
+from ltm.serve.mcp_graph import mcp_graph
 from ltm.serve.mcp_http import McpEndpoint
 from ltm.serve.mcp_server import mcp_server
 from ltm.serve.memory_routes import MEMORY_ROUTES
@@ -40,6 +42,8 @@ from ltm.serve.sessions import Sessions
 from ltm.serve.settings import ServeSettings
 from ltm.serve.users import Users
 
+MCP_PATHS = {"/mcp": mcp_server, "/mcp/memory": mcp_graph, "/mcp/files": mcp_files}
+"""Our tools, and those of others that clients know."""
 LEAST_DISK = 100 * 10**6
 """Bytes that must be free for a server to say that it is ready."""
 
@@ -99,11 +103,13 @@ class Server:
 def make_app(server: Server) -> Starlette:
     """The routes of a server; when it ends, the server is closed."""
 
-    mcp = McpEndpoint(server, mcp_server)
+    mcp = {path: McpEndpoint(server, make) for path, make in MCP_PATHS.items()}
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with mcp.running():
+        async with AsyncExitStack() as stack:
+            for endpoint in mcp.values():
+                await stack.enter_async_context(endpoint.running())
             yield
         await run_in_threadpool(server.close)
 
@@ -122,6 +128,7 @@ def make_app(server: Server) -> Starlette:
         *ADMIN_ROUTES,
         *PAGE_ROUTES,
         Route("/mcp", mcp),
+        *(Route(path, endpoint) for path, endpoint in mcp.items()),
     ]
     handlers = {ApiError: _explain, HTTPException: _explain, LtmError: _explain}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)

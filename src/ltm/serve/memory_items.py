@@ -7,7 +7,8 @@ under `/v1/memory` and the tools of the MCP server are this, and nothing else.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 from ltm.data.documents import check_text
@@ -122,6 +123,10 @@ class MemoryItems:
             raise _missing(after or "", "after") from None
         return ItemPage(list(map(_item, turns[:limit])), len(turns) > limit)
 
+    def said_by_user(self) -> list[MemoryItem]:
+        """Every item that the user said or added."""
+        return [_item(turn) for turn in self.log.in_force("user")]
+
     def one(self, item: str) -> ItemInContext:
         """An item and what was said around it."""
         turn = self._turn(item)
@@ -148,9 +153,13 @@ class MemoryItems:
 
     def delete(self, item: str) -> Receipt:
         """Delete an item with all its versions, from memory, log and disk."""
-        turns = self.log.versions(self._turn(item))
+        return replace(self.delete_all_of([item]), id=item)
+
+    def delete_all_of(self, items: Sequence[str]) -> Receipt:
+        """Delete some items; all of them, or none where one is not there."""
+        turns = [version for item in dict.fromkeys(items) for version in self.log.versions(self._turn(item))]
         self.memory.forget(turns)
-        return Receipt(item, 1, len(turns), probe(self.memory, turns))
+        return Receipt(None, len(set(items)), len(turns), probe(self.memory, turns))
 
     def delete_all(self) -> Receipt:
         """Delete everything."""

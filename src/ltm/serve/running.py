@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import uvicorn
 
@@ -13,7 +14,11 @@ from ltm.serve.app import Server
 from ltm.serve.errors import ApiError
 from ltm.serve.identity import Caller, Principal, resolve
 from ltm.serve.keys import KeyStore
+from ltm.serve.knowledge_graph import KnowledgeGraph, read_lines
+from ltm.serve.mcp_files import mcp_files
+from ltm.serve.mcp_graph import mcp_graph
 from ltm.serve.mcp_server import local_reach, mcp_server
+from ltm.serve.memory_items import MemoryItems
 from ltm.serve.own_directory import OwnDirectory
 from ltm.serve.served_model import ServedModel
 from ltm.serve.settings import ServeSettings
@@ -49,21 +54,36 @@ def run_server(settings: ServeSettings, told: Callable[[str, Server, str | None]
             keys.close()
 
 
-def run_mcp(settings: ServeSettings, user: str, namespace: str, told: Callable[[], None]) -> None:
+MCP_SERVERS = {"ltm": mcp_server, "memory": mcp_graph, "files": mcp_files}
+"""Tools by the name of --compat: ours, and those of others that clients know."""
+
+
+def run_mcp(
+    settings: ServeSettings,
+    user: str,
+    namespace: str,
+    told: Callable[[], None],
+    compat: str = "ltm",
+    graph: Path | None = None,
+) -> None:
     """Serve one user's memory over MCP on stdin and stdout until stdin ends; told: called before the first request.
 
+    compat: of MCP_SERVERS. graph: a memory.jsonl whose entities and relations are added first.
     Raises LtmError for a directory that a server owns, a name that is none, a model without memory, and whatever the
     model refuses.
     """
     if settings.memory == "off":
         raise LtmError("there is no memory to serve with --memory off; take longmem or text")
-    caller = local_caller(user, namespace)
+    caller, lines = local_caller(user, namespace), read_lines(graph) if graph is not None else []
     with OwnDirectory(settings.directory) as owned, closing(KeyStore(owned.directory)) as keys:
         model, roles = ServedModel.load(settings), settings.roles
         users = Users(owned.directory, model, keys, settings.memory_budget, settings.retention, roles=roles)
         with closing(users):
+            if lines:
+                with users.using(caller) as memory:
+                    KnowledgeGraph(MemoryItems(memory)).take_in(lines)
             told()
-            mcp_server(local_reach(users, caller)).run("stdio")
+            MCP_SERVERS[compat](local_reach(users, caller)).run("stdio")
 
 
 def local_caller(user: str, namespace: str) -> Caller:
