@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ltm.serve.errors import ApiError
 from ltm.serve.identity import Caller
 from ltm.serve.in_memory import in_memory
+from ltm.serve.kept_copies import own_hash
 from ltm.serve.response_request import Json, messages_of
 from ltm.serve.response_store import Kept
-from ltm.serve.turn_log import LoggedTurn, TurnLog, chain, places, said
+from ltm.serve.turn_log import LoggedTurn, TurnLog, places
 
 if TYPE_CHECKING:
     from ltm.serve.app import Server
@@ -37,8 +38,8 @@ async def forget_session(server: Server, caller: Caller, session: str) -> None:
 
 async def forget_item(server: Server, caller: Caller, kept: Kept) -> None:
     """Delete the turn that an item is."""
-    if kept.after is not None:
-        ((_, own),) = chain(said(messages_of([kept.item])), after=kept.after)
+    own = own_hash(kept)
+    if own is not None:
         await _forget(server, caller, lambda log: [turn for turn in [log.by_hash(own)] if turn is not None])
 
 

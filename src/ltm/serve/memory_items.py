@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 
 from ltm.data.documents import check_text
 from ltm.serve.errors import ApiError, invalid
+from ltm.serve.kept_copies import Copies
 from ltm.serve.keys import stamp
 from ltm.serve.probe import Probe, probe
 from ltm.serve.turn_log import LoggedTurn
@@ -68,11 +69,13 @@ class ItemPage:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was deleted: items, their versions, documents in the memory; probe: whether any of it is still found."""
+    """What was deleted: items, their versions, copies of them in kept responses and conversations; probe: whether any
+    of it is still found."""
 
     id: str | None
     items: int
     versions: int
+    copies: Copies = field(default_factory=Copies)
     probe: Probe = field(default_factory=Probe)
 
 
@@ -158,15 +161,15 @@ class MemoryItems:
     def delete_all_of(self, items: Sequence[str]) -> Receipt:
         """Delete some items; all of them, or none where one is not there."""
         turns = [version for item in dict.fromkeys(items) for version in self.log.versions(self._turn(item))]
-        self.memory.forget(turns)
-        return Receipt(None, len(set(items)), len(turns), probe(self.memory, turns))
+        copies = Copies(self.memory.forget(turns))
+        return Receipt(None, len(set(items)), len(turns), copies, probe(self.memory, turns))
 
     def delete_all(self) -> Receipt:
-        """Delete everything."""
+        """Delete everything, responses and conversations too."""
         turns = self.log.all()
         items = self.memory.num_turns
-        self.memory.forget_all()
-        return Receipt(None, items, len(turns), probe(self.memory, turns))
+        copies = self.memory.forget_all()
+        return Receipt(None, items, len(turns), copies, probe(self.memory, turns))
 
     def _turn(self, item: str) -> LoggedTurn:
         turn = self.log.by_id(item) if item.isascii() else None

@@ -1,4 +1,4 @@
-"""Whether what was deleted is still found: by name, by a search, and in the bytes of a user's files."""
+"""Whether what was deleted is still found: by name, by a search, in kept responses, in the bytes of a user's files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ LEAST_BYTES, PROBED, SEARCHED = 8, 20, 20
 class Probe:
     """What a look for deleted turns gives; of many, the last ones are looked for.
 
-    documents: how many of them the memory still holds; found: how many a search for their own words still gives; files:
-    in how many files of the user those words still lie, None where that cannot be told: they are too short, or another
-    item says the same.
+    documents: how many of them the memory still holds; found: how many a search for their own words still gives; kept:
+    how many items of kept responses and conversations still hold those words, such as an answer that repeats them;
+    files: in how many files of the user those words still lie, None where that cannot be told: they are too short, or
+    another item says the same.
     """
 
     documents: int = 0
     found: int = 0
+    kept: int = 0
     files: int | None = None
 
 
@@ -39,9 +41,10 @@ def probe(memory: UserMemory, turns: Sequence[LoggedTurn]) -> Probe:
         for passage in memory.session.search(turn.text[:1000], SEARCHED)
         if passage.document in names
     }
-    words = [one for turn in turns if len(one := _longest_line(turn.text).encode()) >= LEAST_BYTES]
-    told = [one for one in words if not memory.log.num_holding(one.decode())]
-    return Probe(len(names & held), len(found), _num_files(memory.directory, told) if told else None)
+    words = [one for turn in turns if len((one := _longest_line(turn.text)).encode()) >= LEAST_BYTES]
+    told = [one.encode() for one in words if not memory.log.num_holding(one)]
+    files = _num_files(memory.directory, told) if told else None
+    return Probe(len(names & held), len(found), memory.copies.num_holding(words), files)
 
 
 def _longest_line(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from ltm.notes.database import Database
 from ltm.serve.errors import ApiError
 
 RESPONSES = "responses.sqlite3"
+TABLES = ("items", "responses", "conversations")
 
 Json = dict[str, Any]
 
@@ -216,6 +217,32 @@ class ResponseStore:
         with self.database.transaction():
             self.database.run("DELETE FROM responses WHERE created < ?", old)
             self.database.run("DELETE FROM items WHERE created < ?", old)
+
+    # what a user wants gone
+
+    def said_items(self) -> Iterator[tuple[int, Kept]]:
+        """Every item that somebody said, with its number."""
+        for number, item, after in self.database.run("SELECT number, item, after FROM items WHERE after IS NOT NULL"):
+            yield number, Kept(json.loads(item), after)
+
+    def delete_items(self, numbers: Sequence[int]) -> int:
+        """Delete items by number; how many those were."""
+        with self.database.transaction():
+            self.database.run_many("DELETE FROM items WHERE number = ?", [(number,) for number in numbers])
+        return len(numbers)
+
+    def delete_all(self) -> tuple[int, int, int]:
+        """Delete everything; how many items, responses and conversations those were."""
+        with self.database.transaction():
+            counts = [self.database.value(f"SELECT count(*) FROM {name}") for name in TABLES]
+            for name in TABLES:
+                self.database.run(f"DELETE FROM {name}")
+        return counts[0], counts[1], counts[2]
+
+    def num_holding(self, words: str) -> int:
+        """Items whose text holds some words."""
+        written = json.dumps(words)[1:-1]
+        return self.database.value("SELECT count(*) FROM items WHERE instr(item, ?)", (written,))
 
     def _add_item(self, kept: Kept, response: str | None, conversation: str | None, *, is_output: bool) -> None:
         values = (kept.item["id"], int(time.time()), response, conversation, is_output, kept.after)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ltm.errors import LtmError
 from ltm.notes.splitting import only_asks
+from ltm.serve.kept_copies import Copies, KeptCopies
 from ltm.serve.keys import utc_now
 from ltm.serve.served_model import AnySession, ServedModel
 from ltm.serve.turn_log import LoggedTurn, TurnLog
@@ -38,7 +39,7 @@ class UserMemory:
     def __init__(self, directory: Path, model: ServedModel, roles: Sequence[str] = ("user",)):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.directory, self.model, self.place, self.roles = directory, model, model.place, roles
-        self.log = TurnLog(directory)
+        self.log, self.copies = TurnLog(directory), KeptCopies(directory)
         try:
             self.session = self._open_session()
         except BaseException:
@@ -103,22 +104,25 @@ class UserMemory:
             self.forget(old)
         return len(old)
 
-    def forget(self, turns: Sequence[LoggedTurn]) -> None:
-        """Delete turns from the log, this memory and those of other models; a kill on the way leaves none half
-        deleted: what is gone from the log leaves a memory before it is used again."""
+    def forget(self, turns: Sequence[LoggedTurn]) -> int:
+        """Delete turns from what is kept of responses and conversations, the log, this memory and those of other
+        models; how many kept items those were. A kill on the way leaves none half deleted: kept copies go first, so
+        that it can be asked for again, and what is gone from the log leaves a memory before it is used again."""
+        num_kept = self.copies.delete(turns)
         self._note_what_is_held(turns)
         self.log.forget(turns)
         self._drop_outdated()
+        return num_kept
 
-    def forget_all(self) -> int:
-        """Delete every turn, and the memories made of them; how many turns that were."""
-        turns = self.log.all()
-        self.log.forget(turns)
+    def forget_all(self) -> Copies:
+        """Delete every turn, the memories made of them, and all responses and conversations; what those were."""
+        copies = self.copies.delete_all()
+        self.log.forget(self.log.all())
         self._close_session()
         for place in self._places():
             self._drop_place(place)
         self.session, self._names, self._refused = self._open_session(), None, {}
-        return len(turns)
+        return copies
 
     def correct(self, turn: LoggedTurn, text: str, reason: str | None = None) -> LoggedTurn:
         """Write a version in place of a turn; the one before leaves the memory and stays in the log."""
