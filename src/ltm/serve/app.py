@@ -127,7 +127,6 @@ def make_app(server: Server) -> Starlette:
         *SESSION_ROUTES,
         *ADMIN_ROUTES,
         *PAGE_ROUTES,
-        Route("/mcp", mcp),
         *(Route(path, endpoint) for path, endpoint in mcp.items()),
     ]
     handlers = {ApiError: _explain, HTTPException: _explain, LtmError: _explain}

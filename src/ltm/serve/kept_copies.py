@@ -13,7 +13,7 @@ from ltm.serve.turn_log import LoggedTurn, chain, said
 
 
 @dataclass(frozen=True)
-class Copies:
+class NumCopies:
     """How much is kept, or was deleted: items (messages and answers), responses, conversations."""
 
     items: int = 0
@@ -38,10 +38,10 @@ class KeptCopies:
         with self._store() as store:
             return store.delete_items([number for number, kept in store.said_items() if own_hash(kept) in hashes])
 
-    def delete_all(self) -> Copies:
+    def delete_all(self) -> NumCopies:
         """Delete every item, response and conversation."""
         with self._store() as store:
-            return Copies(*store.delete_all())
+            return NumCopies(*store.delete_all())
 
     def num_holding(self, words: Sequence[str]) -> int:
         """Items that hold any of some words, whoever said it."""

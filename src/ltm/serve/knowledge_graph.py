@@ -30,7 +30,7 @@ Relation = tuple[str, str, str]
 
 
 @dataclass
-class Entity:
+class GraphEntity:
     """items: ids of what says that it is there; observations: each with the id of the item that says it."""
 
     kind: str = "unknown"
@@ -47,24 +47,24 @@ class KnowledgeGraph:
 
     def __init__(self, items: MemoryItems):
         self.items = items
-        self.entities: dict[str, Entity] = {}
+        self.entities: dict[str, GraphEntity] = {}
         self.relations: dict[Relation, str] = {}
         for item in items.said_by_user():
             self._take(item)
 
     def _take(self, item: MemoryItem) -> None:
         if (found := ENTITY.fullmatch(item.text)) and (names := _names(found.groups())):
-            entity = self.entities.setdefault(names[0], Entity())
+            entity = self.entities.setdefault(names[0], GraphEntity())
             entity.kind = names[1]
             entity.items.append(item.id)
         elif (found := RELATION.fullmatch(item.text)) and (names := _names(found.groups())):
             self.relations[(names[0], names[1], names[2])] = item.id
         elif (found := OBSERVATION.fullmatch(item.text)) and (names := _names([found[1]])):
-            self.entities.setdefault(names[0], Entity()).observations[found[2]] = item.id
+            self.entities.setdefault(names[0], GraphEntity()).observations[found[2]] = item.id
         else:
-            self.entities.setdefault(USER, Entity("person")).observations[item.text] = item.id
+            self.entities.setdefault(USER, GraphEntity("person")).observations[item.text] = item.id
 
-    def entity(self, name: str) -> Entity:
+    def entity(self, name: str) -> GraphEntity:
         if name not in self.entities:
             raise ApiError(404, f"Entity with name {name[:80]} not found", "memory_not_found")
         return self.entities[name]

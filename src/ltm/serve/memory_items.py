@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 
 from ltm.data.documents import check_text
 from ltm.serve.errors import ApiError, invalid
-from ltm.serve.kept_copies import Copies
+from ltm.serve.kept_copies import NumCopies
 from ltm.serve.keys import stamp
 from ltm.serve.probe import Probe, probe
 from ltm.serve.turn_log import LoggedTurn
@@ -75,7 +75,7 @@ class Receipt:
     id: str | None
     items: int
     versions: int
-    copies: Copies = field(default_factory=Copies)
+    copies: NumCopies = field(default_factory=NumCopies)
     probe: Probe = field(default_factory=Probe)
 
 
@@ -161,7 +161,7 @@ class MemoryItems:
     def delete_all_of(self, items: Sequence[str]) -> Receipt:
         """Delete some items; all of them, or none where one is not there."""
         turns = [version for item in dict.fromkeys(items) for version in self.log.versions(self._turn(item))]
-        copies = Copies(self.memory.forget(turns))
+        copies = NumCopies(self.memory.forget(turns))
         return Receipt(None, len(set(items)), len(turns), copies, probe(self.memory, turns))
 
     def delete_all(self) -> Receipt:

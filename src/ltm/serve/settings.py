@@ -72,7 +72,7 @@ class ServeSettings(BaseSettings):
     memory: str = DEFAULT_METHOD
     """longmem or another method that keeps a bank; text: what was said, by words and meaning; off."""
     recall: Literal["both", "text", "memory"] = "both"
-    """What of a memory an answer has: passages in the prompt and the memory attached (both), or one of the two."""
+    """What of a memory an answer has: passages in its prompt and the memory attached, or one of them."""
     sidenet: Path | None = None
     """What `ltm train` wrote; default: the one shipped for the model."""
     device: str | None = None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ltm.errors import LtmError
 from ltm.notes.splitting import only_asks
-from ltm.serve.kept_copies import Copies, KeptCopies
+from ltm.serve.kept_copies import KeptCopies, NumCopies
 from ltm.serve.keys import utc_now
 from ltm.serve.served_model import AnySession, ServedModel
 from ltm.serve.turn_log import LoggedTurn, TurnLog
@@ -114,7 +114,7 @@ class UserMemory:
         self._drop_outdated()
         return num_kept
 
-    def forget_all(self) -> Copies:
+    def forget_all(self) -> NumCopies:
         """Delete every turn, the memories made of them, and all responses and conversations; what those were."""
         copies = self.copies.delete_all()
         self.log.forget(self.log.all())
