@@ -9,7 +9,7 @@ import pytest
 from jsonschema import validate
 
 from ltm.serve.chat_request import parse_chat
-from ltm.serve.engine import ChatReply, Choice
+from ltm.serve.engine import ChatReply, Choice, Piece
 from ltm.serve.errors import ApiError
 from ltm.serve.response_request import parse_response
 from ltm.serve.response_wire import ResponseWire
@@ -98,7 +98,7 @@ def test_a_function_that_may_be_called_or_not(me):
 
 
 def test_what_max_tokens_cuts_is_a_call_that_has_begun(me):
-    made = ask(me, tool_choice="required", max_tokens=75).choices[0]
+    made = ask(me, tools=[WEATHER], tool_choice="required", max_tokens=52).choices[0]
     (call,) = made.message.tool_calls
     assert made.finish_reason == "length" and call.function.arguments
     with pytest.raises(ValueError, match=r".*"):
@@ -187,7 +187,7 @@ def test_a_stream_of_a_response_with_calls(me):
 def test_events_of_text_and_two_calls():
     wire = ResponseWire(parse_response({"input": "Hi", "tools": FLAT}), "tiny-llama", None, keeps=False)
     text = 'I look.<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call><tool_call>{"name": "g", "arguments": {}}'
-    events = [one for place in range(0, len(text), 7) for one in wire.pieces(text[place : place + 7])]
+    events = [one for place in range(0, len(text), 7) for one in wire.pieces(Piece(0, text[place : place + 7]))]
     choice = Choice("I look.", "tool_calls", 9, (ToolCall("f", '{"a": 1}'), ToolCall("g", "{}")))
     whole = wire.whole(ChatReply([choice], 3, 0))
     events += [*wire.rest(), *wire.end(whole)]

@@ -14,7 +14,7 @@ from sse_starlette import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ltm.serve.engine import ChatReply, ChatWork, Listener
+from ltm.serve.engine import ChatReply, ChatWork, Listener, Piece
 from ltm.serve.errors import ApiError, invalid
 
 if TYPE_CHECKING:
@@ -38,20 +38,17 @@ class Answering:
 
     def __init__(self, server: Server, work: ChatWork):
         self.server, self.work, self.began = server, work, time.perf_counter()
-        self.loop, self.queue = asyncio.get_running_loop(), asyncio.Queue[tuple[int, str] | None]()
-        self.listener, self.has_begun, self.is_done = Listener(self._heard), asyncio.Event(), asyncio.Event()
+        self.loop, self.queue = asyncio.get_running_loop(), asyncio.Queue[Piece | None]()
+        self.listener, self.has_begun, self.is_done = Listener(self._tell), asyncio.Event(), asyncio.Event()
         self.future: Future[ChatReply] = server.engine.answer(work, self.listener)
         self.future.add_done_callback(lambda _: self._tell(None))
 
-    def _heard(self, choice: int, text: str) -> None:
-        self._tell((choice, text))
-
-    def _tell(self, event: tuple[int, str] | None) -> None:
+    def _tell(self, event: Piece | None) -> None:
         """From the engine's thread."""
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._take, event)
 
-    def _take(self, event: tuple[int, str] | None) -> None:
+    def _take(self, event: Piece | None) -> None:
         if not self.has_begun.is_set() and event is not None:
             self.server.metrics.first_token.observe(time.perf_counter() - self.began)
         if event is None:
@@ -100,8 +97,8 @@ class Answering:
         if self.is_done.is_set() and (self.future.cancelled() or self.future.exception() is not None):
             self.reply()
 
-    async def pieces(self) -> AsyncGenerator[tuple[int, str], None]:
-        """(choice, text) as they come; when the client goes away, the engine stops. `reply` holds after the last."""
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """What is new, as it comes; when the client goes away, the engine stops. `reply` holds after the last."""
         try:
             while (heard := await self.queue.get()) is not None:
                 yield heard

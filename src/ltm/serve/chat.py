@@ -15,10 +15,12 @@ from ltm.serve.answering import Answering, event
 from ltm.serve.chat_request import parse_chat
 from ltm.serve.chat_wire import ChatWire
 from ltm.serve.chat_work import work_of
-from ltm.serve.engine import ChatReply
+from ltm.serve.engine import ChatReply, ChatWork, Piece
 from ltm.serve.errors import api_error
 from ltm.serve.identity import resolve
+from ltm.serve.token_options import TokenBytes
 from ltm.serve.tools import CallReader
+from ltm.text.token_rules import TokenScore
 
 if TYPE_CHECKING:
     from ltm.serve.app import Server
@@ -34,7 +36,7 @@ async def chat_completions(request: Request) -> Response:
     work = work_of(server, key, caller, parsed)
     await run_in_threadpool(server.model.grammars.check, work.format)
     user = caller.user if work.reads or work.writes else None
-    wire = ChatWire(parsed.body.model or server.model.name, user, server.fingerprint, work.format.tools is not None)
+    wire = ChatWire(parsed.body.model or server.model.name, user, server.fingerprint, *_wire_options(server, work))
     headers = {"x-ltm-ignored": ", ".join(parsed.ignored)} if parsed.ignored else {}
     answering = Answering(server, work)
     if not parsed.body.stream:
@@ -43,14 +45,18 @@ async def chat_completions(request: Request) -> Response:
     return answering.stream(_events(answering, wire, parsed.body.wants_usage), headers)
 
 
+def _wire_options(server: Server, work: ChatWork) -> tuple[TokenBytes, bool, bool]:
+    return server.model.grammars.token_bytes, work.format.tools is not None, work.tokens.num_likeliest is not None
+
+
 async def _events(answering: Answering, wire: ChatWire, wants_usage: bool) -> AsyncIterator[dict[str, str]]:
     begun = dict[int, _Chunks]()
     async with aclosing(answering.pieces()) as pieces:
-        async for choice, text in pieces:
-            if choice not in begun:
-                begun[choice] = _Chunks(wire, choice)
-                yield event(wire.first(choice))
-            for chunk in begun[choice].of(text):
+        async for piece in pieces:
+            if piece.choice not in begun:
+                begun[piece.choice] = _Chunks(wire, piece.choice)
+                yield event(wire.first(piece.choice))
+            for chunk in begun[piece.choice].of(piece):
                 yield event(chunk)
     try:
         reply = answering.reply()
@@ -67,16 +73,25 @@ class _Chunks:
 
     def __init__(self, wire: ChatWire, choice: int):
         self.wire, self.choice, self.num_calls = wire, choice, 0
-        self.reader = CallReader() if wire.has_calls else None
+        self.reader, self.scores = CallReader() if wire.has_calls else None, list[TokenScore]()
 
-    def of(self, text: str) -> list[dict[str, Any]]:
-        if self.reader is None:
-            return [self.wire.piece(self.choice, text)]
-        return [self._chunk(*part) for part in self.reader.push(text)]
+    def of(self, piece: Piece) -> list[dict[str, Any]]:
+        self.scores += piece.scores
+        parts = [("text", piece.text)] if self.reader is None else self.reader.push(piece.text)
+        return self._scored([self._chunk(*part) for part in parts])
 
     def rest(self) -> list[dict[str, Any]]:
         """What was held back, once the answer has ended."""
-        return [] if self.reader is None else [self._chunk(*part) for part in self.reader.finish()]
+        parts = [] if self.reader is None else self.reader.finish()
+        chunks = [self._chunk(*part) for part in parts]
+        return self._scored(chunks or ([self.wire.piece(self.choice, "")] if self.scores else []))
+
+    def _scored(self, chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The first of some chunks gets the scores that no chunk had yet."""
+        if chunks and self.scores:
+            chunks[0] = self.wire.scored(chunks[0], self.scores)
+            self.scores = []
+        return chunks
 
     def _chunk(self, kind: str, piece: str) -> dict[str, Any]:
         if kind == "text":

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ltm.serve.answer_format import AnswerFormat, parse_format
 from ltm.serve.errors import ApiError, invalid, unsupported
 from ltm.serve.messages import check_last, plain_message
+from ltm.serve.token_options import MOST_LIKELIEST, TokenOptions, parse_bias
 from ltm.serve.tools import parse_tools
 
 MOST_IGNORED, MOST_NAME = 20, 64
@@ -54,6 +55,11 @@ class ChatBody(Lenient):
     stop: str | list[str] | None = None
     seed: int | None = None
     n: int | None = Field(None, ge=1, le=4)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LIKELIEST)
     response_format: Any = None
     tools: Any = None
     tool_choice: Any = None
@@ -78,23 +84,19 @@ class ChatBody(Lenient):
 @dataclass(frozen=True)
 class ParsedChat:
     """body; messages: as `plain_message` has them, a user's or a tool's last; ignored: names of fields without effect;
-    format: what an answer has to look like."""
+    format: what an answer has to look like; tokens: what is said of single tokens."""
 
     body: ChatBody
     messages: list[dict[str, Any]]
     ignored: list[str]
     format: AnswerFormat = AnswerFormat()
+    tokens: TokenOptions = TokenOptions()
 
 
 Refused = Mapping[str, tuple[str, Callable[[Any], bool]]]
 UNSUPPORTED: Refused = {
     "functions": ("functions are", bool),
     "function_call": ("function_call is", lambda value: value not in (None, "none", "auto")),
-    "logprobs": ("logprobs are", bool),
-    "top_logprobs": ("top_logprobs are", bool),
-    "logit_bias": ("logit_bias is", bool),
-    "presence_penalty": ("presence_penalty is", bool),
-    "frequency_penalty": ("frequency_penalty is", bool),
     "modalities": ("modalities other than text are", lambda value: value not in (None, ["text"])),
     "audio": ("audio is", bool),
     "web_search_options": ("web search is", lambda value: value is not None),
@@ -122,7 +124,18 @@ def parse_chat(data: Any) -> ParsedChat:
     wanted = replace(
         parse_format(body.response_format, "response_format", "json_schema"), tools=parse_tools(data, nested=True)
     )
-    return ParsedChat(body, messages, ignored_names(data, ChatBody, UNSUPPORTED), wanted)
+    return ParsedChat(body, messages, ignored_names(data, ChatBody, UNSUPPORTED), wanted, _token_options(body))
+
+
+def _token_options(body: ChatBody) -> TokenOptions:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("top_logprobs says how many and logprobs is not true; set it", "top_logprobs")
+    return TokenOptions(
+        body.presence_penalty or 0.0,
+        body.frequency_penalty or 0.0,
+        parse_bias(body.logit_bias),
+        (body.top_logprobs or 0) if body.logprobs else None,
+    )
 
 
 def refuse(data: dict[str, Any], refused: Refused) -> None:

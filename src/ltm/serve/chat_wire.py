@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ltm.serve.engine import ChatReply, Choice
+from ltm.serve.token_options import TokenBytes, told_scores
 from ltm.serve.tools import ToolCall
+from ltm.text.token_rules import TokenScore
 
 
 @dataclass(frozen=True)
 class ChatWire:
     """One response; model: as the request named it; user: whose memory it had, None for none; fingerprint: of what
-    answers, so that equal seeds can be compared; has_calls: functions may be called in it."""
+    answers, so that equal seeds can be compared; token_bytes: what a token says; has_calls: functions may be called in
+    it; has_scores: log-probabilities are told."""
 
     model: str
     user: str | None
     fingerprint: str
+    token_bytes: TokenBytes
     has_calls: bool = False
+    has_scores: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -27,7 +33,7 @@ class ChatWire:
         """The object `chat.completion`."""
         return {
             **self._frame("chat.completion"),
-            "choices": [_choice(number, choice) for number, choice in enumerate(reply.choices)],
+            "choices": [self._choice(number, choice) for number, choice in enumerate(reply.choices)],
             "usage": usage(reply),
             "memory": self.memory(reply),
         }
@@ -48,6 +54,12 @@ class ChatWire:
         """A piece of the arguments of a call."""
         return self._chunk([_delta(choice, {"tool_calls": [{"index": number, "function": {"arguments": piece}}]})])
 
+    def scored(self, chunk: dict[str, Any], scores: Sequence[TokenScore]) -> dict[str, Any]:
+        """A chunk with log-probabilities of tokens."""
+        (choice,) = chunk["choices"]
+        told = {"content": told_scores(scores, self.token_bytes), "refusal": None}
+        return {**chunk, "choices": [{**choice, "logprobs": told}]}
+
     def last(self, number: int, choice: Choice, reply: ChatReply, *, with_memory: bool) -> dict[str, Any]:
         """The chunk that ends a choice; with_memory: no chunk with usage comes after it."""
         chunk = self._chunk([_delta(number, {}, choice.reason)])
@@ -59,6 +71,13 @@ class ChatWire:
 
     def memory(self, reply: ChatReply) -> dict[str, Any]:
         return memory_told(self.user, reply)
+
+    def _choice(self, number: int, choice: Choice) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+        if choice.calls:
+            message |= {"content": choice.text or None, "tool_calls": [_call(call) for call in choice.calls]}
+        told = {"content": told_scores(choice.scores, self.token_bytes), "refusal": None} if self.has_scores else None
+        return {"index": number, "message": message, "finish_reason": choice.reason, "logprobs": told}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._frame("chat.completion.chunk"), "choices": choices}
@@ -95,13 +114,6 @@ def usage(reply: ChatReply) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": reply.cached_tokens, "cache_write_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
-
-
-def _choice(number: int, choice: Choice) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
-    if choice.calls:
-        message |= {"content": choice.text or None, "tool_calls": [_call(call) for call in choice.calls]}
-    return {"index": number, "message": message, "finish_reason": choice.reason, "logprobs": None}
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

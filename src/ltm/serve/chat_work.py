@@ -39,6 +39,7 @@ def work_of(server: Server, key: ApiKey, caller: Caller, parsed: ParsedChat) -> 
         body.n or 1,
         body.stops,
         format=parsed.format,
+        tokens=parsed.tokens,
     )
 
 

@@ -8,14 +8,16 @@ decoded.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ltm.serve.answer_format import AnswerFormat
 from ltm.serve.identity import Caller
+from ltm.serve.token_options import TokenOptions
 from ltm.serve.tools import ToolCall, prompt_messages
+from ltm.text.token_rules import TokenScore
 
 Result = TypeVar("Result")
 
@@ -28,7 +30,8 @@ class ChatWork:
     `plain_message` has them, a user's or a tool's last. options: of `Asking` and `Sampling`. num_choices: answers that
     are wanted, each with the next seed. stops: strings at which an answer ends. num_known: messages, from the first,
     that the server kept and logged itself; after: the hash of what was said up to there, as `turn_log.chain` (None:
-    what a client sent is looked through from its beginning). format: what an answer has to look like.
+    what a client sent is looked through from its beginning). format: what an answer has to look like; tokens:
+    what is said of single tokens of it.
     """
 
     caller: Caller
@@ -41,6 +44,7 @@ class ChatWork:
     num_known: int = 0
     after: str | None = None
     format: AnswerFormat = AnswerFormat()
+    tokens: TokenOptions = TokenOptions()
 
     @property
     def prompt(self) -> list[dict[str, Any]]:
@@ -63,12 +67,22 @@ class ChatWork:
 @dataclass(frozen=True)
 class Choice:
     """text: without the stop string and calls; reason: stop, length or tool_calls; num_tokens: that were made, the ones
-    of a stop string and beyond it in the same word included. calls: of functions."""
+    of a stop string and beyond it in the same word included. calls: of functions. scores: of its tokens, calls'
+    included, where they are wanted."""
 
     text: str
     reason: str
     num_tokens: int
     calls: tuple[ToolCall, ...] = ()
+    scores: tuple[TokenScore, ...] = ()
+
+
+class Piece(NamedTuple):
+    """What is new of a choice, by its number: text, and the scores of tokens where they are wanted."""
+
+    choice: int
+    text: str
+    scores: Sequence[TokenScore] = ()
 
 
 @dataclass(frozen=True)
@@ -90,12 +104,13 @@ class Listener:
     """Gets an answer as it comes, with its calls as they are written, in the engine's thread. Set `is_gone` from any
     thread, and no more is made."""
 
-    def __init__(self, on_piece: Callable[[int, str], None] | None = None):
+    def __init__(self, on_piece: Callable[[Piece], None] | None = None):
         self.on_piece, self.is_gone = on_piece, False
 
-    def hear(self, choice: int, text: str) -> None:
-        if text and self.on_piece is not None:
-            self.on_piece(choice, text)
+    def hear(self, choice: int, text: str, scores: Sequence[TokenScore] = ()) -> None:
+        """A piece of the answer; scores: of its tokens."""
+        if (text or scores) and self.on_piece is not None:
+            self.on_piece(Piece(choice, text, scores))
 
 
 class Engine(ABC):

@@ -58,6 +58,12 @@ class Grammars:
             return None
         return GrammarRule(self._matcher(lark(wanted), wanted.param), self.ends)
 
+    def token_bytes(self, token: int) -> bytes:
+        """What a token says; of one that stands for nothing said, its name."""
+        if token >= self.vocabulary.vocab_size or self.vocabulary.is_special_token(token):
+            return self.tokenizer.decode([token]).encode()
+        return self.vocabulary.decode_bytes([token])
+
     def _matcher(self, grammar: str, param: str) -> LLMatcher:
         with self._lock:
             vocabulary = self.vocabulary

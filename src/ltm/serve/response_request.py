@@ -22,6 +22,7 @@ from ltm.serve.chat_request import (
 from ltm.serve.errors import invalid, unsupported
 from ltm.serve.messages import check_last, plain_message
 from ltm.serve.response_store import Json, new_id
+from ltm.serve.token_options import MOST_LIKELIEST, TokenOptions
 from ltm.serve.tools import parse_tools
 
 MOST_PAIRS, MOST_KEY, MOST_VALUE = 16, 64, 512
@@ -39,6 +40,8 @@ class ResponseBody(Lenient):
     conversation: str | dict[str, Any] | None = None
     store: bool | None = None
     text: Any = None
+    include: Any = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LIKELIEST)
     tools: Any = None
     tool_choice: Any = None
     parallel_tool_calls: Any = None
@@ -56,11 +59,6 @@ UNSUPPORTED: Refused = {
     "background": ("background is", bool),
     "context_management": ("context_management is", bool),
     "prompt": ("a stored prompt is", lambda value: value is not None),
-    "top_logprobs": ("top_logprobs are", bool),
-    "include": (
-        "message.output_text.logprobs are",
-        lambda value: isinstance(value, list) and "message.output_text.logprobs" in value,
-    ),
     "memory.as_of": ("memory.as_of is", lambda value: value is not None),
     "memory.trace": ("memory.trace is", bool),
 }
@@ -87,7 +85,9 @@ class ParsedResponse:
         check_last(whole, "input")
         same = {name: getattr(body, name) for name in ("model", "temperature", "top_p", "memory")}
         chat = {"messages": whole, "max_completion_tokens": body.max_output_tokens, **same}
-        return ParsedChat(ChatBody.model_validate(chat), whole, self.ignored, self.format)
+        wanted = isinstance(body.include, list) and "message.output_text.logprobs" in body.include
+        tokens = TokenOptions(num_likeliest=body.top_logprobs or 0 if wanted or body.top_logprobs else None)
+        return ParsedChat(ChatBody.model_validate(chat), whole, self.ignored, self.format, tokens)
 
 
 def parse_response(data: Any) -> ParsedResponse:

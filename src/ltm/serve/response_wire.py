@@ -9,21 +9,27 @@ from typing import Any
 
 from ltm.serve.answering import event
 from ltm.serve.chat_wire import memory_told
-from ltm.serve.engine import ChatReply, Choice
+from ltm.serve.engine import ChatReply, Choice, Piece
 from ltm.serve.errors import ApiError
 from ltm.serve.response_request import Json, ParsedResponse, call_item, message_item, text_of
 from ltm.serve.response_store import new_id
+from ltm.serve.token_options import TokenBytes, told_scores
 from ltm.serve.tools import CallReader
 
 
 class ResponseWire:
-    """One response; user: whose memory it had, None for none; keeps: whether it can be asked for later. Events are
-    numbered as they are made; an item of the output begins with its first piece, and is the same in the whole."""
+    """One response; user: whose memory it had, None for none; keeps: whether it can be asked for later; token_bytes:
+    what a token says. Events are numbered as they are made; an item of the output begins with its first piece, and is
+    the same in the whole."""
 
-    def __init__(self, parsed: ParsedResponse, model: str, user: str | None, keeps: bool):
+    def __init__(
+        self, parsed: ParsedResponse, model: str, user: str | None, keeps: bool, token_bytes: TokenBytes = bytes
+    ):
+        self.token_bytes = token_bytes
         self.parsed, self.model, self.user, self.keeps = parsed, model, user, keeps
         self.id, self.created, self.number = new_id("resp"), int(time.time()), 0
         self.output: list[Json] = []
+        self._scores: list[Json] = []  # of tokens whose text was not told yet
         self._reader = CallReader() if parsed.format.tools is not None else None
 
     def whole(self, reply: ChatReply) -> Json:
@@ -46,6 +52,7 @@ class ResponseWire:
     def _add_whole(self, choice: Choice) -> None:
         if choice.text or not choice.calls:
             self.output.append(message_item("assistant", choice.text, "in_progress"))
+            self.output[-1]["content"][0]["logprobs"] = told_scores(choice.scores, self.token_bytes)
         self.output += [call_item(_call_id(), call.name, call.arguments, "in_progress") for call in choice.calls]
 
     # a stream
@@ -55,9 +62,10 @@ class ResponseWire:
         for name in ("response.created", "response.in_progress"):
             yield self._event(name, response=self._frame("in_progress", []))
 
-    def pieces(self, text: str) -> Iterator[dict[str, str]]:
+    def pieces(self, new: Piece) -> Iterator[dict[str, str]]:
         """Events of a piece of the answer."""
-        for kind, piece in [("text", text)] if self._reader is None else self._reader.push(text):
+        self._scores += told_scores(new.scores, self.token_bytes)
+        for kind, piece in [("text", new.text)] if self._reader is None else self._reader.push(new.text):
             yield from self._piece(kind, piece)
 
     def rest(self) -> Iterator[dict[str, str]]:
@@ -81,8 +89,9 @@ class ResponseWire:
         else:
             if not self.output or self.output[-1]["type"] != "message":
                 yield from self._open(message_item("assistant", "", "in_progress"))
-            self.output[-1]["content"][0]["text"] += piece
-            yield self._event("response.output_text.delta", **self._part_place(), delta=piece, logprobs=[])
+            (part,), scores, self._scores = self.output[-1]["content"], self._scores, []
+            part |= {"text": part["text"] + piece, "logprobs": [*part["logprobs"], *scores]}
+            yield self._event("response.output_text.delta", **self._part_place(), delta=piece, logprobs=scores)
 
     def _open(self, item: Json) -> Iterator[dict[str, str]]:
         """Begin an item; the one before has ended."""
@@ -99,7 +108,9 @@ class ResponseWire:
         """End the last item, as it is now."""
         if item["type"] == "message":
             (part,) = item["content"]
-            yield self._event("response.output_text.done", **self._part_place(), text=part["text"], logprobs=[])
+            yield self._event(
+                "response.output_text.done", **self._part_place(), text=part["text"], logprobs=part["logprobs"]
+            )
             yield self._event("response.content_part.done", **self._part_place(), part=part)
         else:
             told = {"arguments": item["arguments"], "name": item["name"]}

@@ -77,8 +77,8 @@ async def _events(answering: Answering, asked: _Asked) -> AsyncIterator[dict[str
     for one in asked.wire.begin():
         yield one
     async with aclosing(answering.pieces()) as pieces:
-        async for _, text in pieces:
-            for one in asked.wire.pieces(text):
+        async for piece in pieces:
+            for one in asked.wire.pieces(piece):
                 yield one
     try:
         reply = answering.reply()
@@ -103,7 +103,11 @@ async def _understood(server: Server, key: ApiKey, caller: Caller, parsed: Parse
     tail, after = history.tail
     work = replace(work, num_known=len(chat.messages) - len(parsed.items) - len(tail), after=after)
     user = caller.user if work.reads or work.writes else None
-    return _Asked(server, work, ResponseWire(parsed, parsed.body.model or server.model.name, user, keeps))
+    return _Asked(
+        server,
+        work,
+        ResponseWire(parsed, parsed.body.model or server.model.name, user, keeps, server.model.grammars.token_bytes),
+    )
 
 
 def _keeps(key: ApiKey, caller: Caller, parsed: ParsedResponse) -> bool:

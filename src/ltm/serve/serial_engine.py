@@ -13,9 +13,8 @@ from ltm.data.tokens import token_ids
 from ltm.serve.engine import ChatReply, ChatWork, Choice, Engine, Listener, Result
 from ltm.serve.errors import ApiError
 from ltm.serve.fair_queue import FairQueue, QueueFull
+from ltm.serve.hearing import Hearing
 from ltm.serve.served_model import AnySession, ServedModel
-from ltm.serve.stops import StopFilter
-from ltm.serve.tools import read_calls
 from ltm.serve.turn_log import LoggedTurn, chain, said
 from ltm.serve.user_memory import UserMemory
 from ltm.serve.users import Users
@@ -107,32 +106,23 @@ class SerialEngine(Engine):
     def _choice(
         self, work: ChatWork, session: AnySession, listener: Listener, number: int, in_window: set[str]
     ) -> tuple[Answer, Choice]:
-        stops, pieces = StopFilter(work.stops), []
+        rules, scores = work.tokens.rules(work.format, self.model.grammars)
+        hearing = Hearing(work, listener, number, scores)
 
         def hear(text: str) -> None:
             if listener.is_gone or self._is_closing:
                 raise EndOfAnswer
-            pieces.append(stops.push(text))
-            listener.hear(number, pieces[-1])
-            if stops.found is not None:
-                raise EndOfAnswer
+            hearing.hear(text)
 
         *history, last = work.prompt
         options = {**work.options, "query": work.query}
         if options.get("seed") is not None:
             options["seed"] = (options["seed"] + number) % 2**63
         options["recall"] = self.recall if work.reads else "off"
-        rule = self.model.grammars.rule(work.format)
-        rules = [] if rule is None else [rule]
         answer = session.ask(
             last["content"], history=history, on_text=hear, leave_out=in_window, rules=rules, **options
         )
-        pieces.append(stops.finish())
-        listener.hear(number, pieces[-1])
-        text = "".join(pieces)
-        spoken, calls = (text, ()) if work.format.tools is None else read_calls(text)
-        reason = "length" if not answer.ended and stops.found is None else "tool_calls" if calls else "stop"
-        return answer, Choice(spoken, reason, len(answer.token_ids), calls)
+        return answer, hearing.choice(ended=answer.ended, num_tokens=len(answer.token_ids))
 
     def _in_window(self, work: ChatWork, session: AnySession, memory: UserMemory) -> set[str]:
         """Names of the turns of a request that the model sees anyway: those at its end that its window has room for,
