@@ -200,9 +200,23 @@ def test_a_temporary_chat_neither_reads_nor_writes(page, running, client):
     assert scripted.works[0].caller.session != scripted.works[1].caller.session
 
 
+def test_a_trace_shows_the_words_that_each_memory_moved(page, running, client):
+    answer = "Tom <b>is</b> my cat."
+    running.server.engine = Scripted(running.server.engine, answer, add(client, "My cat is called <i>Tom</i>."))
+    ask(page, "Who is my cat?")
+    press(page, "Trace", "#turns")
+    page.until("document.querySelector('#trace .passages button') && true")
+    assert page.value("document.querySelector('#trace .text').textContent") == answer
+    assert "<i>Tom</i>." in page.value("document.querySelector('#trace .passages button').textContent")
+    for pressed in ("true", "false"):
+        page.click("#trace .passages button")
+        assert page.value("document.querySelector('#trace .passages button').ariaPressed") == pressed
+    assert page.complaints == []
+
+
 def test_by_keyboard_alone(page):
     page.value("document.getElementById('tab-chat').focus()")
-    for tab in ("memories", "settings", "admin", "chat"):
+    for tab in ("memories", "trace", "settings", "admin", "chat"):
         page.press("ArrowRight")
         page.until(f"document.activeElement.id === 'tab-{tab}' || document.activeElement.id === 'question'")
         page.until(f"document.getElementById('tab-{tab}').getAttribute('aria-selected') === 'true'")
@@ -213,7 +227,7 @@ def test_by_keyboard_alone(page):
 def test_nothing_is_wider_than_the_window(page, client, width):
     add(client, "A" * 300 + " `code` https://a.invalid/" + "b" * 200)
     page.size(width)
-    for tab in ("chat", "memories", "settings", "admin"):
+    for tab in ("chat", "memories", "trace", "settings", "admin"):
         show(page, tab)
         page.until("document.documentElement.scrollWidth <= innerWidth")
 

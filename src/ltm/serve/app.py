@@ -32,6 +32,7 @@ from ltm.serve.mcp_graph import mcp_graph
 from ltm.serve.mcp_http import McpEndpoint
 from ltm.serve.mcp_server import mcp_server
 from ltm.serve.memory_routes import MEMORY_ROUTES
+from ltm.serve.memory_trace import TRACE_ROUTES
 from ltm.serve.metrics import ServeMetrics
 from ltm.serve.page_routes import PAGE_ROUTES
 from ltm.serve.responses import RESPONSE_ROUTES
@@ -124,6 +125,7 @@ def make_app(server: Server) -> Starlette:
         *RESPONSE_ROUTES,
         *CONVERSATION_ROUTES,
         *MEMORY_ROUTES,
+        *TRACE_ROUTES,
         *SESSION_ROUTES,
         *ADMIN_ROUTES,
         *PAGE_ROUTES,

@@ -22,7 +22,7 @@ def used_passages(made: Generated, bank: Bank | None, tokenizer: Any) -> tuple[l
     made: generated with trace; bank: what it was generated with, before anything is deleted there; None: no bank.
     """
     spans, texts = _spans(made.used, bank, tokenizer)
-    ordered, words = list(spans.values()), _words(tokenizer, made.token_ids)
+    ordered, words = list(spans.values()), token_words(tokenizer, made.token_ids)
     by_token = [[(spans[chunk.slot], chunk.weight) for chunk in used] for used in made.used_by_token]
     by_token = [[]] * (len(words) - len(by_token)) + by_token  # nothing is noted where nothing is remembered
     return find_passages(ordered, texts, NUM_USED), trace_tokens(words, by_token, ordered, texts)
@@ -45,7 +45,7 @@ def _spans(
     return spans, {one.id: SourceText(one.name, one.text, one.ranges) for one in known if one.text is not None}
 
 
-def _words(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+def token_words(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; characters made of several tokens come with the last of them."""
     words, done = [], ""
     for end in range(1, len(ids) + 1):

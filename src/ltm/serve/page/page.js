@@ -130,7 +130,7 @@ function enter() {
   $("who").textContent = session.user;
   const shown = {
     chat: may("chat"), memories: may("memory:read") && session.memory !== "off", admin: may("admin"), settings: true,
-    documents: may("memory:read") && has("/v1/memory/documents"), trace: has("/v1/memory/trace/{response_id}"),
+    documents: may("memory:read") && has("/v1/memory/documents"), trace: may("memory:read") && has("/v1/memory/trace"),
   };
   for (const name of TABS) $(`tab-${name}`).hidden = !shown[name];
   $("chat-model").textContent = session.memory === "off" ? `${session.model}, no memory` : `${session.model}, memory ${session.memory}`;
@@ -288,14 +288,14 @@ function markdown(text) {
 
 // --- chat
 
-let messages = [], chatId = "", stopping = null, lastTrace = null;
+let messages = [], chatId = "", stopping = null, traced = null;
 
 const usesMemory = () => !$("temporary").checked && localStorage.getItem("ltm-memory") !== "off" && session.memory !== "off";
 
 function newChat() {
   stop();
   messages = [];
-  lastTrace = null;
+  traced = null;
   chatId = `page-${Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(16)).join("")}`;
   $("turns").replaceChildren();
   $("chat-empty").hidden = false;
@@ -386,7 +386,7 @@ async function answer(options = {}) {
     draw();
     messages.push({ role: "assistant", content: made.text });
   } else words.replaceChildren();
-  finish(turn, under, made);
+  finish(turn, under, made, own.before);
   if (nearEnd() || !made.text) toEnd();
 }
 
@@ -408,7 +408,7 @@ function take(chunk, made) {
 }
 
 /** What stands under an answer: the memories it used, what can be done, what it took. */
-function finish(turn, under, made) {
+function finish(turn, under, made, before) {
   const used = made.memory?.used ?? [];
   if (used.length) turn.append(el("ul", { className: "chips" }, el("li", {}, "used"), ...used.map(chip)));
   const again = button(made.text ? "Regenerate" : "Try again", () => {
@@ -418,12 +418,15 @@ function finish(turn, under, made) {
     answer(made.text ? { temperature: 0.8, seed: crypto.getRandomValues(new Uint32Array(1))[0] } : {});
   });
   again.classList.add("only-last");
-  if (made.text) under.prepend(button("Copy", () => copy(made.text)));
-  under.append(again);
+  const isTraced = made.text && used.length && !$("tab-trace").hidden;
+  const tracing = () => {
+    traced = { messages: [...before, { role: "assistant", content: made.text }], items: used.slice(0, 8).map((use) => use.id) };
+    location.hash = "trace";
+  };
+  under.prepend(...[made.text ? button("Copy", () => copy(made.text)) : "", again, isTraced ? button("Trace", tracing) : ""]);
   if (made.memory?.written?.length) under.append(hint("remembered"));
   if (made.reason === "length") under.append(hint("cut at the most tokens"));
   if (made.usage) under.append(hint(`${made.usage.completion_tokens} tokens`));
-  lastTrace = made.text && made.id && used.length ? made : lastTrace;
   turn.append(under);
 }
 
@@ -622,13 +625,13 @@ async function showAdmin() {
   const { data } = await call("GET", "v1/admin/keys");
   $("keys").replaceChildren(...data.map((key) => {
     const isOwn = key.id === session.key.id;
-    const revoke = button(isOwn ? "Revoke (yours)" : "Revoke", async () => {
+    const revoke = button("Revoke", async () => {
       if (revoke.textContent !== "Sure?") return void (revoke.textContent = "Sure?");
       await attempt(() => call("DELETE", `v1/admin/keys/${key.id}`), revoke);
       await attempt(showAdmin);
     });
-    revoke.onblur = () => { revoke.textContent = isOwn ? "Revoke (yours)" : "Revoke"; };
-    const row = [key.name, el("code", {}, `${key.shown}…`), key.user ?? "(gateway)", key.scopes.join(", "), when(key.expires), when(key.used), revoke];
+    revoke.onblur = () => { revoke.textContent = "Revoke"; };
+    const row = [isOwn ? `${key.name} (yours)` : key.name, el("code", {}, `${key.shown}…`), key.user ?? "(gateway)", key.scopes.join(", "), when(key.expires), when(key.used), revoke];
     return el("tr", {}, ...row.map((cell, number) => el("td", { className: number === 3 ? "wrap" : "" }, cell)));
   }));
   await listUsers();
@@ -662,9 +665,36 @@ $("make-key").addEventListener("submit", (event) => {
   }, event.submitter);
 });
 
-// --- documents and trace: only where the server has them
+// --- trace
+
+async function showTrace() {
+  if (!traced) return $("trace-body").replaceChildren(el("p", { className: "empty" }, "Press Trace under an answer that used memories."));
+  $("trace-body").replaceChildren(el("p", { className: "waiting" }, "scoring the answer again"));
+  const asked = traced;
+  const told = await call("POST", "v1/memory/trace", asked).catch((error) => { $("trace-body").replaceChildren(); throw error; });
+  if (asked !== traced) return;
+  const words = told.words.map((word) => el("span", {}, word));
+  const choose = (chosen) => {
+    const moved = new Set(told.items.filter((item, number) => chosen === null || number === chosen).flatMap((item) => item.tokens));
+    words.forEach((word, number) => { word.className = moved.has(number) ? "moved" : ""; });
+    items.forEach((item, number) => item.setAttribute("aria-pressed", number === chosen));
+  };
+  const items = told.items.map((item, number) => el("button", { type: "button", "aria-pressed": "false",
+    onclick: (event) => choose(event.currentTarget.getAttribute("aria-pressed") === "true" ? null : number) },
+  hint(`${likelier(item.nats)}, moved ${item.tokens.length} of ${words.length} words or parts of words`), el("br"), item.text));
+  $("trace-body").replaceChildren(
+    el("div", { className: "turns-shown" }, el("div", { className: "turn user" }, asked.messages.at(-2).content), el("p", { className: "text" }, ...words)),
+    el("h2", {}, "Memories, the one that moved most first"), el("div", { className: "passages" }, ...items));
+  choose(null);
+}
+
+const likelier = (nats) => {
+  const times = Math.exp(Math.abs(nats));
+  return `made the answer ${times < 1000 ? times.toFixed(times < 10 ? 1 : 0) : times.toExponential(0)} times ${nats >= 0 ? "likelier" : "less likely"}`;
+};
+
+// --- documents: only where the server has them
 
 async function listDocuments() {}
-async function showTrace() {}
 
 begin().catch((error) => { $("login").hidden = false; $("login-error").textContent = error.message; });
