@@ -175,8 +175,20 @@ def test_an_earlier_turn_is_not_encoded_again(read):
     follows = read.ask("What is sold?", history=longer, max_new_tokens=6)
     plain = Session(read.method, encoder=None).ask("What is sold?", history=longer, max_new_tokens=6)
     assert follows.text == plain.text and follows.encoded_tokens < plain.encoded_tokens
-    read.read("Another text.", "third")  # the memory is another one now: nothing that was encoded with the old holds
-    assert read.ask("Where?", history=history, max_new_tokens=6).encoded_tokens >= first.prompt_tokens
+
+
+@pytest.mark.parametrize("name", ["longmem", "memorizing", "em_llm", "quest"])
+def test_earlier_turns_stay_encoded_while_more_is_read_and_not_when_it_is_deleted(name, longmem):
+    method = longmem if name == "longmem" else create_method(name, load_backbone("tiny-llama"))
+    session = Session(method, encoder=None)
+    session.read(HARBOUR, "harbour")
+    history = [{"role": "user", "content": "Who keeps bees?"}, {"role": "assistant", "content": "Boris."}]
+    first = session.ask("Hm?", history=history, max_new_tokens=2)
+    session.read(BEES, "bees")
+    again = session.ask("Hm?", history=history, max_new_tokens=2)
+    assert again.encoded_tokens < first.encoded_tokens == first.prompt_tokens == again.prompt_tokens
+    session.delete("harbour")  # nothing of what was encoded with it holds
+    assert session.ask("Hm?", history=history, max_new_tokens=2).encoded_tokens == first.prompt_tokens
 
 
 def test_a_trace_says_what_each_passage_of_the_window_moved(read):

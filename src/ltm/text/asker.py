@@ -230,7 +230,8 @@ class Asker:
         others = [asked_ids(self.tokenizer, "\u2026", shown, asking, history) for shown in ([], OTHER_SHOWN)]
         stable = min(shared_length([one[0].tolist() for one in (ids, *others)]), ids.shape[1] - 1)
         bank = None if memory is None else self.memory.bank
-        mark = (asking.with_memory, id(self.memory.held), None if bank is None else bank.version)
+        # what is read later does not reach back into turns that stand; what is deleted does
+        mark = (asking.with_memory, id(self.memory.held), None if bank is None else bank.document_registry.deleted_at)
         return self._prefix.at(method, memory, ids, stable, mark)
 
     def _answer(self, tokens: Sequence[int], ends: Sequence[int], prompt_tokens: int, seconds: float) -> Answer:
