@@ -39,7 +39,7 @@ class MiniLM:
     True
     """
 
-    name = "minilm"
+    name, most_tokens = "minilm", MAX_TOKENS
 
     def __init__(self, model: Any, tokenizer: Any, identity: str = f"minilm-1/{SHA256[:16]}/{MAX_TOKENS}"):
         self.model: Any = model.eval()

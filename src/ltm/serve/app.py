@@ -24,6 +24,7 @@ from ltm.serve.access import key_of
 from ltm.serve.admin_routes import ADMIN_ROUTES
 from ltm.serve.chat import chat_completions
 from ltm.serve.conversations import CONVERSATION_ROUTES
+from ltm.serve.embeddings import embeddings
 from ltm.serve.engine import ChatReply
 from ltm.serve.errors import ApiError, api_error
 from ltm.serve.keys import KeyStore
@@ -122,6 +123,7 @@ def make_app(server: Server) -> Starlette:
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model_named),
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
         *RESPONSE_ROUTES,
         *CONVERSATION_ROUTES,
         *MEMORY_ROUTES,

@@ -13,6 +13,8 @@ from ltm.errors import LtmError
 from ltm.methods import method_class
 from ltm.methods.opening import open_method
 from ltm.methods.registry import create_method
+from ltm.notes.encoder import Encoder, installed_encoder, load_encoder
+from ltm.serve.embedder import PooledStates
 from ltm.serve.grammar import Grammars
 from ltm.text.generation import end_tokens
 from ltm.text.means import Means
@@ -76,6 +78,14 @@ class ServedModel:
     def grammars(self) -> Grammars:
         """What holds answers to a format."""
         return Grammars(self.tokenizer, end_tokens(self.backbone.model, self.tokenizer))
+
+    @cached_property
+    def embedder(self) -> Encoder:
+        """What makes vectors of texts for clients: what finds passages by meaning, or else the backbone's states."""
+        if self.has_memory and self.method.speaks == "text":
+            return self.method.means.encoder
+        name = installed_encoder() if self.encoder == "auto" else self.encoder
+        return PooledStates(self.backbone) if name is None else load_encoder(name)
 
     def session(self, path: Path) -> AnySession:
         """A session on the memory in a directory, made where there is none."""
