@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -143,6 +144,43 @@ def test_script_in_memories_and_answers_never_runs(page, running, client):
         one.startswith((f"{running.url}/", "data:image/svg+xml")) for one in page.requested
     )  # data: a date's icon
     assert page.complaints == []
+
+
+ENDLESS = [
+    "**a ",
+    "`a ",
+    "[a](",
+    "![",
+    "> ",
+    "- ",
+    "* _",
+    "|a",
+    "~~a",
+    "1. ",
+    "__a**",
+    "(((",
+    "```\n",
+    "https://a.b(",
+    "\n  - ",
+    "\n>",
+]
+
+
+def test_no_answer_makes_the_page_hang(page, running, client):
+    add(client, "My cat is Tom.")
+    texts = [
+        *(one * (29_000 // len(one)) for one in ENDLESS),
+        "".join(f"{'  ' * n}- a\n" for n in range(150)),
+        "x" * 200_000,
+    ]
+    engine = running.server.engine
+    for text in texts:
+        running.server.engine = Scripted(engine, text, "mem_0")
+        page.click("#new-chat")
+        started = time.monotonic()
+        ask(page, "Go on.")
+        assert time.monotonic() - started < 4, text[:8]
+    assert [one for one in page.complaints if "404" not in one] == []  # mem_0 is not there
 
 
 def test_no_script_could_take_the_key(page, running):

@@ -2,7 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const TABS = ["chat", "memories", "documents", "trace", "settings", "admin"];
-const UNDO_MS = 8000, PAGE = 20, MOST_DIFFED = 600, MOST_MARKED_UP = 30000;
+const UNDO_MS = 8000, PAGE = 20, MOST_DIFFED = 600, MOST_MARKED_UP = 30000, DEEPEST = 8, MOST_FETCHED = 10;
 
 let session = null; // what /session tells; user null: nobody is logged in
 
@@ -211,7 +211,7 @@ async function copy(text) {
 
 // --- markdown, as nodes
 
-const INLINE = /(?<ticks>`{1,3})(?<code>[^`]+)\k<ticks>|(?<bold>\*\*|__)(?=\S)(?<strong>[^\n]+?)(?<=\S)\k<bold>|(?<![\w*])(?<slant>[*_])(?=[^\s*_])(?<em>[^*_\n]+)(?<=\S)\k<slant>(?!\w)|~~(?<gone>[^~\n]+)~~|!?\[(?<label>[^\]\n]*)\]\((?<link>[^()\s]*(?:\([^()\s]*\)[^()\s]*)*)[^)\n]*\)|(?<bare>https?:\/\/[^\s<>()"'`]+[^\s<>()"'`.,;:!?])/;
+const INLINE = /(?<ticks>`{1,3})(?<code>[^`]{1,2000})\k<ticks>|(?<bold>\*\*|__)(?=\S)(?<strong>[^\n]{1,500}?)(?<=\S)\k<bold>|(?<![\w*])(?<slant>[*_])(?=[^\s*_])(?<em>[^*_\n]{1,500})(?<=\S)\k<slant>(?!\w)|~~(?<gone>[^~\n]{1,500})~~|!?\[(?<label>[^\]\n]{0,300})\]\((?<link>[^()\s]{0,2000}(?:\([^()\s]{0,200}\)[^()\s]{0,200}){0,3})[^)\n]{0,200}\)|(?<bare>https?:\/\/[^\s<>()"'`]+[^\s<>()"'`.,;:!?])/;
 
 function safeLink(address) {
   try {
@@ -247,7 +247,7 @@ const BLOCKS = [ // [what a block is, how its node is made]
   [/^ {0,3}(```+|~~~+)[^\n]*\n([^]*?)(?:\n {0,3}\1[^\n]*|$)/, ([, , code]) => el("pre", { tabIndex: 0 }, el("code", {}, code))],
   [/^ {0,3}(#{1,6}) +([^\n]+?)(?: +#+)?(?=\n|$)/, ([, marks, text]) => el(`h${Math.min(5, marks.length + 2)}`, {}, ...inline(text))],
   [/^ {0,3}(?:[-*_] *){3,}(?=\n|$)/, () => el("hr")],
-  [/^(?: {0,3}>[^\n]*(?:\n|$))+/, ([text]) => el("blockquote", {}, ...markdown(text.replace(/^ {0,3}> ?/gm, "")))],
+  [/^(?: {0,3}>[^\n]*(?:\n|$))+/, ([text], depth) => el("blockquote", {}, ...markdown(text.replace(/^ {0,3}> ?/gm, ""), depth + 1))],
   [/^[^\n]*\|[^\n]*\n *\|?(?: *:?-+:? *\|)+(?: *:?-+:?)? *(?:\n[^\n]*\|[^\n]*)*/, table],
   [/^ {0,3}(?:[-*+]|\d{1,9}[.)]) +[^\n]*(?:\n(?: {0,3}(?:[-*+]|\d{1,9}[.)]) +| {2,}|\n {2,})[^\n]*)*/, list],
 ];
@@ -258,24 +258,24 @@ function table([text]) {
   return el("table", {}, el("thead", {}, row(head, "th")), el("tbody", {}, ...rows.filter((line) => line.trim()).map((line) => row(line, "td"))));
 }
 
-function list([text]) {
+function list([text], depth) {
   const start = /^ *(\d{1,9})[.)]/.exec(text)?.[1];
   const items = text.split(/\n(?= ?(?:[-*+]|\d{1,9}[.)]) )/).map((part) => {
     const body = part.replace(/^ *(?:[-*+]|\d{1,9}[.)]) +/, "").replace(/^ {1,4}/gm, "");
     const [head] = body.split(/\n(?=[-*+] |\d{1,9}[.)] |\n)/);
-    return el("li", {}, ...lines(head), ...markdown(body.slice(head.length)));
+    return el("li", {}, ...lines(head), ...markdown(body.slice(head.length), depth + 1));
   });
   return start ? el("ol", { start: Number(start) }, ...items) : el("ul", {}, ...items);
 }
 
-/** The nodes of a text in markdown. */
-function markdown(text) {
-  if (text.length > MOST_MARKED_UP) return [el("p", {}, text)];
+/** The nodes of a text in markdown; depth: of quotes and lists around it. */
+function markdown(text, depth = 0) {
+  if (text.length > MOST_MARKED_UP || depth > DEEPEST) return [el("p", {}, text)];
   const nodes = [];
   for (let left = text.replace(/\r\n?/g, "\n").replace(/^\n+/, ""); left; left = left.replace(/^\s*\n/, "").replace(/^\n+/, "")) {
     const block = BLOCKS.map(([pattern, make]) => [pattern.exec(left), make]).find(([found]) => found);
     if (block) {
-      nodes.push(block[1](block[0]));
+      nodes.push(block[1](block[0], depth));
       left = left.slice(block[0][0].length);
       continue;
     }
@@ -508,30 +508,31 @@ function deleteNow(id) {
 const flush = () => Promise.all([...waiting.keys()].map(deleteNow));
 addEventListener("pagehide", flush);
 
-const where = (item) => ($("search-source").value ? item.source === $("search-source").value : true);
-
 /** The first page of what the form asks for, or (more) the next one. */
 async function findMemories(more = false) {
   const run = ++found.run, query = $("search-query").value.trim();
+  const [since, until, source] = ["since", "until", "source"].map((name) => $(`search-${name}`).value || null);
   await flush();
-  const times = { since: $("search-since").value || null, until: $("search-until").value || null };
-  const after = more ? `&after=${encodeURIComponent(found.after)}` : "";
-  const listed = query
-    ? await call("POST", "v1/memory/search", { query, k: 50, ...times })
-    : await call("GET", `v1/memory/items?order=desc&limit=${PAGE}${after}`);
+  const shown = [];
+  let listed = { has_more: false, last_id: more ? found.after : null };
+  if (query) shown.push(...(await call("POST", "v1/memory/search", { query, k: 50, since, until })).data.filter(isFrom(source)));
+  else for (let fetched = 0; !fetched || (listed.has_more && shown.length < PAGE && fetched < MOST_FETCHED); fetched++) {
+    listed = await call("GET", `v1/memory/items?order=desc&limit=${PAGE}${listed.last_id ? `&after=${encodeURIComponent(listed.last_id)}` : ""}`);
+    shown.push(...listed.data.filter(isFrom(source)).filter((item) => (!since || item.time >= since) && (!until || item.time < until)));
+  }
   if (run !== found.run) return; // asked anew meanwhile
   found.after = listed.last_id;
-  const inTime = (item) => query || ((!times.since || item.time >= times.since) && (!times.until || item.time < times.until));
-  const shown = listed.data.filter((item) => where(item) && inTime(item));
   if (!more) $("memory-list").replaceChildren();
   const cards = shown.map((item) => el("li", {}, card(item)));
   $("memory-list").append(...cards);
   $("memory-more").hidden = !listed.has_more;
   if (more) cards[0]?.querySelector("button").focus();
-  const count = $("memory-list").children.length;
-  $("memories-count").textContent = count ? `${count} shown${listed.has_more ? ", there are more" : ""}${query ? ", best first" : ", newest first"}`
-    : listed.has_more ? "none of these; there are more" : query ? "nothing was found" : "nothing is remembered yet";
+  const count = $("memory-list").children.length, isFiltered = query || since || until || source;
+  $("memories-count").textContent = count ? `${count} shown${listed.has_more ? ", there are more" : ""}, ${query ? "best" : "newest"} first`
+    : listed.has_more ? "none among the newest; look further by More" : isFiltered ? "nothing was found" : "nothing is remembered yet";
 }
+
+const isFrom = (source) => (item) => !source || item.source === source;
 
 $("search").addEventListener("submit", (event) => { event.preventDefault(); attempt(() => findMemories(), event.submitter); });
 $("search").addEventListener("reset", () => setTimeout(() => attempt(() => findMemories())));
