@@ -17,6 +17,7 @@ MODULES = {
     "chat": "ltm.cli.chat",
     "serve": "ltm.cli.serve",
     "keys": "ltm.cli.keys",
+    "users": "ltm.cli.users",
     "mcp": "ltm.cli.mcp",
     "train": "ltm.cli.train",
     "methods": "ltm.cli.methods",

@@ -69,6 +69,9 @@ def serve(
         ),
     ] = None,
     max_body: Annotated[str | None, typer.Option(help="Most bytes of a request.")] = None,
+    max_upload: Annotated[
+        str | None, typer.Option(help="Most bytes of an archive or document that is uploaded.")
+    ] = None,
     queue_size: Annotated[
         int | None, typer.Option(help="Most requests that wait for the model; one more is told to come again.")
     ] = None,

@@ -22,6 +22,7 @@ import ltm
 from ltm.errors import LtmError
 from ltm.serve.access import key_of
 from ltm.serve.admin_routes import ADMIN_ROUTES
+from ltm.serve.archive_routes import ARCHIVE_ROUTES
 from ltm.serve.chat import chat_completions
 from ltm.serve.conversations import CONVERSATION_ROUTES
 from ltm.serve.embeddings import embeddings
@@ -131,6 +132,7 @@ def make_app(server: Server) -> Starlette:
         *SESSION_ROUTES,
         *ADMIN_ROUTES,
         *PAGE_ROUTES,
+        *ARCHIVE_ROUTES,
         *(Route(path, endpoint) for path, endpoint in mcp.items()),
     ]
     handlers = {ApiError: _explain, HTTPException: _explain, LtmError: _explain}

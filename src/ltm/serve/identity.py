@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ltm.errors import LtmError
 from ltm.serve.errors import ApiError, invalid
 
 USER_FIELDS = (
@@ -98,6 +99,14 @@ def resolve(principal: Principal, headers: Headers, body: Mapping[str, Any]) -> 
     namespace = _named("memory.namespace", headers, body) or DEFAULT_NAMESPACE
     sessions = (_named(field, headers, body) for field in SESSION_FIELDS)
     return Caller(principal.tenant, user, namespace, next((one for one in sessions if one is not None), None))
+
+
+def local_caller(user: str, namespace: str = DEFAULT_NAMESPACE, tenant: str = "default") -> Caller:
+    """The user whom whoever starts a process names. Raises LtmError for a name that is none."""
+    try:
+        return resolve(Principal(None, tenant), [], {"memory": {"user": user, "namespace": namespace}})
+    except ApiError as error:
+        raise LtmError(error.message) from None
 
 
 def _named(field: str, headers: Headers, body: Mapping[str, Any]) -> str | None:

@@ -75,7 +75,7 @@ class KnowledgeGraph:
         for name, kind, observations in entities:
             if name in self.entities:
                 continue
-            self._take(self.items.add(f"{_quoted(name)} is of type {_quoted(kind)}."))
+            self._take(self.items.add(_entity(name, kind)))
             self.add_observations(name, observations)
             made.append(name)
         return made
@@ -85,7 +85,7 @@ class KnowledgeGraph:
         known = self.entity(name).observations
         new = [one for one in dict.fromkeys(observations) if one not in known]
         for one in new:
-            self._take(self.items.add(f"{_quoted(name)}: {one}"))
+            self._take(self.items.add(_observation(name, one)))
         return new
 
     def create_relations(self, relations: Sequence[Relation]) -> list[Relation]:
@@ -93,8 +93,8 @@ class KnowledgeGraph:
         for start, _, end in relations:
             self.entity(start), self.entity(end)
         new = [one for one in dict.fromkeys(relations) if one not in self.relations]
-        for start, kind, end in new:
-            self._take(self.items.add(f"{_quoted(start)} -> {_quoted(kind)} -> {_quoted(end)}"))
+        for one in new:
+            self._take(self.items.add(_related(one)))
         return new
 
     def delete_entities(self, names: Sequence[str]) -> list[str]:
@@ -169,6 +169,30 @@ def parsed_line(line: str, where: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise LtmError(f"{where} is neither an entity nor a relation; nothing was taken in") from None
     return one
+
+
+def statements(lines: Iterable[dict[str, Any]]) -> list[str]:
+    """What lines of a memory.jsonl say, as texts of items, each once."""
+    said = []
+    for one in lines:
+        if one["type"] == "relation":
+            said.append(_related(_relation(one)))
+        else:
+            said.append(_entity(one["name"], one["entityType"]))
+            said += [_observation(one["name"], text) for text in one["observations"]]
+    return list(dict.fromkeys(said))
+
+
+def _entity(name: str, kind: str) -> str:
+    return f"{_quoted(name)} is of type {_quoted(kind)}."
+
+
+def _observation(name: str, text: str) -> str:
+    return f"{_quoted(name)}: {text}"
+
+
+def _related(relation: Relation) -> str:
+    return " -> ".join(map(_quoted, relation))
 
 
 def _relation(line: dict[str, Any]) -> Relation:

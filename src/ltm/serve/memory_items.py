@@ -128,7 +128,7 @@ class MemoryItems:
 
     def said_by_user(self) -> list[MemoryItem]:
         """Every item that the user said or added."""
-        return [_item(turn) for turn in self.log.in_force("user")]
+        return [_item(turn) for turn in self.log.in_force(["user"])]
 
     def one(self, item: str) -> ItemInContext:
         """An item and what was said around it."""

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 READ, WRITE = "memory:read", "memory:write"
 
 
-class _Fields(BaseModel):
+class Fields(BaseModel):
     """Of a body, or of a query; whose memory it is, `identity` reads."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -37,58 +37,39 @@ class _Fields(BaseModel):
     metadata: Any = None
 
 
-class _Added(_Fields):
+class _Added(Fields):
     text: str
 
 
-class _Search(_Fields):
+class _Search(Fields):
     query: str
     k: int = 8
     since: str | None = None
     until: str | None = None
 
 
-class _Page(_Fields):
+class _Page(Fields):
     after: str | None = None
     limit: int = 20
     order: str = "asc"
 
 
-class _Correction(_Fields):
+class _Correction(Fields):
     text: str
     reason: str | None = None
     content_sha256: str | None = None
 
 
-class _Erasure(_Fields):
+class _Erasure(Fields):
     all: bool
     confirm: str
 
 
-class _Asked:
+class Asked:
     """A request that was let in: whose memory, and what its fields say."""
 
     def __init__(self, server: Server, caller: Caller, fields: Any, ignored: list[str]):
         self.server, self.caller, self.fields, self.ignored = server, caller, fields, ignored
-
-    @classmethod
-    async def of(cls, request: Request, scope: str, kind: type[_Fields] = _Fields, *, has_body: bool = False) -> _Asked:
-        """Raises ApiError: 401, 403, 400 for fields that cannot be, 404 where there is no memory."""
-        server: Server = request.app.state.server
-        key = key_of(request, server.keys, scope)
-        data = await json_body(request, server.settings.max_body) if has_body else dict(request.query_params)
-        if not isinstance(data, dict):
-            raise invalid("the body is no JSON object; send one")
-        try:
-            fields = kind.model_validate(data)
-        except ValidationError as error:
-            raise invalid_field(error) from None
-        caller = resolve(key.principal, request.headers.items(), _with_namespace(data))
-        if caller.user is None:
-            raise invalid("this key speaks for many and the request names no user; send X-LTM-User", "user")
-        if not server.model.has_memory:
-            raise ApiError(404, "this server was started without a memory (--memory off)", "memory_not_found")
-        return cls(server, caller, fields, header_names(fields.model_extra or {}))
 
     async def run(self, call: Callable[[MemoryItems], Result]) -> Result:
         """Do it in the user's turn."""
@@ -97,6 +78,25 @@ class _Asked:
     def answer(self, body: Mapping[str, Any]) -> Response:
         headers = {"x-ltm-ignored": ", ".join(self.ignored)} if self.ignored else {}
         return JSONResponse(body, headers=headers)
+
+
+async def asked_of(request: Request, scope: str, kind: type[Fields] = Fields, *, has_body: bool = False) -> Asked:
+    """Raises ApiError: 401, 403, 400 for fields that cannot be, 404 where there is no memory."""
+    server: Server = request.app.state.server
+    key = key_of(request, server.keys, scope)
+    data = await json_body(request, server.settings.max_body) if has_body else dict(request.query_params)
+    if not isinstance(data, dict):
+        raise invalid("the body is no JSON object; send one")
+    try:
+        fields = kind.model_validate(data)
+    except ValidationError as error:
+        raise invalid_field(error) from None
+    caller = resolve(key.principal, request.headers.items(), _with_namespace(data))
+    if caller.user is None:
+        raise invalid("this key speaks for many and the request names no user; send X-LTM-User", "user")
+    if not server.model.has_memory:
+        raise ApiError(404, "this server was started without a memory (--memory off)", "memory_not_found")
+    return Asked(server, caller, fields, header_names(fields.model_extra or {}))
 
 
 def _with_namespace(data: dict[str, Any]) -> dict[str, Any]:
@@ -109,13 +109,13 @@ def _with_namespace(data: dict[str, Any]) -> dict[str, Any]:
 
 async def add_item(request: Request) -> Response:
     """POST /v1/memory/items"""
-    asked = await _Asked.of(request, WRITE, _Added, has_body=True)
+    asked = await asked_of(request, WRITE, _Added, has_body=True)
     return asked.answer(_item(await asked.run(lambda items: items.add(asked.fields.text))))
 
 
 async def list_items(request: Request) -> Response:
     """GET /v1/memory/items"""
-    asked = await _Asked.of(request, READ, _Page)
+    asked = await asked_of(request, READ, _Page)
     own = asked.fields
     page: ItemPage = await asked.run(lambda items: items.page(own.after, own.limit, own.order))
     return asked.answer(_list(list(map(_item, page.items)), page.has_more))
@@ -123,7 +123,7 @@ async def list_items(request: Request) -> Response:
 
 async def search_items(request: Request) -> Response:
     """POST /v1/memory/search"""
-    asked = await _Asked.of(request, READ, _Search, has_body=True)
+    asked = await asked_of(request, READ, _Search, has_body=True)
     own = asked.fields
     found = await asked.run(lambda items: items.search(own.query, own.k, own.since, own.until))
     return asked.answer(_list(list(map(_item, found))))
@@ -131,14 +131,14 @@ async def search_items(request: Request) -> Response:
 
 async def read_item(request: Request) -> Response:
     """GET /v1/memory/items/{id}"""
-    asked, item = await _Asked.of(request, READ), request.path_params["id"]
+    asked, item = await asked_of(request, READ), request.path_params["id"]
     read = await asked.run(lambda items: items.one(item))
     return asked.answer({**_item(read.item), "turns": list(map(_item, read.turns))})
 
 
 async def correct_item(request: Request) -> Response:
     """PATCH /v1/memory/items/{id}"""
-    asked, item = await _Asked.of(request, WRITE, _Correction, has_body=True), request.path_params["id"]
+    asked, item = await asked_of(request, WRITE, _Correction, has_body=True), request.path_params["id"]
     own = asked.fields
     version = await asked.run(lambda items: items.correct(item, own.text, own.reason, own.content_sha256))
     return asked.answer(_item(version))
@@ -146,20 +146,20 @@ async def correct_item(request: Request) -> Response:
 
 async def delete_item(request: Request) -> Response:
     """DELETE /v1/memory/items/{id}"""
-    asked, item = await _Asked.of(request, WRITE), request.path_params["id"]
+    asked, item = await asked_of(request, WRITE), request.path_params["id"]
     return asked.answer(_receipt(await asked.run(lambda items: items.delete(item))))
 
 
 async def item_history(request: Request) -> Response:
     """GET /v1/memory/items/{id}/history"""
-    asked, item = await _Asked.of(request, READ), request.path_params["id"]
+    asked, item = await asked_of(request, READ), request.path_params["id"]
     versions = await asked.run(lambda items: items.history(item))
     return asked.answer(_list([{"object": "memory.version", **asdict(version)} for version in versions]))
 
 
 async def delete_all(request: Request) -> Response:
     """DELETE /v1/memory"""
-    asked = await _Asked.of(request, WRITE, _Erasure, has_body=True)
+    asked = await asked_of(request, WRITE, _Erasure, has_body=True)
     if not asked.fields.all:
         raise invalid('all is not true; to erase a memory send {"all": true, "confirm": "USER"}', "all")
     if asked.fields.confirm != asked.caller.user:

@@ -11,8 +11,7 @@ import uvicorn
 
 from ltm.errors import LtmError
 from ltm.serve.app import Server
-from ltm.serve.errors import ApiError
-from ltm.serve.identity import Caller, Principal, resolve
+from ltm.serve.identity import local_caller
 from ltm.serve.keys import KeyStore
 from ltm.serve.knowledge_graph import KnowledgeGraph, read_lines
 from ltm.serve.mcp_files import mcp_files
@@ -84,14 +83,6 @@ def run_mcp(
                     KnowledgeGraph(MemoryItems(memory)).take_in(lines)
             told()
             MCP_SERVERS[compat](local_reach(users, caller)).run("stdio")
-
-
-def local_caller(user: str, namespace: str) -> Caller:
-    """The user whom whoever starts a process names; LtmError for a name that is none."""
-    try:
-        return resolve(Principal(None), [], {"memory": {"user": user, "namespace": namespace}})
-    except ApiError as error:
-        raise LtmError(error.message) from None
 
 
 def check_reach(settings: ServeSettings, keys: KeyStore) -> None:

@@ -87,6 +87,8 @@ class ServeSettings(BaseSettings):
     """Bytes of users' memories that are held open, such as 2GB; the least lately used are closed beyond it."""
     max_body: Bytes = Field(4 * 10**6, ge=1000)
     """Most bytes of a request."""
+    max_upload: Bytes = Field(100 * 10**6, ge=1000)
+    """Most bytes of an archive or document that is uploaded."""
     queue_size: int = Field(64, ge=1)
     """Most requests that wait for the model; one more is told to come again."""
     max_tokens: int = Field(512, ge=1)

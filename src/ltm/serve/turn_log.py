@@ -282,9 +282,9 @@ class TurnLog:
             raise KeyError(turn)
         return found[0]
 
-    def in_force(self, role: str) -> list[LoggedTurn]:
-        """All turns of a role in force, in the order their versions were written."""
-        return self._turns(f"WHERE {CURRENT} AND role = ? ORDER BY number", role)
+    def in_force(self, roles: Sequence[str] = ROLES) -> list[LoggedTurn]:
+        """All turns of some roles in force, in the order their versions were written."""
+        return [turn for turn in self._turns(f"WHERE {CURRENT} ORDER BY number") if turn.role in roles]
 
     def around(self, turn: LoggedTurn, count: int) -> list[LoggedTurn]:
         """A turn between up to so many before and after it in its conversation, each as it is in force; of several

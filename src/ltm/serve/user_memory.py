@@ -11,6 +11,8 @@ from pathlib import Path
 
 from ltm.errors import LtmError
 from ltm.notes.splitting import only_asks
+from ltm.serve.archive_rows import Rows, Taken
+from ltm.serve.importing import IMPORTED, discard, take_in
 from ltm.serve.kept_copies import KeptCopies, NumCopies
 from ltm.serve.keys import utc_now
 from ltm.serve.served_model import AnySession, ServedModel
@@ -116,6 +118,7 @@ class UserMemory:
 
     def forget_all(self) -> NumCopies:
         """Delete every turn, the memories made of them, and all responses and conversations; what those were."""
+        discard(self.directory)
         copies = self.copies.delete_all()
         self.log.forget(self.log.all())
         self._close_session()
@@ -123,6 +126,10 @@ class UserMemory:
             self._drop_place(place)
         self.session, self._names, self._refused = self._open_session(), None, {}
         return copies
+
+    def take_over(self, rows: Rows, *, restore: bool = False) -> Taken:
+        """Add what an archive or another program holds; it waits to be taken in. Arguments as `importing.take_in`."""
+        return take_in(self.directory, rows, self.log, restore=restore)
 
     def correct(self, turn: LoggedTurn, text: str, reason: str | None = None) -> LoggedTurn:
         """Write a version in place of a turn; the one before leaves the memory and stays in the log."""
@@ -168,9 +175,24 @@ class UserMemory:
     def _open_session(self) -> AnySession:
         for left in self.directory.glob(f"{ASIDE}*"):
             shutil.rmtree(left)
-        if not (self.directory / self.place).exists():
+        place = self.directory / self.place
+        if (place / IMPORTED).exists():
+            return self._open_imported(place)
+        if not place.exists():
             self.log.note_dropped(self.place)
-        return self.model.session(self.directory / self.place)
+        return self.model.session(place)
+
+    def _open_imported(self, place: Path) -> AnySession:
+        """A memory that came with an archive: taken over if it is of this model and holds nothing that the log does not
+        say, else made anew from the log."""
+        with suppress(LtmError):
+            session = self.model.session(place)
+            if {info.name for info in session.documents} <= {turn.name for turn in self.log.in_force()}:
+                (place / IMPORTED).unlink()
+                return session
+            close_session(session)
+        self._drop_place(self.place)
+        return self.model.session(place)
 
     @property
     def names(self) -> set[str]:
@@ -185,6 +207,11 @@ class UserMemory:
         self._close_session()
 
     def _close_session(self) -> None:
-        close = getattr(self.session.memory, "close", None)
-        if close is not None:
-            close()
+        close_session(self.session)
+
+
+def close_session(session: AnySession) -> None:
+    """Give a session's files back."""
+    close = getattr(session.memory, "close", None)
+    if close is not None:
+        close()

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock, RLock
 
 from ltm.serve.identity import Caller
+from ltm.serve.importing import finish_all
 from ltm.serve.keys import KeyStore, utc_now
 from ltm.serve.response_store import ResponseStore
 from ltm.serve.served_model import ServedModel
@@ -62,6 +63,7 @@ class Users:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least lately used first
         self._mutex = Lock()
         self._stripes = [Lock() for _ in range(STRIPES)]
+        finish_all(self.directory)
 
     @contextmanager
     def responses(self, caller: Caller, *, make: bool = False) -> Iterator[ResponseStore]:
