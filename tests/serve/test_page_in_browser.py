@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import pytest
 from chromium import Chromium, find_chromium
 from conftest import Running, wait_for
+from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
 
 from ltm.serve.app import Server
 from ltm.serve.engine import ChatReply, Choice
@@ -250,6 +252,61 @@ def test_a_trace_shows_the_words_that_each_memory_moved(page, running, client):
         page.click("#trace .passages button")
         assert page.value("document.querySelector('#trace .passages button').ariaPressed") == pressed
     assert page.complaints == []
+
+
+@pytest.fixture
+def documents(running):
+    """Routes of documents, as the page asks them; what lies there by name."""
+    held = {}
+
+    async def listed(_):
+        return JSONResponse({"data": [{"id": name, "name": name, "bytes": len(text)} for name, text in held.items()]})
+
+    async def read(request):
+        name, text = request.query_params["name"], await request.body()
+        assert request.headers["content-type"] == "text/plain" and request.headers["x-csrf-token"]
+
+        async def events():
+            for done in (1, 2):
+                yield {"data": json.dumps({"done": done, "total": 2})}
+            if name == "bad.txt":
+                yield {"data": json.dumps({"error": {"message": "bad.txt is no text"}})}
+                return
+            held[name] = text
+
+        return EventSourceResponse(events())
+
+    async def delete(request):
+        del held[request.path_params["name"]]
+        return JSONResponse({})
+
+    path = "/v1/memory/documents"
+    running.server.app.router.routes[:0] = [
+        Route(path, listed),
+        Route(path, read, methods=["POST"]),
+        Route(path + "/{name}", delete, methods=["DELETE"]),
+    ]
+    return held
+
+
+def test_documents_are_uploaded_listed_and_deleted(documents, page, tmp_path):
+    (tmp_path / "a b&c.txt").write_text("<b>One.</b>")
+    (tmp_path / "bad.txt").write_text("x")
+    show(page, "documents")
+    page.until("document.getElementById('document-list').textContent.includes('no document')")
+    page.choose_file("#upload-file", tmp_path / "a b&c.txt", tmp_path / "bad.txt")
+    press(page, "Upload")
+    page.until("document.getElementById('alert').textContent.includes('bad.txt is no text')")
+    assert documents == {"a b&c.txt": b"<b>One.</b>"}
+    show(page, "chat")
+    show(page, "documents")
+    page.until("document.querySelector('#document-list .hint')?.textContent === '11 bytes'")
+    press(page, "Delete", "#document-list")
+    page.until("document.querySelector('.gone') && true")
+    assert documents
+    show(page, "chat")
+    ask(page, "Hello.")  # whoever asks does so without what was deleted
+    assert documents == {}
 
 
 def test_by_keyboard_alone(page):

@@ -456,7 +456,7 @@ function card(item) {
   if (may("memory:write")) act("Correct", () => correct(item, made));
   act("History", () => openHistory(item.id));
   act("Source", () => openItem(item.id));
-  if (may("memory:write")) act("Delete", () => deleteLater(item, made));
+  if (may("memory:write")) act("Delete", () => deleteLater(itemPath(item.id), item.text, made));
   return made;
 }
 
@@ -480,29 +480,29 @@ function correct(item, made) {
   text.focus();
 }
 
-const waiting = new Map(); // id of an item that is deleted unless that is undone: its timer
+const waiting = new Map(); // path of what is deleted unless that is undone: its timer
 
-function deleteLater(item, made) {
+function deleteLater(path, text, made) {
   const undo = button("Undo", () => {
-    clearTimeout(waiting.get(item.id));
-    waiting.delete(item.id);
+    clearTimeout(waiting.get(path));
+    waiting.delete(path);
     gone.replaceWith(made);
     made.querySelector("button").focus();
     say("kept");
   }, "");
-  const gone = el("div", { className: "item card gone" }, el("p", {}, `Deleted: ${item.text.slice(0, 60)}`), undo);
-  waiting.set(item.id, setTimeout(() => attempt(() => deleteNow(item.id).then(() => {
+  const gone = el("div", { className: "item card gone" }, el("p", {}, `Deleted: ${text.slice(0, 60)}`), undo);
+  waiting.set(path, setTimeout(() => attempt(() => deleteNow(path).then(() => {
     undo.remove();
-    gone.firstChild.textContent = "Deleted, with all its versions.";
+    gone.firstChild.textContent = "Deleted, from the disk, too.";
   })), UNDO_MS));
   made.replaceWith(gone);
   undo.focus();
 }
 
-function deleteNow(id) {
-  clearTimeout(waiting.get(id));
-  waiting.delete(id);
-  return send("DELETE", itemPath(id), undefined, { keepalive: true }).catch((error) => { if (error.status !== 404) throw error; });
+function deleteNow(path) {
+  clearTimeout(waiting.get(path));
+  waiting.delete(path);
+  return send("DELETE", path, undefined, { keepalive: true }).catch((error) => { if (error.status !== 404) throw error; });
 }
 
 const flush = () => Promise.all([...waiting.keys()].map(deleteNow));
@@ -696,6 +696,40 @@ const likelier = (nats) => {
 
 // --- documents: only where the server has them
 
-async function listDocuments() {}
+async function listDocuments() {
+  await flush();
+  const { data } = await call("GET", "v1/memory/documents");
+  $("upload").hidden = !may("memory:write");
+  $("document-list").replaceChildren(...data.map((one) => {
+    const sizes = Object.entries(one).filter(([, value]) => typeof value === "number").map(([name, value]) => `${value.toLocaleString()} ${name.replace("num_", "")}`);
+    const time = one.time ?? one.created;
+    const about = el("div", { className: "about" }, hint([...(time ? [when(time)] : []), ...sizes].join(" · ")));
+    const made = el("div", { className: "item card" }, el("div", { className: "text" }, one.name), about);
+    if (may("memory:write")) about.append(button("Delete", () => deleteLater(`v1/memory/documents/${encodeURIComponent(one.id)}`, one.name, made)));
+    return el("li", {}, made);
+  }));
+  if (!data.length) $("document-list").append(el("li", { className: "hint" }, "no document was read yet"));
+}
+
+$("upload").addEventListener("submit", (event) => {
+  event.preventDefault();
+  attempt(async () => {
+    for (const file of $("upload-file").files) await upload(file);
+    $("upload").reset();
+    await listDocuments();
+  }, event.submitter).finally(() => $("upload-progress").replaceChildren());
+});
+
+/** One file as the body; what comes back meanwhile says how far it was read. */
+async function upload(file) {
+  const bar = el("progress", { max: 1 });
+  $("upload-progress").replaceChildren(el("label", {}, `${file.name} is read`, bar));
+  const response = await send("POST", `v1/memory/documents?name=${encodeURIComponent(file.name)}`, file, { headers: { "content-type": "text/plain", accept: "text/event-stream" } });
+  if (!response.headers.get("content-type")?.startsWith("text/event-stream")) return;
+  for await (const { data } of eventsOf(response)) {
+    if (data.error) throw new Error(data.error.message);
+    if (data.total) bar.value = data.done / data.total;
+  }
+}
 
 begin().catch((error) => { $("login").hidden = false; $("login-error").textContent = error.message; });
