@@ -36,20 +36,25 @@ def key_of(request: Request, keys: KeyStore, scope: str | None = None) -> ApiKey
 
 async def json_body(request: Request, most: int) -> Any:
     """The JSON of a body of so many bytes at most. Raises ApiError: 400, 408, 413."""
-    told = request.headers.get("content-length", "")
-    if told.isdecimal() and int(told[:20]) > most:
-        raise _too_large(most)
-    try:
-        data = await asyncio.wait_for(_read(request, most), BODY_SECONDS)
-    except asyncio.TimeoutError:
-        raise ApiError(408, f"the body took more than {BODY_SECONDS:.0f} seconds", "timeout") from None
-    except ClientDisconnect:
-        raise invalid("the client went away") from None
+    data = await read_body(request, most)
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         why = "is nested too deeply" if isinstance(error, RecursionError) else "is no JSON"
         raise invalid(f"the body {why}; send one JSON object", code="invalid_json") from None
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """A body of so many bytes at most. Raises ApiError: 400, 408, 413."""
+    told = request.headers.get("content-length", "")
+    if told.isdecimal() and int(told[:20]) > most:
+        raise _too_large(most)
+    try:
+        return await asyncio.wait_for(_read(request, most), BODY_SECONDS)
+    except asyncio.TimeoutError:
+        raise ApiError(408, f"the body took more than {BODY_SECONDS:.0f} seconds", "timeout") from None
+    except ClientDisconnect:
+        raise invalid("the client went away") from None
 
 
 async def _read(request: Request, most: int) -> bytes:

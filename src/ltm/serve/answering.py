@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from ltm.serve.engine import ChatReply, ChatWork, Listener, Piece
 from ltm.serve.errors import ApiError, invalid
+from ltm.serve.quotas import Allowance
 
 if TYPE_CHECKING:
     from ltm.serve.app import Server
@@ -31,13 +32,13 @@ SEND_SECONDS = 60
 
 
 class Answering:
-    """An answer that one client waits for.
+    """An answer that one client waits for; allowance: what its tokens are counted on.
 
     >>> reply = await Answering(server, work).whole(request)  # doctest: +SKIP
     """
 
-    def __init__(self, server: Server, work: ChatWork):
-        self.server, self.work, self.began = server, work, time.perf_counter()
+    def __init__(self, server: Server, work: ChatWork, allowance: Allowance | None = None):
+        self.server, self.work, self.allowance, self.began = server, work, allowance, time.perf_counter()
         self.loop, self.queue = asyncio.get_running_loop(), asyncio.Queue[Piece | None]()
         self.listener, self.has_begun, self.is_done = Listener(self._tell), asyncio.Event(), asyncio.Event()
         self.future: Future[ChatReply] = server.engine.answer(work, self.listener)
@@ -70,7 +71,7 @@ class Answering:
         if self.future.cancelled():
             raise ApiError(503, "the server is stopping; come again", "overloaded")
         reply = self.future.result()
-        self.server.count(reply)
+        self.server.count(self.work.caller, reply, self.allowance)
         return reply
 
     async def whole(self, request: Request) -> ChatReply:

@@ -28,6 +28,8 @@ from ltm.serve.conversations import CONVERSATION_ROUTES
 from ltm.serve.embeddings import embeddings
 from ltm.serve.engine import ChatReply
 from ltm.serve.errors import ApiError, api_error
+from ltm.serve.gate import Gate
+from ltm.serve.identity import Caller
 from ltm.serve.keys import KeyStore
 from ltm.serve.mcp_files import mcp_files
 from ltm.serve.mcp_graph import mcp_graph
@@ -37,6 +39,7 @@ from ltm.serve.memory_routes import MEMORY_ROUTES
 from ltm.serve.memory_trace import TRACE_ROUTES
 from ltm.serve.metrics import ServeMetrics
 from ltm.serve.page_routes import PAGE_ROUTES
+from ltm.serve.quotas import Allowance, Quotas
 from ltm.serve.responses import RESPONSE_ROUTES
 from ltm.serve.serial_engine import SerialEngine
 from ltm.serve.served_model import ServedModel
@@ -68,7 +71,7 @@ class Server:
             self._tell_failure,
             settings.roles,
         )
-        self.sessions = Sessions(keys)
+        self.sessions, self.quotas = Sessions(keys), Quotas(settings)
         self.engine = SerialEngine(model, self.users, settings.queue_size, settings.recall)
         self.started = int(time.time())
         self.fingerprint = f"ltm-{ltm.__version__}-{model.place}"
@@ -87,12 +90,16 @@ class Server:
             raise ApiError(404, f"there is no model {name[:80]!r}; there are: {known}", "model_not_found", "model")
         return self.model.has_memory and not (name or "").endswith(":off")
 
-    def count(self, reply: ChatReply) -> None:
-        """Note a reply in the metrics."""
+    def count(self, caller: Caller, reply: ChatReply, allowance: Allowance | None) -> None:
+        """Note a reply in the metrics, and in what its key and user may ask for."""
         made = sum(choice.num_tokens for choice in reply.choices)
         for kind, tokens in (("prompt", reply.prompt_tokens), ("cached", reply.cached_tokens), ("output", made)):
             self.metrics.tokens.labels(kind).inc(tokens)
         self.metrics.turns.inc(len(reply.written))
+        if allowance is not None:
+            allowance.pay(reply.prompt_tokens + made)
+        if caller.user is not None:
+            self.quotas.note_remembered(self.users.directory_of(caller).name, reply.remembered)
 
     def close(self) -> None:
         """End what runs, and close all memories; all that was said is on the disk."""
@@ -137,6 +144,7 @@ def make_app(server: Server) -> Starlette:
     ]
     handlers = {ApiError: _explain, HTTPException: _explain, LtmError: _explain}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app.add_middleware(Gate, server=server)
     app.add_middleware(Frame, server=server, paths={route.endpoint: route.path for route in routes})
     app.state.server = server
     return app

@@ -38,7 +38,7 @@ async def chat_completions(request: Request) -> Response:
     user = caller.user if work.reads or work.writes else None
     wire = ChatWire(parsed.body.model or server.model.name, user, server.fingerprint, *_wire_options(server, work))
     headers = {"x-ltm-ignored": ", ".join(parsed.ignored)} if parsed.ignored else {}
-    answering = Answering(server, work)
+    answering = Answering(server, work, request.state.allowance)
     if not parsed.body.stream:
         return JSONResponse(wire.whole(await answering.whole(request)), headers=headers)
     await answering.start()

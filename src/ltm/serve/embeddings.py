@@ -61,6 +61,7 @@ async def embeddings(request: Request) -> Response:
     else:
         vectors = await run_in_threadpool(encoder.embed, texts)
     server.metrics.tokens.labels("prompt").inc(used)
+    request.state.allowance.pay(used)
     whole = {
         "object": "list",
         "data": _told(vectors, body),

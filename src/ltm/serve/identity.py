@@ -109,6 +109,15 @@ def local_caller(user: str, namespace: str = DEFAULT_NAMESPACE, tenant: str = "d
         raise LtmError(error.message) from None
 
 
+def with_namespace(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fields in which a namespace may be named on its own, as `resolve` takes them: a query has no field within a
+    field."""
+    if "namespace" not in data:
+        return data
+    memory = data.get("memory")
+    return {**data, "memory": {**(memory if isinstance(memory, dict) else {}), "namespace": data["namespace"]}}
+
+
 def _named(field: str, headers: Headers, body: Mapping[str, Any]) -> str | None:
     """The name in a header or a field of the body; None where there is none, or an empty one."""
     if field.lower().startswith("x-"):

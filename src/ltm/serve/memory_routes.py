@@ -14,7 +14,7 @@ from starlette.routing import Route
 from ltm.serve.access import json_body, key_of
 from ltm.serve.chat_request import header_names, invalid_field
 from ltm.serve.errors import ApiError, invalid
-from ltm.serve.identity import Caller, resolve
+from ltm.serve.identity import Caller, resolve, with_namespace
 from ltm.serve.in_memory import in_memory
 from ltm.serve.memory_items import ItemPage, MemoryItem, MemoryItems, Receipt
 
@@ -91,20 +91,12 @@ async def asked_of(request: Request, scope: str, kind: type[Fields] = Fields, *,
         fields = kind.model_validate(data)
     except ValidationError as error:
         raise invalid_field(error) from None
-    caller = resolve(key.principal, request.headers.items(), _with_namespace(data))
+    caller = resolve(key.principal, request.headers.items(), with_namespace(data))
     if caller.user is None:
         raise invalid("this key speaks for many and the request names no user; send X-LTM-User", "user")
     if not server.model.has_memory:
         raise ApiError(404, "this server was started without a memory (--memory off)", "memory_not_found")
     return Asked(server, caller, fields, header_names(fields.model_extra or {}))
-
-
-def _with_namespace(data: dict[str, Any]) -> dict[str, Any]:
-    """A namespace may be named on its own: a query has no field within a field."""
-    if "namespace" not in data:
-        return data
-    memory = data.get("memory")
-    return {**data, "memory": {**(memory if isinstance(memory, dict) else {}), "namespace": data["namespace"]}}
 
 
 async def add_item(request: Request) -> Response:

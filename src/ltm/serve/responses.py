@@ -66,7 +66,7 @@ async def create(request: Request) -> Response:
     asked = await _understood(server, key, caller, parsed)
     await run_in_threadpool(server.model.grammars.check, asked.work.format)
     headers = {"x-ltm-ignored": ", ".join(parsed.ignored)} if parsed.ignored else {}
-    answering = Answering(server, asked.work)
+    answering = Answering(server, asked.work, request.state.allowance)
     if not parsed.body.stream:
         return JSONResponse(await asked.keep(await answering.whole(request)), headers=headers)
     await answering.start()

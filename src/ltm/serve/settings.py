@@ -95,6 +95,20 @@ class ServeSettings(BaseSettings):
     """Tokens of an answer where a request names no number."""
     most_tokens: int = Field(4096, ge=1)
     """Most tokens of an answer, whatever a request asks for."""
+    user_requests_per_minute: int | None = Field(None, ge=1)
+    """Most requests of a user in a minute; default: no limit, as for all below."""
+    user_tokens_per_minute: int | None = Field(None, ge=1)
+    """Most tokens of a user in a minute, of prompts and answers."""
+    user_answers_at_once: int | None = Field(None, ge=1)
+    """Most answers that a user has under way."""
+    user_remembered_tokens: int | None = Field(None, ge=1)
+    """Most tokens in a user's bank."""
+    user_disk: Annotated[int | None, BeforeValidator(num_bytes)] = Field(None, ge=1000)
+    """Most bytes of a user on the disk, such as 100MB."""
+    key_requests_per_minute: int | None = Field(None, ge=1)
+    """The same of a key, whoever it speaks for."""
+    key_tokens_per_minute: int | None = Field(None, ge=1)
+    key_answers_at_once: int | None = Field(None, ge=1)
     api_key: SecretStr | None = None
     """The first key, in place of one that is made up at the first start (environment only: LTM_API_KEY)."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +31,8 @@ class UserMemory:
     roles: whose turns are taken in. A model that reads its own answers takes them for facts, the wrong ones, too; so by
     default it does not. A turn of questions alone is not taken in either: it would be found for the same question.
 
+    told_forgotten: called before anything is forgotten or corrected.
+
     The log is the truth: what it holds and the memory does not is read into it by `take_in`, after a kill or with
     another model, too.
 
@@ -38,9 +40,16 @@ class UserMemory:
     >>> memory.note([("user", "My cat is Tom.")]); memory.take_in()  # doctest: +SKIP
     """
 
-    def __init__(self, directory: Path, model: ServedModel, roles: Sequence[str] = ("user",)):
+    def __init__(
+        self,
+        directory: Path,
+        model: ServedModel,
+        roles: Sequence[str] = ("user",),
+        told_forgotten: Callable[[], None] | None = None,
+    ):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.directory, self.model, self.place, self.roles = directory, model, model.place, roles
+        self._told_forgotten = told_forgotten or (lambda: None)
         self.log, self.copies = TurnLog(directory), KeptCopies(directory)
         try:
             self.session = self._open_session()
@@ -110,6 +119,7 @@ class UserMemory:
         """Delete turns from what is kept of responses and conversations, the log, this memory and those of other
         models; how many kept items those were. A kill on the way leaves none half deleted: kept copies go first, so
         that it can be asked for again, and what is gone from the log leaves a memory before it is used again."""
+        self._told_forgotten()
         num_kept = self.copies.delete(turns)
         self._note_what_is_held(turns)
         self.log.forget(turns)
@@ -118,6 +128,7 @@ class UserMemory:
 
     def forget_all(self) -> NumCopies:
         """Delete every turn, the memories made of them, and all responses and conversations; what those were."""
+        self._told_forgotten()
         discard(self.directory)
         copies = self.copies.delete_all()
         self.log.forget(self.log.all())
@@ -133,6 +144,7 @@ class UserMemory:
 
     def correct(self, turn: LoggedTurn, text: str, reason: str | None = None) -> LoggedTurn:
         """Write a version in place of a turn; the one before leaves the memory and stays in the log."""
+        self._told_forgotten()
         self._note_what_is_held([turn])
         return self.log.correct(turn, text, reason, utc_now())
 

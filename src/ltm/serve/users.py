@@ -13,6 +13,7 @@ from threading import Lock, RLock
 from ltm.serve.identity import Caller
 from ltm.serve.importing import finish_all
 from ltm.serve.keys import KeyStore, utc_now
+from ltm.serve.replays import Replays
 from ltm.serve.response_store import ResponseStore
 from ltm.serve.served_model import ServedModel
 from ltm.serve.turn_log import TURNS, TurnLog
@@ -60,10 +61,15 @@ class Users:
         self.budget, self.retention, self.told_failure, self.num_closed = budget, retention, told_failure, 0
         self.roles = roles
         self._secret = keys.secret
+        self.replays = Replays(directory, retention)
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least lately used first
         self._mutex = Lock()
         self._stripes = [Lock() for _ in range(STRIPES)]
         finish_all(self.directory)
+
+    def directory_of(self, caller: Caller) -> Path:
+        """The directory of a user's memory, whether it is there or not. Raises ValueError without a user."""
+        return self.directory / caller.directory(self._secret)
 
     @contextmanager
     def responses(self, caller: Caller, *, make: bool = False) -> Iterator[ResponseStore]:
@@ -133,11 +139,12 @@ class Users:
                 if entry.memory is not None:
                     entry.memory.close()
             self._entries.clear()
+        self.replays.close()
 
     def _open(self, name: str, caller: Caller) -> UserMemory:
         assert caller.user is not None
         self.keys.note_user(name, caller.tenant, caller.user, caller.namespace)
-        return UserMemory(self.directory / name, self.model, self.roles)
+        return UserMemory(self.directory / name, self.model, self.roles, lambda: self.replays.forget(name))
 
     def _bring_up_to_date(self, memory: UserMemory) -> None:
         if self.retention is not None:
