@@ -40,13 +40,13 @@ def fill(users, monkeypatch):
         items = MemoryItems(memory)
         monkeypatch.setattr(user_memory_module, "utc_now", lambda: utc_now() - timedelta(days=3))
         cat = items.add("My cat is called Tom.")
-        memory.note([("user", "Where is my sister?")], "conv_1", "In Norwich.")
+        memory.note([("user", "My sister lives in Leeds.")], "conv_1", "A nice town.")
         monkeypatch.undo()
         items.correct(cat.id, "My cat is called Tim.", "renamed")
         items.delete(items.add("Quixotic glyphs.").id)
         memory.take_in()
     with users.responses(ANN, make=True) as store:
-        said = [{"role": "user", "content": "Where is my sister?"}]
+        said = [{"role": "user", "content": "My sister lives in Leeds."}]
         (after,) = places(said, "conv_1")
         item = {
             "id": "msg_1",
@@ -113,7 +113,7 @@ def test_what_is_taken_out_comes_back_as_it_was_and_once(made, model, tmp_path):
             assert [one.text for one in history] == ["My cat is called Tom.", "My cat is called Tim."]
             assert history[0].time < history[1].time == history[0].replaced and history[1].reason == "renamed"
             assert [one.source for one in items.page().items] == ["user", "user", "assistant"]
-            assert memory.note([("user", "Where is my sister?")], "conv_1", "In Norwich.") == []
+            assert memory.note([("user", "My sister lives in Leeds.")], "conv_1", "A nice town.") == []
         with users.responses(ANN) as store:
             assert store.conversation("conv_1")["created_at"] == 5 and store.response("resp_1")["id"] == "resp_1"
 
