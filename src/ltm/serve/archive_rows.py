@@ -26,11 +26,11 @@ Id = Annotated[str, StringConstraints(pattern=r"^[a-z]+_[0-9A-Za-z_-]{1,100}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 
 
-class Row(BaseModel):
+class ArchiveRow(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class TurnRow(Row):
+class TurnRow(ArchiveRow):
     """A turn as `TurnLog` has it; forgotten: known by its hash alone."""
 
     hash: Hash
@@ -58,14 +58,14 @@ class TurnRow(Row):
             raise LtmError(f"{where} is empty; nothing was taken in")
 
 
-class ConversationRow(Row):
+class ConversationRow(ArchiveRow):
     table: Literal["conversations"] = "conversations"
     id: Id
     created: Annotated[int, Field(ge=0, lt=2**40)]
     metadata: dict[str, str]
 
 
-class ResponseRow(Row):
+class ResponseRow(ArchiveRow):
     table: Literal["responses"] = "responses"
     id: Id
     created: Annotated[int, Field(ge=0, lt=2**40)]
@@ -75,7 +75,7 @@ class ResponseRow(Row):
     object: dict[str, Any]
 
 
-class ItemRow(Row):
+class ItemRow(ArchiveRow):
     table: Literal["items"] = "items"
     id: Id
     created: Annotated[int, Field(ge=0, lt=2**40)]
@@ -143,7 +143,7 @@ def kept_rows(store: ResponseStore) -> Iterator[AnyKeptRow]:
             yield kind(**{name: _plain(name, value) for name, value in zip(columns, values, strict=True)})
 
 
-def _columns(kind: type[Row]) -> list[str]:
+def _columns(kind: type[ArchiveRow]) -> list[str]:
     return [name for name in kind.model_fields if name != "table"]
 
 
