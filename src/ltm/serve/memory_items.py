@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 from ltm.data.documents import check_text
+from ltm.serve.audit import AuditEvent, audit_events
 from ltm.serve.errors import ApiError, invalid
 from ltm.serve.kept_copies import NumCopies
 from ltm.serve.keys import stamp
@@ -21,8 +22,8 @@ from ltm.serve.user_memory import UserMemory
 
 MOST_CHARS = 100_000
 """Of an item's text; documents are no items."""
-MOST_FOUND, MOST_LISTED, AROUND = 50, 100, 2
-"""Hits of a search, items of a page, turns before and after an item that is read."""
+MOST_FOUND, MOST_LISTED, AROUND, MOST_EVENTS = 50, 100, 2, 1000
+"""Hits of a search, items of a page, turns before and after an item that is read, events of a page."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,13 @@ class FoundItem(MemoryItem):
 
 @dataclass(frozen=True)
 class ItemVersion(MemoryItem):
-    """replaced: when another version came in its place, None: in force; reason: why it was written."""
+    """version: its own id; replaced: when another version came in its place, None: in force; reason: why it was
+    written; redacted: whether its text was taken out."""
 
+    version: str
     replaced: str | None
     reason: str | None
+    redacted: bool
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,25 @@ class MemoryItems:
 
     def history(self, item: str) -> list[ItemVersion]:
         """All versions, oldest first, the last one in force."""
-        turns = self.log.versions(self._turn(item))
-        return [ItemVersion(**_fields(turn), replaced=turn.replaced, reason=turn.reason) for turn in turns]
+        return [_version(turn) for turn in self.log.all_versions(self._turn(item))]
+
+    def redact(self, item: str, version: str) -> ItemVersion:
+        """Take the text out of a version that was replaced, from log, kept copies and disk; that there was one, and
+        when, stays. One that was redacted stays so."""
+        turn = self._turn(item)
+        found = [one for one in self.log.all_versions(turn) if one.version == version]
+        if not found:
+            raise ApiError(404, f"there is no version {version[:40]!r} of {item}", "memory_not_found", "version")
+        if found[0].hash == turn.hash:
+            raise invalid(f"{version} is in force; correct the item first, or delete it", "version")
+        if found[0].text:
+            self.memory.forget(found)
+        return _version(replace(found[0], text="", reason=None))
+
+    def events(self, after: int = 0, since: str | None = None, limit: int = 100) -> list[AuditEvent]:
+        """What happened to items, oldest first, without texts; after: number of the last event of the page before."""
+        _check_count(limit, MOST_EVENTS, "limit")
+        return audit_events(self.log.database, limit, after, _time(since, "since") or "")
 
     def correct(self, item: str, text: str, reason: str | None = None, content_sha256: str | None = None) -> MemoryItem:
         """Put a version in an item's place; the one before is in the history and not found any more. content_sha256:
@@ -202,6 +223,11 @@ def _fields(turn: LoggedTurn) -> dict[str, str]:
         "time": turn.time,
         "content_sha256": _sha256(turn.text),
     }
+
+
+def _version(turn: LoggedTurn) -> ItemVersion:
+    more = {"version": turn.version, "replaced": turn.replaced, "reason": turn.reason}
+    return ItemVersion(**_fields(turn), **more, redacted=not turn.text)  # type: ignore[arg-type]
 
 
 def _item(turn: LoggedTurn) -> MemoryItem:

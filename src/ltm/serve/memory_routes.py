@@ -54,6 +54,12 @@ class _Page(Fields):
     order: str = "asc"
 
 
+class _Since(Fields):
+    after: int = 0
+    since: str | None = None
+    limit: int = 100
+
+
 class _Correction(Fields):
     text: str
     reason: str | None = None
@@ -65,7 +71,7 @@ class _Erasure(Fields):
     confirm: str
 
 
-class Asked:
+class MemoryRequest:
     """A request that was let in: whose memory, and what its fields say."""
 
     def __init__(self, server: Server, caller: Caller, fields: Any, ignored: list[str]):
@@ -80,7 +86,9 @@ class Asked:
         return JSONResponse(body, headers=headers)
 
 
-async def asked_of(request: Request, scope: str, kind: type[Fields] = Fields, *, has_body: bool = False) -> Asked:
+async def asked_of(
+    request: Request, scope: str, kind: type[Fields] = Fields, *, has_body: bool = False
+) -> MemoryRequest:
     """Raises ApiError: 401, 403, 400 for fields that cannot be, 404 where there is no memory."""
     server: Server = request.app.state.server
     key = key_of(request, server.keys, scope)
@@ -96,7 +104,7 @@ async def asked_of(request: Request, scope: str, kind: type[Fields] = Fields, *,
         raise invalid("this key speaks for many and the request names no user; send X-LTM-User", "user")
     if not server.model.has_memory:
         raise ApiError(404, "this server was started without a memory (--memory off)", "memory_not_found")
-    return Asked(server, caller, fields, header_names(fields.model_extra or {}))
+    return MemoryRequest(server, caller, fields, header_names(fields.model_extra or {}))
 
 
 async def add_item(request: Request) -> Response:
@@ -149,6 +157,24 @@ async def item_history(request: Request) -> Response:
     return asked.answer(_list([{"object": "memory.version", **asdict(version)} for version in versions]))
 
 
+async def redact_version(request: Request) -> Response:
+    """POST /v1/memory/items/{id}/history/{version}/redact"""
+    asked, names = await asked_of(request, WRITE), request.path_params
+    redacted = await asked.run(lambda items: items.redact(names["id"], names["version"]))
+    return asked.answer({"object": "memory.version", **asdict(redacted)})
+
+
+async def list_events(request: Request) -> Response:
+    """GET /v1/memory/events"""
+    asked = await asked_of(request, READ, _Since)
+    own = asked.fields
+    found = await asked.run(lambda items: items.events(own.after, own.since, own.limit))
+    data = [{"object": "memory.event", "id": event.number, **asdict(event)} for event in found]
+    for event in data:
+        del event["number"]
+    return asked.answer(_list(data, len(data) == own.limit))
+
+
 async def delete_all(request: Request) -> Response:
     """DELETE /v1/memory"""
     asked = await asked_of(request, WRITE, _Erasure, has_body=True)
@@ -181,4 +207,6 @@ MEMORY_ROUTES = [
     Route("/v1/memory/items/{id}", correct_item, methods=["PATCH"]),
     Route("/v1/memory/items/{id}", delete_item, methods=["DELETE"]),
     Route("/v1/memory/items/{id}/history", item_history, methods=["GET"]),
+    Route("/v1/memory/items/{id}/history/{version}/redact", redact_version, methods=["POST"]),
+    Route("/v1/memory/events", list_events, methods=["GET"]),
 ]

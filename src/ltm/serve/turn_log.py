@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ltm.notes.database import Database
+from ltm.serve.audit import keep_audit
 from ltm.serve.keys import stamp
 
 TURNS = "turns.sqlite3"
@@ -70,6 +71,11 @@ class LoggedTurn:
     def id(self) -> str:
         """By which clients know it."""
         return f"mem_{self.first[:16]}"
+
+    @property
+    def version(self) -> str:
+        """By which clients know this one of an item's versions."""
+        return f"ver_{self.hash[:16]}"
 
     @property
     def name(self) -> str:
@@ -128,6 +134,7 @@ class TurnLog:
 
     def __init__(self, directory: Path):
         self.database = TurnDatabase.open_or_make(directory / TURNS)
+        keep_audit(self.database)
 
     def close(self) -> None:
         self.database.close()
@@ -260,6 +267,10 @@ class TurnLog:
     def versions(self, turn: LoggedTurn) -> list[LoggedTurn]:
         """All versions of a turn that are not forgotten, oldest first."""
         return self._turns("WHERE NOT forgotten AND first = ? ORDER BY number", turn.first)
+
+    def all_versions(self, turn: LoggedTurn) -> list[LoggedTurn]:
+        """As `versions`, with those that were redacted, whose text is empty."""
+        return self._turns("WHERE first = ? ORDER BY number", turn.first)
 
     def page(self, limit: int, after: str | None = None, newest_first: bool = False) -> list[LoggedTurn]:
         """So many turns in force, in the order they were first said, that come after the one of an id. A cursor stays
