@@ -25,6 +25,7 @@ from ltm.serve.admin_routes import ADMIN_ROUTES
 from ltm.serve.archive_routes import ARCHIVE_ROUTES
 from ltm.serve.chat import chat_completions
 from ltm.serve.conversations import CONVERSATION_ROUTES
+from ltm.serve.document_routes import DOCUMENT_ROUTES, Readers
 from ltm.serve.embeddings import embeddings
 from ltm.serve.engine import ChatReply
 from ltm.serve.errors import ApiError, api_error
@@ -73,6 +74,7 @@ class Server:
         )
         self.sessions, self.quotas = Sessions(keys), Quotas(settings)
         self.engine = SerialEngine(model, self.users, settings.queue_size, settings.recall)
+        self.readers = Readers(self)
         self.started = int(time.time())
         self.fingerprint = f"ltm-{ltm.__version__}-{model.place}"
         self.app = make_app(self)
@@ -121,6 +123,7 @@ def make_app(server: Server) -> Starlette:
             for endpoint in mcp.values():
                 await stack.enter_async_context(endpoint.running())
             yield
+        await server.readers.close()
         await run_in_threadpool(server.close)
 
     routes = [
@@ -140,6 +143,7 @@ def make_app(server: Server) -> Starlette:
         *ADMIN_ROUTES,
         *PAGE_ROUTES,
         *ARCHIVE_ROUTES,
+        *DOCUMENT_ROUTES,
         *(Route(path, endpoint) for path, endpoint in mcp.items()),
     ]
     handlers = {ApiError: _explain, HTTPException: _explain, LtmError: _explain}

@@ -35,7 +35,7 @@ class TurnRow(ArchiveRow):
 
     hash: Hash
     parent: Literal[""] | Hash
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "document"]
     text: Annotated[str, StringConstraints(max_length=MOST_TEXT)]
     time: Time
     session: Name | None = None

@@ -12,7 +12,10 @@ from ltm.notes.database import Database
 
 NOTE = "INSERT INTO audit (time, kind, item, version, role) VALUES (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'), {}, "
 NOTE += "substr(new.first, 1, 16), substr(new.hash, 1, 16), new.role);"
-KIND = "CASE WHEN new.hash <> new.first THEN 'corrected' WHEN new.parent = '' THEN 'added' ELSE 'said' END"
+KIND = (
+    "CASE WHEN new.hash <> new.first THEN 'corrected' WHEN new.role = 'document' THEN 'read' "
+    "WHEN new.parent = '' THEN 'added' ELSE 'said' END"
+)
 AUDIT = (
     "CREATE TABLE IF NOT EXISTS audit (number INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, "
     "kind TEXT NOT NULL, item TEXT NOT NULL, version TEXT NOT NULL, role TEXT NOT NULL)",
@@ -30,7 +33,8 @@ COLUMNS = "number, time, kind, item, version, role"
 
 @dataclass(frozen=True)
 class AuditEvent:
-    """number: the next event's is larger; time: ISO 8601, UTC; kind: said, added, corrected or deleted; item and
+    """number: the next event's is larger; time: ISO 8601, UTC; kind: said, added, read (a piece of a document),
+    corrected or deleted; item and
     version: ids; source: whose turn it is."""
 
     number: int

@@ -28,7 +28,8 @@ MOST_FOUND, MOST_LISTED, AROUND, MOST_EVENTS = 50, 100, 2, 1000
 
 @dataclass(frozen=True)
 class MemoryItem:
-    """id; text; source: who said it, user or assistant; time: when (ISO 8601, UTC); content_sha256: of the text."""
+    """id; text; source: who said it, user or assistant, or document; time: when (ISO 8601, UTC); content_sha256: of the
+    text."""
 
     id: str
     text: str
@@ -182,8 +183,7 @@ class MemoryItems:
     def delete_all_of(self, items: Sequence[str]) -> Receipt:
         """Delete some items; all of them, or none where one is not there."""
         turns = [version for item in dict.fromkeys(items) for version in self.log.versions(self._turn(item))]
-        copies = NumCopies(self.memory.forget(turns))
-        return Receipt(None, len(set(items)), len(turns), copies, probe(self.memory, turns))
+        return replace(receipt_of(self.memory, turns, None), items=len(set(items)))
 
     def delete_all(self) -> Receipt:
         """Delete everything, responses and conversations too."""
@@ -204,6 +204,12 @@ class MemoryItems:
         refusal = self.memory.refusal_of(turn)
         if refusal is not None:
             raise invalid(f"{turn.id} is logged, but cannot be read into the memory: {refusal}", "text")
+
+
+def receipt_of(memory: UserMemory, turns: Sequence[LoggedTurn], name: str | None) -> Receipt:
+    """Delete turns; what was deleted, and whether any of it is still found. name: what they are called together."""
+    copies = NumCopies(memory.forget(turns))
+    return Receipt(name, len({turn.first for turn in turns}), len(turns), copies, probe(memory, turns))
 
 
 def checked_text(text: str, field: str = "text") -> str:

@@ -147,7 +147,7 @@ async def correct_item(request: Request) -> Response:
 async def delete_item(request: Request) -> Response:
     """DELETE /v1/memory/items/{id}"""
     asked, item = await asked_of(request, WRITE), request.path_params["id"]
-    return asked.answer(_receipt(await asked.run(lambda items: items.delete(item))))
+    return asked.answer(receipt_body(await asked.run(lambda items: items.delete(item))))
 
 
 async def item_history(request: Request) -> Response:
@@ -182,7 +182,7 @@ async def delete_all(request: Request) -> Response:
         raise invalid('all is not true; to erase a memory send {"all": true, "confirm": "USER"}', "all")
     if asked.fields.confirm != asked.caller.user:
         raise invalid("confirm is not the name of the user whose memory this is; nothing was deleted", "confirm")
-    return asked.answer(_receipt(await asked.run(lambda items: items.delete_all())))
+    return asked.answer(receipt_body(await asked.run(lambda items: items.delete_all())))
 
 
 def _item(item: MemoryItem) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def _list(data: list[dict[str, Any]], has_more: bool = False) -> dict[str, Any]:
     return {"object": "list", "data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": has_more}
 
 
-def _receipt(receipt: Receipt) -> dict[str, Any]:
+def receipt_body(receipt: Receipt) -> dict[str, Any]:
     return {"object": "memory.deleted", "deleted": True, **asdict(receipt)}
 
 

@@ -26,6 +26,8 @@ CURRENT = "NOT forgotten AND replaced IS NULL"
 """What is in force: neither forgotten nor corrected since."""
 ROLES = ("user", "assistant")
 """Whose turns are remembered: what a system prompt, a tool or a memory put in was said by nobody."""
+DOCUMENT = "document"
+"""The role of a piece of a document that a user gave to be read (`document_log`)."""
 
 
 class TurnDatabase(Database):
@@ -197,10 +199,17 @@ class TurnLog:
 
     # which memory holds what
 
-    def waiting(self, memory: str, roles: Sequence[str] = ROLES) -> list[LoggedTurn]:
-        """Turns of these roles that a memory does not hold yet, in the order they were said."""
-        missing = f"WHERE {CURRENT} AND number NOT IN (SELECT turn FROM held WHERE memory = ?) ORDER BY number"
-        return [turn for turn in self._turns(missing, memory) if turn.role in roles]
+    def waiting(self, memory: str, roles: Sequence[str] = ROLES, limit: int = -1) -> list[LoggedTurn]:
+        """Turns of these roles that a memory does not hold yet, in the order they were said; limit: the first so
+        many."""
+        missing = f"{CURRENT} AND number NOT IN (SELECT turn FROM held WHERE memory = ?)"
+        which = ", ".join("?" * len(roles))
+        return self._turns(f"WHERE {missing} AND role IN ({which}) ORDER BY number LIMIT ?", memory, *roles, limit)
+
+    def num_waiting(self, memory: str, role: str) -> int:
+        """How many there are of a role."""
+        missing = f"{CURRENT} AND number NOT IN (SELECT turn FROM held WHERE memory = ?)"
+        return self.database.value(f"SELECT count(*) FROM turns WHERE {missing} AND role = ?", (memory, role))
 
     def outdated(self, memory: str) -> list[LoggedTurn]:
         """Turns that a memory holds and should not any more: forgotten, or corrected since."""
@@ -273,14 +282,15 @@ class TurnLog:
         return self._turns("WHERE first = ? ORDER BY number", turn.first)
 
     def page(self, limit: int, after: str | None = None, newest_first: bool = False) -> list[LoggedTurn]:
-        """So many turns in force, in the order they were first said, that come after the one of an id. A cursor stays
+        """So many turns in force, in the order they were first said, that come after the one of an id; not the pieces
+        of documents. A cursor stays
         good when its turn is corrected or forgotten. Raises KeyError for an id that never was."""
         way, order = ("<", "DESC") if newest_first else (">", "ASC")
         start = self._place(after) if after is not None else 2**62 if newest_first else 0
         rows = self.database.run(
             f"SELECT {', '.join(f'own.{name.strip()}' for name in COLUMNS.split(','))} FROM turns AS one "
             "JOIN turns AS own ON own.first = one.hash AND NOT own.forgotten AND own.replaced IS NULL "
-            f"WHERE one.number {way} ? ORDER BY one.number {order} LIMIT ?",
+            f"WHERE own.role <> '{DOCUMENT}' AND one.number {way} ? ORDER BY one.number {order} LIMIT ?",
             (start, limit),
         )
         return [LoggedTurn(*row) for row in rows]

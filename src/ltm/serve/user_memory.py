@@ -12,14 +12,17 @@ from pathlib import Path
 from ltm.errors import LtmError
 from ltm.notes.splitting import only_asks
 from ltm.serve.archive_rows import Rows, Taken
+from ltm.serve.document_log import DocumentLog, GivenDocument
 from ltm.serve.importing import IMPORTED, discard, take_in
 from ltm.serve.kept_copies import KeptCopies, NumCopies
 from ltm.serve.keys import utc_now
 from ltm.serve.served_model import AnySession, ServedModel
-from ltm.serve.turn_log import LoggedTurn, TurnLog
+from ltm.serve.turn_log import DOCUMENT, ROLES, LoggedTurn, TurnLog
 
 ASIDE = ".gone-"
 """What the name of a memory's directory begins with while it is deleted."""
+PIECES_AT_ONCE = 1
+"""Of documents, that are read in one use of a memory."""
 OPEN_BYTES = 500_000
 """What an open memory takes beside what it says of itself: connections, tables, passages that were looked up (measured
 on tiny-llama: 0.2 MB, 0.5 MB once it was asked)."""
@@ -87,17 +90,38 @@ class UserMemory:
         is read into it. Returns what it refused, which keeps no other turn away."""
         self._drop_outdated()
         refused = []
-        for turn in self.log.waiting(self.place, self.roles):
+        for turn in [*self.log.waiting(self.place, self.roles), *self._next_pieces()]:
             if turn.number in self._refused:
                 continue
             try:
-                if turn.is_alone or not only_asks(turn.text):
+                if turn.is_alone or turn.role == DOCUMENT or not only_asks(turn.text):
                     self._keep(turn)
                 self.log.note_held(turn, self.place)
             except LtmError as error:
                 self._refused[turn.number] = error
                 refused.append(error)
         return refused
+
+    def _next_pieces(self) -> list[LoggedTurn]:
+        """Of documents: few at a time, so that nobody waits long."""
+        pieces = self.log.waiting(self.place, [DOCUMENT], PIECES_AT_ONCE + len(self._refused))
+        return [piece for piece in pieces if piece.number not in self._refused][:PIECES_AT_ONCE]
+
+    @property
+    def num_unread(self) -> int:
+        """Pieces of documents that are to be read yet; not those that were refused."""
+        pieces = self.log.waiting(self.place, [DOCUMENT], len(self._refused)) if self._refused else []
+        refused = sum(piece.number in self._refused for piece in pieces)
+        return self.log.num_waiting(self.place, DOCUMENT) - refused
+
+    @property
+    def documents(self) -> DocumentLog:
+        """What the user gave to be read."""
+        return DocumentLog(self.log, self.place)
+
+    def add_document(self, name: str, text: str) -> GivenDocument:
+        """Log a document; it is read piece by piece whenever the memory is used."""
+        return self.documents.add(name, text, utc_now())
 
     def refusal_of(self, turn: LoggedTurn) -> LtmError | None:
         """Why a turn could not be taken in."""
@@ -199,7 +223,9 @@ class UserMemory:
         say, else made anew from the log."""
         with suppress(LtmError):
             session = self.model.session(place)
-            if {info.name for info in session.documents} <= {turn.name for turn in self.log.in_force()}:
+            if {info.name for info in session.documents} <= {
+                turn.name for turn in self.log.in_force((*ROLES, DOCUMENT))
+            }:
                 (place / IMPORTED).unlink()
                 return session
             close_session(session)
