@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SCOPE = "admin"
 
 
-class _NewKey(Lenient):
+class NewKey(Lenient):
     name: str
     user: str | None = None
     gateway: bool = False
@@ -56,7 +56,7 @@ async def create_key(request: Request) -> Response:
     server = _admitted(request)
     data = await json_body(request, server.settings.max_body)
     try:
-        asked = _NewKey.model_validate(data)
+        asked = NewKey.model_validate(data)
     except ValidationError as error:
         raise invalid_field(error) from None
     if (asked.user is None) != asked.gateway:

@@ -39,6 +39,7 @@ from ltm.serve.mcp_server import mcp_server
 from ltm.serve.memory_routes import MEMORY_ROUTES
 from ltm.serve.memory_trace import TRACE_ROUTES
 from ltm.serve.metrics import ServeMetrics
+from ltm.serve.openapi import OPENAPI_ROUTES
 from ltm.serve.page_routes import PAGE_ROUTES
 from ltm.serve.quotas import Allowance, Quotas
 from ltm.serve.responses import RESPONSE_ROUTES
@@ -142,6 +143,7 @@ def make_app(server: Server) -> Starlette:
         *SESSION_ROUTES,
         *ADMIN_ROUTES,
         *PAGE_ROUTES,
+        *OPENAPI_ROUTES,
         *ARCHIVE_ROUTES,
         *DOCUMENT_ROUTES,
         *(Route(path, endpoint) for path, endpoint in mcp.items()),

@@ -18,6 +18,7 @@ from ltm.serve.importers import Read
 from ltm.serve.importing import finish_all, take_in
 from ltm.serve.keys import KeyStore
 from ltm.serve.own_directory import OwnDirectory
+from ltm.serve.replays import Replays
 from ltm.serve.response_store import ResponseStore
 from ltm.serve.turn_log import TURNS, TurnLog
 from ltm.serve.users import USERS
@@ -102,6 +103,8 @@ class DataDirectory:
                 os.replace(self.directory / name, gone)
             self.keys.database.run("DELETE FROM users WHERE directory = ?", (name,))
             shutil.rmtree(gone, ignore_errors=True)
+            with closing(Replays(self.directory.parent)) as replays:
+                replays.forget(name)
         return len(found)
 
     def _place(self, caller: Caller) -> Path:

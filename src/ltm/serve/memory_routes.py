@@ -37,36 +37,36 @@ class Fields(BaseModel):
     metadata: Any = None
 
 
-class _Added(Fields):
+class AddedItem(Fields):
     text: str
 
 
-class _Search(Fields):
+class ItemSearch(Fields):
     query: str
     k: int = 8
     since: str | None = None
     until: str | None = None
 
 
-class _Page(Fields):
+class ListedItems(Fields):
     after: str | None = None
     limit: int = 20
     order: str = "asc"
 
 
-class _Since(Fields):
+class EventsSince(Fields):
     after: int = 0
     since: str | None = None
     limit: int = 100
 
 
-class _Correction(Fields):
+class ItemCorrection(Fields):
     text: str
     reason: str | None = None
     content_sha256: str | None = None
 
 
-class _Erasure(Fields):
+class Erasure(Fields):
     all: bool
     confirm: str
 
@@ -109,13 +109,13 @@ async def asked_of(
 
 async def add_item(request: Request) -> Response:
     """POST /v1/memory/items"""
-    asked = await asked_of(request, WRITE, _Added, has_body=True)
+    asked = await asked_of(request, WRITE, AddedItem, has_body=True)
     return asked.answer(_item(await asked.run(lambda items: items.add(asked.fields.text))))
 
 
 async def list_items(request: Request) -> Response:
     """GET /v1/memory/items"""
-    asked = await asked_of(request, READ, _Page)
+    asked = await asked_of(request, READ, ListedItems)
     own = asked.fields
     page: ItemPage = await asked.run(lambda items: items.page(own.after, own.limit, own.order))
     return asked.answer(_list(list(map(_item, page.items)), page.has_more))
@@ -123,7 +123,7 @@ async def list_items(request: Request) -> Response:
 
 async def search_items(request: Request) -> Response:
     """POST /v1/memory/search"""
-    asked = await asked_of(request, READ, _Search, has_body=True)
+    asked = await asked_of(request, READ, ItemSearch, has_body=True)
     own = asked.fields
     found = await asked.run(lambda items: items.search(own.query, own.k, own.since, own.until))
     return asked.answer(_list(list(map(_item, found))))
@@ -138,7 +138,7 @@ async def read_item(request: Request) -> Response:
 
 async def correct_item(request: Request) -> Response:
     """PATCH /v1/memory/items/{id}"""
-    asked, item = await asked_of(request, WRITE, _Correction, has_body=True), request.path_params["id"]
+    asked, item = await asked_of(request, WRITE, ItemCorrection, has_body=True), request.path_params["id"]
     own = asked.fields
     version = await asked.run(lambda items: items.correct(item, own.text, own.reason, own.content_sha256))
     return asked.answer(_item(version))
@@ -166,7 +166,7 @@ async def redact_version(request: Request) -> Response:
 
 async def list_events(request: Request) -> Response:
     """GET /v1/memory/events"""
-    asked = await asked_of(request, READ, _Since)
+    asked = await asked_of(request, READ, EventsSince)
     own = asked.fields
     found = await asked.run(lambda items: items.events(own.after, own.since, own.limit))
     data = [{"object": "memory.event", "id": event.number, **asdict(event)} for event in found]
@@ -177,7 +177,7 @@ async def list_events(request: Request) -> Response:
 
 async def delete_all(request: Request) -> Response:
     """DELETE /v1/memory"""
-    asked = await asked_of(request, WRITE, _Erasure, has_body=True)
+    asked = await asked_of(request, WRITE, Erasure, has_body=True)
     if not asked.fields.all:
         raise invalid('all is not true; to erase a memory send {"all": true, "confirm": "USER"}', "all")
     if asked.fields.confirm != asked.caller.user:

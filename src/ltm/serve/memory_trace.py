@@ -38,7 +38,7 @@ MOST_ITEMS, MOST_TOKENS = 8, 4096
 more."""
 
 
-class _Traced(Lenient):
+class TracedAnswer(Lenient):
     messages: list[dict[str, Any]] = Field(min_length=2)
     items: list[str] = Field(min_length=1, max_length=MOST_ITEMS)
 
@@ -58,7 +58,7 @@ async def trace(request: Request) -> Response:
     key = key_of(request, server.keys, "memory:read")
     data = await json_body(request, server.settings.max_body)
     try:
-        asked = _Traced.model_validate(data)
+        asked = TracedAnswer.model_validate(data)
     except ValidationError as error:
         raise invalid_field(error) from None
     caller = resolve(key.principal, request.headers.items(), data)

@@ -23,6 +23,7 @@ from ltm.serve.keys import ApiKey
 from ltm.serve.response_request import Json, ParsedResponse, messages_of, parse_response
 from ltm.serve.response_store import History, ResponseStore
 from ltm.serve.response_wire import ResponseWire
+from ltm.text.generation import question_ids
 
 if TYPE_CHECKING:
     from ltm.serve.app import Server
@@ -156,6 +157,25 @@ def asking(request: Request, scope: str, body: Any = None) -> Caller:
     return resolve(key.principal, request.headers.items(), body if isinstance(body, dict) else {})
 
 
+async def input_tokens(request: Request) -> Response:
+    """POST /v1/responses/input_tokens: how many tokens a request's input would be, without what would be recalled."""
+    server: Server = request.app.state.server
+    key = key_of(request, server.keys, "chat")
+    data = await json_body(request, server.settings.max_body)
+    parsed = parse_response(data)
+    caller = resolve(key.principal, request.headers.items(), data)
+    *history, last = (await _understood(server, key, caller, parsed)).work.prompt
+    ids = await run_in_threadpool(question_ids, server.model.tokenizer, last["content"], history)
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": ids.shape[1]})
+
+
+async def cancel(request: Request) -> Response:
+    """POST /v1/responses/{id}/cancel: none is made in the background, so there is none to cancel."""
+    caller, name = asking(request, "memory:write"), request.path_params["id"]
+    await stored(request.app.state.server, caller, lambda store: store.response(name))
+    raise invalid("this response was not made in the background; close its connection to end one", "id")
+
+
 async def retrieve(request: Request) -> Response:
     """GET /v1/responses/{id}."""
     caller, name = asking(request, "memory:read"), request.path_params["id"]
@@ -195,6 +215,8 @@ def page_of(request: Request) -> dict[str, Any]:
 
 RESPONSE_ROUTES = [
     Route("/v1/responses", create, methods=["POST"]),
+    Route("/v1/responses/input_tokens", input_tokens, methods=["POST"]),
+    Route("/v1/responses/{id}/cancel", cancel, methods=["POST"]),
     Route("/v1/responses/{id}", retrieve, methods=["GET"]),
     Route("/v1/responses/{id}", delete, methods=["DELETE"]),
     Route("/v1/responses/{id}/input_items", input_items, methods=["GET"]),
