@@ -39,6 +39,8 @@ class Answering:
 
     def __init__(self, server: Server, work: ChatWork, allowance: Allowance | None = None):
         self.server, self.work, self.allowance, self.began = server, work, allowance, time.perf_counter()
+        self.heard_first: float | None = None
+        self.ended = self.began
         self.loop, self.queue = asyncio.get_running_loop(), asyncio.Queue[Piece | None]()
         self.listener, self.has_begun, self.is_done = Listener(self._tell), asyncio.Event(), asyncio.Event()
         self.future: Future[ChatReply] = server.engine.answer(work, self.listener)
@@ -51,8 +53,10 @@ class Answering:
 
     def _take(self, event: Piece | None) -> None:
         if not self.has_begun.is_set() and event is not None:
-            self.server.metrics.first_token.observe(time.perf_counter() - self.began)
+            self.heard_first = time.perf_counter()
+            self.server.metrics.first_token.observe(self.heard_first - self.began)
         if event is None:
+            self.ended = time.perf_counter()
             self.is_done.set()
         self.has_begun.set()
         self.queue.put_nowait(event)
@@ -72,6 +76,9 @@ class Answering:
             raise ApiError(503, "the server is stopping; come again", "overloaded")
         reply = self.future.result()
         self.server.count(self.work.caller, reply, self.allowance)
+        made = sum(choice.num_tokens for choice in reply.choices)
+        if self.heard_first is not None and made > 1:
+            self.server.metrics.each_token.observe((self.ended - self.heard_first) / (made - 1))
         return reply
 
     async def whole(self, request: Request) -> ChatReply:

@@ -22,6 +22,9 @@ class ServeMetrics:
         self.first_token = Histogram(
             "ltm_time_to_first_token_seconds", "From request to first text", buckets=SECONDS, registry=own
         )
+        self.each_token = Histogram(
+            "ltm_time_per_output_token_seconds", "From first text to end, by tokens", buckets=SECONDS, registry=own
+        )
         self.tokens = Counter("ltm_tokens", "Tokens: prompt, cached (of these), output", ["kind"], registry=own)
         self.auth_failures = Counter("ltm_auth_failures", "Requests without a key that counts", registry=own)
         self.write_failures = Counter("ltm_write_failures", "Turns not taken in", ["reason"], registry=own)
