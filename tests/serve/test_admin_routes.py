@@ -11,7 +11,7 @@ from ltm.serve.keys import USUAL
 
 KEYS, USERS = "/admin/keys", "/admin/users"
 ROUTES = [("get", KEYS, None), ("post", KEYS, {"name": "x", "user": "y"}), ("delete", f"{KEYS}/1", None)]
-ROUTES += [("get", USERS, None)]
+ROUTES += [("get", USERS, None), ("get", "/admin/server", None)]
 
 
 @pytest.fixture
@@ -90,3 +90,12 @@ def test_users_have_sizes_and_no_words(admin, running, keys):
         with pytest.raises(openai.BadRequestError):
             call(admin, "get", USERS, options={"params": query})
     assert call(admin, "get", USERS, options={"params": {"after": "nobody"}})["data"] == []
+
+
+def test_the_server_tells_its_settings_without_its_key(serve, text_model, keys):
+    secret = "ltm_" + "s" * 40
+    running = serve(text_model, api_key=secret, retention="90d")
+    told = call(running.client(keys.create("boss", user="boss", scopes=["admin"])[1]), "get", "/admin/server")
+    assert told["settings"]["retention"] == "P90D" and told["settings"]["queue_size"] == 64
+    assert "api_key" not in told["settings"] and secret not in json.dumps(told)
+    assert told["waiting"] == 0 and told["disk_free_bytes"] > 0

@@ -12,7 +12,7 @@ import pytest
 from ltm.serve.keys import USUAL
 from ltm.serve.page_routes import PAGE_ROUTES
 
-OPEN = {"/health", "/ready", "/version", "/session", *(route.path for route in PAGE_ROUTES)}
+OPEN = {"/health", "/ready", "/version", "/openapi.json", "/docs", "/session", *(route.path for route in PAGE_ROUTES)}
 """What anybody may ask; none of it tells of anybody."""
 
 

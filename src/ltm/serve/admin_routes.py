@@ -1,4 +1,5 @@
-"""Routes under /v1/admin, for keys with the scope admin: keys made, listed and revoked, and users with their sizes.
+"""Routes under /v1/admin, for keys with the scope admin: keys made, listed and revoked, users with their sizes, and
+the server's settings and state.
 
 Nothing here tells what anybody said. Whoever has the scope can make a key of any user, as `ltm keys create` can.
 """
@@ -6,6 +7,7 @@ Nothing here tells what anybody said. Whoever has the scope can make a key of an
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+import ltm
 from ltm.serve.access import json_body, key_of
 from ltm.serve.chat_request import Lenient, header_names, invalid_field
 from ltm.serve.errors import ApiError, invalid
@@ -43,6 +46,23 @@ def _admitted(request: Request) -> Server:
     server: Server = request.app.state.server
     key_of(request, server.keys, SCOPE)
     return server
+
+
+async def show_server(request: Request) -> Response:
+    """GET /v1/admin/server: its settings, without the key among them, and what it holds now."""
+    server = _admitted(request)
+    return JSONResponse(
+        {
+            "object": "admin.server",
+            "version": ltm.__version__,
+            "started": server.started,
+            "settings": server.settings.model_dump(mode="json", exclude={"api_key"}),
+            "waiting": server.engine.depth,
+            "open_memories": server.users.num_open,
+            "memory_bytes": server.users.nbytes,
+            "disk_free_bytes": shutil.disk_usage(server.settings.directory).free,
+        }
+    )
 
 
 async def list_keys(request: Request) -> Response:
@@ -117,6 +137,7 @@ def _bytes(directory: Path) -> int:
 
 
 ADMIN_ROUTES = [
+    Route("/v1/admin/server", show_server, methods=["GET"]),
     Route("/v1/admin/keys", list_keys, methods=["GET"]),
     Route("/v1/admin/keys", create_key, methods=["POST"]),
     Route("/v1/admin/keys/{id:int}", revoke_key, methods=["DELETE"]),

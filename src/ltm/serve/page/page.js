@@ -591,7 +591,7 @@ function showSettings() {
     "Remembered": session.memory === "off" ? "nothing" : session.remembers_answers ? "what you say, and the answers" : "what you say; answers are logged only",
     "Kept for": session.retention_hours ? `${session.retention_hours / 24} days` : "as long as you like", "Server": `ltm ${session.version}`,
   };
-  $("server-facts").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+  showFacts($("server-facts"), facts);
   const hasMemory = session.memory !== "off";
   $("memory-on").checked = localStorage.getItem("ltm-memory") !== "off" && hasMemory;
   $("memory-on").disabled = !hasMemory;
@@ -636,7 +636,15 @@ async function showAdmin() {
     return el("tr", {}, ...row.map((cell, number) => el("td", { className: number === 3 ? "wrap" : "" }, cell)));
   }));
   await listUsers();
+  const { settings, ...state } = await call("GET", "v1/admin/server");
+  const megabytes = (bytes) => `${(bytes / 1e6).toLocaleString([], { maximumFractionDigits: 1 })} MB`;
+  showFacts($("server-state"), {
+    "Since": when(1000 * state.started), "Waiting for the model": state.waiting, "Open memories": `${state.open_memories}, ${megabytes(state.memory_bytes)}`,
+    "Free on the disk": megabytes(state.disk_free_bytes), ...Object.fromEntries(Object.entries(settings).map(([name, value]) => [`--${name.replaceAll("_", "-")}`, value ?? "none"])),
+  });
 }
+
+const showFacts = (list, facts) => list.replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]));
 
 async function listUsers(more = false) {
   const listed = await call("GET", `v1/admin/users?limit=50${more ? `&after=${usersAfter}` : ""}`);
