@@ -39,6 +39,7 @@ def test_unknown_fields_are_named_and_can_be_no_header_of_their_own():
     ignored = parse_chat({**data, "memory": {"colour": 1, "k": 3}}).ignored
     assert ignored == ["store", "zork", "x??Set-Cookie??a", "?" * 64, "memory.colour", "function_call"]
     assert parse_chat({**HI, "user": "a", "n": 1, "stream_options": {"include_usage": True}}).ignored == []
+    assert parse_chat({**HI, "": 1}).ignored == ["?"]
     assert len(parse_chat({**HI, **{f"f{n}": 1 for n in range(99)}}).ignored) == 20
 
 

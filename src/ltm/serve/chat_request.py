@@ -160,7 +160,7 @@ def ignored_names(data: dict[str, Any], body: type[Lenient], refused: Refused) -
 def header_names(names: Iterable[str]) -> list[str]:
     """Names of fields as a header may hold them."""
     plain = ["".join(c if c.isascii() and (c.isalnum() or c in "._-") else "?" for c in name) for name in names]
-    return [name[:MOST_NAME] for name in plain[:MOST_IGNORED]]
+    return [name[:MOST_NAME] or "?" for name in plain[:MOST_IGNORED]]
 
 
 def _value(data: dict[str, Any], name: str) -> Any:
