@@ -10,7 +10,9 @@ from test_memory_routes import ITEMS, add, call, ids
 from test_users import holding
 
 from ltm.serve import user_memory as user_memory_module
+from ltm.serve.identity import Caller
 from ltm.serve.keys import utc_now
+from ltm.serve.response_store import Kept
 from ltm.serve.turn_log import TurnLog
 
 MODEL = "tiny-llama"
@@ -97,6 +99,23 @@ def test_a_retention_reaches_copies_that_a_client_sent_again(me, running, tmp_pa
     running.server.users.retention = timedelta(days=90)
     call(me, "get", ITEMS)
     assert not holding(b"Glyphs", tmp_path)
+
+
+def test_what_is_kept_while_a_turn_is_deleted_goes_too(me, running, tmp_path, monkeypatch):
+    made = me.conversations.create(items=[{"role": "user", "content": "Tom is a quixotic cat."}])
+    (item,) = ids(call(me, "get", ITEMS))
+    forget, copies = TurnLog.forget, []
+    with running.server.users.responses(Caller("default", "me")) as store:
+        copies += store.history_of_conversation(made.id).items
+
+    def slowly(log, turns):
+        with running.server.users.responses(Caller("default", "me")) as store:
+            store.add_items(made.id, [Kept({**copies[0].item, "id": "msg_late"}, copies[0].after)])
+        forget(log, turns)
+
+    monkeypatch.setattr(TurnLog, "forget", slowly)
+    assert call(me, "delete", f"{ITEMS}/{item}")["copies"]["items"] == 2
+    assert me.conversations.items.list(made.id).data == [] and not holding(b"quixotic", tmp_path)
 
 
 def test_a_kill_after_the_copies_went_leaves_the_item_to_be_deleted_again(me, monkeypatch):

@@ -148,7 +148,7 @@ class UserMemory:
         self._note_what_is_held(turns)
         self.log.forget(turns)
         self._drop_outdated()
-        return num_kept
+        return num_kept + self.copies.delete(turns)  # also of an answer that was being kept meanwhile
 
     def forget_all(self) -> NumCopies:
         """Delete every turn, the memories made of them, and all responses and conversations; what those were."""
