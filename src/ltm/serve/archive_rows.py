@@ -161,8 +161,10 @@ def merge_turns(log: TurnLog, rows: Iterable[TurnRow], restore: bool, taken: Tak
     """Add turns that are not there, in one transaction. restore: also what is known to have been deleted."""
     columns, firsts = _columns(TurnRow), []
     with log.database.transaction():
+        alone = {turn.text for turn in log.in_force() if turn.is_alone and turn.hash == turn.first}
         for row in rows:
-            if _is_new(log, row, restore, taken):
+            is_said = not row.parent and row.hash == row.first and row.text in alone
+            if _is_new(log, row, is_said, restore, taken):
                 log.database.run(
                     f"INSERT OR REPLACE INTO turns ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
                     [getattr(row, name) for name in columns],
@@ -172,15 +174,13 @@ def merge_turns(log: TurnLog, rows: Iterable[TurnRow], restore: bool, taken: Tak
             _one_in_force(log, first)
 
 
-def _is_new(log: TurnLog, row: TurnRow, restore: bool, taken: Taken) -> bool:
-    found = log.database.run(
-        "SELECT forgotten, hash = ? FROM turns WHERE hash = ? OR first = ?", (row.hash, row.hash, row.first)
-    )
-    own = [bool(forgotten) for forgotten, is_own in found if is_own]
-    is_there, was_deleted = own == [False], own == [True] or (bool(found) and all(gone for gone, _ in found))
-    same = "SELECT 1 FROM turns WHERE NOT forgotten AND replaced IS NULL AND parent = '' AND hash = first AND text = ?"
-    is_said = not row.parent and row.hash == row.first and log.database.value(same, (row.text,)) is not None
-    if is_there or (is_said and not row.forgotten) or (row.forgotten and found):
+def _is_new(log: TurnLog, row: TurnRow, is_said: bool, restore: bool, taken: Taken) -> bool:
+    """is_said: whether an item says the same, that was added by itself."""
+    select = "SELECT hash, forgotten FROM turns WHERE"
+    found = dict(log.database.run(f"{select} first = ?", (row.first,)))
+    found |= dict(log.database.run(f"{select} hash = ?", (row.hash,)))
+    was_deleted = bool(found.get(row.hash, bool(found) and all(found.values())))
+    if found.get(row.hash) == 0 or (row.forgotten and found) or (is_said and not row.forgotten):
         taken.known += 1
         return False
     if was_deleted and not row.forgotten and not restore:
