@@ -34,9 +34,10 @@ class KeptCopies:
     def delete(self, turns: Sequence[LoggedTurn]) -> int:
         """Delete every item that is one of some turns, by its hash, from its response and its conversation; how many
         items those were."""
-        hashes = {turn.hash for turn in turns}
+        hashes, places = {turn.hash for turn in turns}, {turn.parent for turn in turns if turn.parent}
         with self._store() as store:
-            return store.delete_items([number for number, kept in store.said_items() if own_hash(kept) in hashes])
+            found = [number for number, kept in store.said_after(places) if own_hash(kept) in hashes]
+            return store.delete_items(found)
 
     def delete_all(self) -> NumCopies:
         """Delete every item, response and conversation."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -220,10 +220,12 @@ class ResponseStore:
 
     # what a user wants gone
 
-    def said_items(self) -> Iterator[tuple[int, Kept]]:
-        """Every item that somebody said, with its number."""
-        for number, item, after in self.database.run("SELECT number, item, after FROM items WHERE after IS NOT NULL"):
-            yield number, Kept(json.loads(item), after)
+    def said_after(self, places: Collection[str]) -> Iterator[tuple[int, Kept]]:
+        """Every item that was said at one of some places, the hashes of all turns before them, with its number."""
+        for number, after in self.database.run("SELECT number, after FROM items WHERE after IS NOT NULL"):
+            if after in places:
+                item = self.database.value("SELECT item FROM items WHERE number = ?", (number,))
+                yield number, Kept(json.loads(item), after)
 
     def delete_items(self, numbers: Sequence[int]) -> int:
         """Delete items by number; how many those were."""
