@@ -27,6 +27,7 @@ from ltm.serve.data_directory import DataDirectory, rows_of
 from ltm.serve.importers import read_export
 from ltm.serve.keys import KeyStore, utc_now
 from ltm.serve.memory_items import MemoryItems
+from ltm.serve.replays import Replay, Replays
 from ltm.serve.response_store import Kept, ResponseStore
 from ltm.serve.turn_log import TurnLog, places
 from ltm.serve.users import Users
@@ -173,12 +174,19 @@ def test_what_was_deleted_stays_so_unless_it_is_asked_for(made, model):
 
 def test_another_user_takes_it_in_and_a_deleted_one_is_gone(made, tmp_path):
     directory, file = made
+    with closing(Replays(directory)) as replays:
+        replays.add(
+            "name", place_of(directory, ANN).name, Replay("b", 200, [], b"Tom is a cat."), 60.0, time.monotonic()
+        )
+        assert replays.find("name") is not None
     put(directory, file, BOB)
     assert everything(place_of(directory, BOB)) == everything(place_of(directory, ANN))
     with DataDirectory.owned(directory) as data:
         assert [(one.user, one.items) for one in data.users()] == [("ann", 3), ("../bob", 3)]
         assert data.delete("ann") == 1
         assert [one.user for one in data.users()] == ["../bob"]
+        with closing(Replays(directory)) as replays:
+            assert replays.find("name") is None
         with pytest.raises(LtmError, match="nothing is stored of a user 'ann' there; there are: ../bob"):
             data.delete("ann")
         with pytest.raises(LtmError, match="nothing is stored"):

@@ -14,6 +14,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from test_mcp_server import ERAS, call
 
+from ltm.serve.identity import Caller
 from ltm.serve.served_model import ServedModel
 
 
@@ -117,6 +118,23 @@ def test_scopes(running, keys, mode):
     talk(running, reader, read, mode)
     talk(running, writer, write, mode)
     assert ping(running, keys.create("chat", user="me", scopes=["chat"])[1]) == (403, "insufficient_scope")
+
+
+def test_limits_hold_for_tools(serve, text_model, keys, monkeypatch):
+    running = serve(text_model, user_requests_per_minute=3)
+    key = keys.create("mine", user="me")[1]
+    assert [ping(running, key)[0] for _ in range(4)] == [200, 200, 200, 429]
+    full = serve(text_model)
+    monkeypatch.setattr(full.server.quotas, "most_bytes", 1)
+
+    async def add(client):
+        for tool, arguments in (("add_memory", {"text": "My cat is Tom."}), ("search_memories", {"query": "cat"})):
+            result = await client.call_tool(tool, arguments)
+            assert result.is_error == (tool == "add_memory")
+
+    with full.server.users.using(Caller("default", "me")) as memory:
+        memory.add("Tim is a cat.")
+    talk(full, key, add)
 
 
 def test_others_tools_are_at_paths_of_their_own(running, keys):

@@ -18,7 +18,7 @@ from ltm.serve.importers import Read
 from ltm.serve.importing import finish_all, take_in
 from ltm.serve.keys import KeyStore
 from ltm.serve.own_directory import OwnDirectory
-from ltm.serve.replays import Replays
+from ltm.serve.replays import REPLAYS, Replays
 from ltm.serve.response_store import ResponseStore
 from ltm.serve.turn_log import TURNS, TurnLog
 from ltm.serve.users import USERS
@@ -98,6 +98,7 @@ class DataDirectory:
         if not found:
             raise self._missing(user)
         for name in found:
+            self._forget_replays(name)
             gone = self.directory / f".gone-{name}"
             if (self.directory / name).exists():
                 os.replace(self.directory / name, gone)
@@ -106,6 +107,12 @@ class DataDirectory:
             with closing(Replays(self.directory.parent)) as replays:
                 replays.forget(name)
         return len(found)
+
+    def _forget_replays(self, name: str) -> None:
+        """Answers that were kept for retries."""
+        if (self.directory.parent / REPLAYS).exists():
+            with closing(Replays(self.directory.parent)) as replays:
+                replays.forget(name)
 
     def _place(self, caller: Caller) -> Path:
         place = self.directory / caller.directory(self.keys.secret)

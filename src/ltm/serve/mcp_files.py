@@ -73,4 +73,5 @@ class _FileTool(Reaching):
                 arguments["view_range"] = view_range
             return getattr(files, command)(**arguments)
 
-        return await self._do(lambda items: run(MemoryFiles(items)), READ if command == "view" else WRITE)
+        scope, grows = READ if command == "view" else WRITE, command in ("create", "str_replace", "insert")
+        return await self._do(lambda items: run(MemoryFiles(items)), scope, grows=grows)

@@ -101,13 +101,13 @@ class _GraphTools(Reaching):
     async def create_entities(self, entities: list[Entity]) -> Entities:
         """Create new entities; those that are there stay as they are."""
         given = [(one.name, one.entityType, one.observations) for one in entities]
-        made = await self._change(lambda graph: set(graph.create_entities(given)))
+        made = await self._change(lambda graph: set(graph.create_entities(given)), grows=True)
         new = {one.name: one for one in reversed(entities) if one.name in made}  # the first of a name counts
         return Entities(entities=[one for one in entities if new.get(one.name) is one])
 
     async def create_relations(self, relations: list[Relation]) -> Relations:
         """Create new relations between entities, in active voice."""
-        made = await self._change(lambda graph: graph.create_relations([one.triple for one in relations]))
+        made = await self._change(lambda graph: graph.create_relations([one.triple for one in relations]), grows=True)
         return Relations(relations=[_relation(one) for one in made])
 
     async def add_observations(self, observations: list[Observed]) -> Results:
@@ -121,7 +121,7 @@ class _GraphTools(Reaching):
                 for one in observations
             ]
 
-        return Results(results=await self._change(add))
+        return Results(results=await self._change(add, grows=True))
 
     async def delete_entities(
         self, entityNames: Annotated[list[str], Field(description="Names of entities to delete")]
@@ -166,8 +166,8 @@ class _GraphTools(Reaching):
         """Read some entities, with the relations that they are in."""
         return await self._see(lambda graph: [name for name in graph.entities if name in names])
 
-    async def _change(self, call: Callable[[KnowledgeGraph], Result]) -> Result:
-        return await self._do(lambda items: call(KnowledgeGraph(items)), WRITE)
+    async def _change(self, call: Callable[[KnowledgeGraph], Result], *, grows: bool = False) -> Result:
+        return await self._do(lambda items: call(KnowledgeGraph(items)), WRITE, grows=grows)
 
     async def _see(self, choose: Callable[[KnowledgeGraph], list[str]], *, whole: bool = False) -> Graph:
         def see(graph: KnowledgeGraph) -> Graph:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -67,6 +68,7 @@ class McpEndpoint:
             raise invalid("this key speaks for many and the request names no user; send X-LTM-User", "user")
         if not self.server.model.has_memory:
             raise ApiError(404, "this server was started without a memory (--memory off)", "memory_not_found")
+        self.server.quotas.admit(str(key.id), caller.turn)
         await self._app({**scope, WHO: (key, caller), "path": "/", "raw_path": b"/", "root_path": ""}, receive, send)
 
 
@@ -88,10 +90,12 @@ async def _know_who(ctx: Any, call_next: Callable[[Any], Any]) -> Any:
 
 
 def _reach(server: Server) -> Reach:
-    async def reach(call: Callable[[MemoryItems], Result], scope: str) -> Result:
+    async def reach(call: Callable[[MemoryItems], Result], scope: str, *, grows: bool = False) -> Result:
         key, caller = _asking.get()
         if not key.may(scope):
             raise ApiError(403, f"this key has no scope {scope}", "insufficient_scope")
+        if grows:
+            await run_in_threadpool(server.quotas.check_room, server.users.directory_of(caller))
         return await in_memory(server, caller, lambda memory: call(MemoryItems(memory)))
 
     return reach

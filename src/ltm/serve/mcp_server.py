@@ -41,15 +41,16 @@ Id = Annotated[str, Field(description="The id of a memory, mem_...")]
 
 
 class Reach(Protocol):
-    """How a memory is reached. scope: what the caller must be allowed to. Raises ApiError and LtmError."""
+    """How a memory is reached. scope: what the caller must be allowed to; grows: whether something is added, for which
+    there must be room. Raises ApiError and LtmError."""
 
-    async def __call__(self, call: Callable[[MemoryItems], Result], scope: str) -> Result: ...
+    async def __call__(self, call: Callable[[MemoryItems], Result], scope: str, *, grows: bool = False) -> Result: ...
 
 
 def local_reach(users: Users, caller: Caller) -> Reach:
     """The memory of whom the process was started for; in a thread: reading into it takes a model's time."""
 
-    async def reach(call: Callable[[MemoryItems], Result], scope: str) -> Result:
+    async def reach(call: Callable[[MemoryItems], Result], scope: str, *, grows: bool = False) -> Result:
         def run() -> Result:
             with users.using(caller) as memory:
                 return call(MemoryItems(memory))
@@ -101,9 +102,9 @@ class Reaching:
     def __init__(self, reach: Reach):
         self._reach = reach
 
-    async def _do(self, call: Callable[[MemoryItems], Result], scope: str = READ) -> Result:
+    async def _do(self, call: Callable[[MemoryItems], Result], scope: str = READ, *, grows: bool = False) -> Result:
         try:
-            return await self._reach(call, scope)
+            return await self._reach(call, scope, grows=grows)
         except (ApiError, LtmError) as error:
             raise ToolError(api_error(error).message) from None
 
@@ -125,7 +126,7 @@ class _Tools(Reaching):
         self, text: Annotated[str, Field(description="One fact, to be understood on its own.")]
     ) -> MemoryItem:
         """Remember something that lasts; what is there already is not written twice."""
-        return await self._do(lambda items: items.add(text), WRITE)
+        return await self._do(lambda items: items.add(text), WRITE, grows=True)
 
     async def update_memory(
         self,
@@ -134,7 +135,7 @@ class _Tools(Reaching):
         reason: Annotated[str | None, Field(description="Why it changed.")] = None,
     ) -> MemoryItem:
         """Correct a memory: the new text is found in place of the old one, which stays in its history."""
-        return await self._do(lambda items: items.correct(id, text, reason), WRITE)
+        return await self._do(lambda items: items.correct(id, text, reason), WRITE, grows=True)
 
     async def delete_memory(self, id: Id) -> Receipt:
         """Delete a memory with its history, for good; only when the user asks for it."""
