@@ -84,7 +84,8 @@ def test_users_have_sizes_and_no_words(admin, running, keys):
     assert oldest["data"] == last["data"]
     (ann,) = last["data"]
     place = running.server.users.directory / ann["id"]
-    assert ann["bytes"] == sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) > 10_000
+    assert ann["nbytes"] == sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) > 10_000
+    assert ann["items"] == 1
     assert (ann["tenant"], ann["namespace"]) == ("default", "default") and "quixotic" not in json.dumps(first)
     for query in ({"limit": "many"}, {"order": "up"}):
         with pytest.raises(openai.BadRequestError):

@@ -6,10 +6,8 @@ Nothing here tells what anybody said. Whoever has the scope can make a key of an
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -21,6 +19,7 @@ from starlette.routing import Route
 import ltm
 from ltm.serve.access import json_body, key_of
 from ltm.serve.chat_request import Lenient, header_names, invalid_field
+from ltm.serve.data_directory import DataDirectory
 from ltm.serve.errors import ApiError, invalid
 from ltm.serve.keys import USUAL, ApiKey
 from ltm.serve.responses import page_of
@@ -104,14 +103,13 @@ async def revoke_key(request: Request) -> Response:
 
 
 async def list_users(request: Request) -> Response:
-    """GET /v1/admin/users: who has a memory, the newest first, with the bytes it has on the disk."""
+    """GET /v1/admin/users: who has a memory, the newest first, with its items and bytes on the disk."""
     server, page = _admitted(request), page_of(request)
 
     def find() -> list[dict[str, Any]]:
-        return [
-            {"object": "admin.user", **asdict(user), "bytes": _bytes(server.users.directory / user.id)}
-            for user in server.keys.users(page["after"], page["limit"] + 1, page["order"] == "desc")
-        ]
+        data = DataDirectory(server.settings.directory, server.keys)
+        stored = data.users(after=page["after"], limit=page["limit"] + 1, newest_first=page["order"] == "desc")
+        return [{"object": "admin.user", **asdict(one)} for one in stored]
 
     found = await run_in_threadpool(find)
     data = found[: page["limit"]]
@@ -122,18 +120,6 @@ async def list_users(request: Request) -> Response:
 
 def _key(key: ApiKey) -> dict[str, Any]:
     return {"object": "admin.key", **asdict(key)}
-
-
-def _bytes(directory: Path) -> int:
-    """Of the files in a directory; those that go while it is looked through do not count."""
-    total = 0
-    for place, _, names in os.walk(directory):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(place, name)).st_size
-            except FileNotFoundError:
-                continue
-    return total
 
 
 ADMIN_ROUTES = [

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +16,7 @@ from ltm.serve.archive_rows import Rows, Taken, kept_rows, turn_rows
 from ltm.serve.identity import Caller
 from ltm.serve.importers import Read
 from ltm.serve.importing import finish_all, take_in
-from ltm.serve.keys import KeyStore
+from ltm.serve.keys import KeyStore, KnownUser
 from ltm.serve.own_directory import OwnDirectory
 from ltm.serve.replays import REPLAYS, Replays
 from ltm.serve.response_store import ResponseStore
@@ -25,14 +25,9 @@ from ltm.serve.users import USERS
 
 
 @dataclass(frozen=True)
-class StoredUser:
-    """A user's namespace: whose it is, its directory's name, when it was made, items in force, bytes on the disk."""
+class StoredUser(KnownUser):
+    """Who has a memory, with items in force and bytes on the disk."""
 
-    tenant: str
-    user: str
-    namespace: str
-    directory: str
-    created: str
     items: int
     nbytes: int
 
@@ -55,13 +50,13 @@ class DataDirectory:
             finish_all(made.directory)
             yield made
 
-    def users(self) -> list[StoredUser]:
-        """All of them, in the order they came; a running server does not mind."""
-        rows = self.keys.database.run("SELECT tenant, user, namespace, directory, created FROM users ORDER BY rowid")
+    def users(self, **page: Any) -> list[StoredUser]:
+        """All of them, in the order they came, or a page as `KeyStore.users` takes it; a running server does not
+        mind."""
         found = []
-        for tenant, user, namespace, directory, created in rows:
-            items, nbytes = self._size(self.directory / directory)
-            found.append(StoredUser(tenant, user, namespace, directory, created, items, nbytes))
+        for one in self.keys.users(**page):
+            items, nbytes = self._size(self.directory / one.id)
+            found.append(StoredUser(**asdict(one), items=items, nbytes=nbytes))
         return found
 
     def _size(self, directory: Path) -> tuple[int, int]:

@@ -195,8 +195,9 @@ class KeyStore:
         if self.database.value("SELECT 1 FROM users WHERE directory = ?", (directory,)) is None:
             self.database.run("INSERT OR IGNORE INTO users VALUES (?, ?, ?, ?, ?)", values)
 
-    def users(self, after: str | None = None, limit: int = 100, newest_first: bool = False) -> list[KnownUser]:
-        """Who has a memory, in the order they came; after: the id of the last one of the page before."""
+    def users(self, after: str | None = None, limit: int = -1, newest_first: bool = False) -> list[KnownUser]:
+        """Who has a memory, in the order they came; after: the id of the last one of the page before; limit: of a page,
+        -1: all."""
         compare, order = ("<", "DESC") if newest_first else (">", "ASC")
         start = f"rowid {compare} (SELECT rowid FROM users WHERE directory = ?)" if after is not None else "? IS NULL"
         select = "SELECT directory, tenant, user, namespace, created FROM users"

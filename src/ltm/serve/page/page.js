@@ -652,7 +652,7 @@ async function listUsers(more = false) {
   if (!more) $("users").replaceChildren();
   $("users").append(...listed.data.map((user) => el("tr", {},
     ...[user.user, user.namespace, user.tenant, when(user.created)].map((cell) => el("td", {}, cell)),
-    el("td", { className: "number" }, `${(user.bytes / 1e6).toFixed(1)} MB`))));
+    el("td", { className: "number" }, user.items.toLocaleString()), el("td", { className: "number" }, `${(user.nbytes / 1e6).toFixed(1)} MB`))));
   $("users-more").hidden = !listed.has_more;
 }
 
@@ -698,8 +698,8 @@ async function showTrace() {
 }
 
 const likelier = (nats) => {
-  const times = Math.exp(Math.abs(nats));
-  return `made the answer ${times < 1000 ? times.toFixed(times < 10 ? 1 : 0) : times.toExponential(0)} times ${nats >= 0 ? "likelier" : "less likely"}`;
+  const times = Math.exp(Math.abs(nats)).toLocaleString("en", { notation: "compact", compactDisplay: "long", maximumSignificantDigits: 2 });
+  return `made the answer ${times} times ${nats >= 0 ? "likelier" : "less likely"}`;
 };
 
 // --- documents: only where the server has them
