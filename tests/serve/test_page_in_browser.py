@@ -18,6 +18,7 @@ from starlette.routing import Mount, Route
 from ltm.serve.app import Server
 from ltm.serve.engine import ChatReply, Choice
 from ltm.serve.keys import USUAL
+from ltm.serve.served_model import ServedModel
 from ltm.serve.settings import ServeSettings
 
 pytestmark = [
@@ -63,7 +64,7 @@ class Scripted:
 @pytest.fixture
 def running(tmp_path, keys, text_model):
     """A server below /memory/, as a proxy would put it."""
-    server = Server(ServeSettings.load(data_dir=tmp_path / "data"), keys, text_model)
+    server = Server(ServeSettings.load(data_dir=tmp_path / "data", max_tokens=8), keys, text_model)
     made = Running(SimpleNamespace(app=Starlette(routes=[Mount("/memory", server.app)])))
     made.server = server
     yield made
@@ -325,6 +326,63 @@ def test_nothing_is_wider_than_the_window(page, client, width):
     for tab in ("chat", "memories", "trace", "settings", "admin"):
         show(page, tab)
         page.until("document.documentElement.scrollWidth <= innerWidth")
+
+
+TABS_SHOWN = "[...document.querySelectorAll('[role=tab]')].filter(tab => !tab.hidden).map(tab => tab.textContent)"
+
+
+@pytest.mark.parametrize(
+    "scopes, tabs",
+    [
+        (["chat"], ["Chat", "Settings"]),
+        (["memory:read"], ["Memories", "Trace", "Settings"]),
+        (["chat", "memory:write", "admin"], ["Chat", "Settings", "Admin"]),
+    ],
+)
+def test_what_a_key_may_not_is_not_shown(tmp_path, running, keys, client, scopes, tabs):
+    add(client, "My cat is Tom.")
+    text = keys.create("few", user="me", scopes=scopes)[1]
+    with Chromium(tmp_path / "profile") as page:
+        page.open(f"{running.url}/")
+        page.until("!document.getElementById('login').hidden")
+        page.value("document.getElementById('login-key').focus()")
+        page.type(text)
+        page.press("Enter")
+        page.until("!document.getElementById('app').hidden")
+        shown = page.value(
+            "[...document.querySelectorAll('[role=tab]')].filter(tab => !tab.hidden).map(tab => tab.textContent)"
+        )
+        assert shown == tabs
+        for tab in tabs:
+            show(page, tab.lower())
+        if "Chat" in tabs:
+            show(page, "chat")
+            ask(page, "Hello.")
+            assert page.value("document.querySelector('.turn .error')?.textContent") is None
+        else:
+            show(page, "memories")
+            page.until("document.querySelector('#memory-list .item') && true")
+            buttons = page.value("[...document.querySelectorAll('#memory-list button')].map(one => one.textContent)")
+            assert buttons == ["History", "Source"] and page.value("document.getElementById('erase').hidden")
+        assert page.value("document.getElementById('alert').hidden") and page.complaints == []
+
+
+def test_a_server_without_memory(tmp_path, serve, backbone, keys):
+    running, text = serve(ServedModel(backbone)), keys.create("mine", user="me")[1]
+    with Chromium(tmp_path / "profile") as page:
+        page.open(f"{running.url}/")
+        page.until("!document.getElementById('login').hidden")
+        page.value("document.getElementById('login-key').focus()")
+        page.type(text)
+        page.press("Enter")
+        page.until("document.activeElement.id === 'question'")
+        ask(page, "Hello.")
+        show(page, "settings")
+        shown = page.value(
+            "[...document.querySelectorAll('[role=tab]')].filter(tab => !tab.hidden).map(tab => tab.textContent)"
+        )
+        assert shown == ["Chat", "Settings"] and page.value("document.getElementById('erase').hidden")
+        assert page.complaints == []
 
 
 def test_logging_out_and_in(page, running, keys):

@@ -128,9 +128,10 @@ function enter() {
   $("login").hidden = true;
   $("app").hidden = false;
   $("who").textContent = session.user;
+  const reads = may("memory:read") && session.memory !== "off";
   const shown = {
-    chat: may("chat"), memories: may("memory:read") && session.memory !== "off", admin: may("admin"), settings: true,
-    documents: may("memory:read") && has("/v1/memory/documents"), trace: may("memory:read") && has("/v1/memory/trace"),
+    chat: may("chat"), memories: reads, documents: reads && has("/v1/memory/documents"), trace: reads && has("/v1/memory/trace"),
+    settings: true, admin: may("admin"),
   };
   for (const name of TABS) $(`tab-${name}`).hidden = !shown[name];
   $("chat-model").textContent = session.memory === "off" ? `${session.model}, no memory` : `${session.model}, memory ${session.memory}`;
