@@ -49,7 +49,7 @@ class Gate:
         self.under_way: dict[str, asyncio.Event] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+        if scope["type"] != "http" or not path_below(scope).startswith("/v1/"):
             await self.app(scope, receive, send)
             return
         request = Request(scope, receive)
@@ -81,7 +81,7 @@ class Gate:
     @asynccontextmanager
     async def _counted(self, request: Request, allowance: Allowance) -> AsyncIterator[None]:
         """A block that counts as an answer that is being given, if it is one."""
-        if request.method != "POST" or request.url.path not in ANSWERS:
+        if request.method != "POST" or path_below(request.scope) not in ANSWERS:
             yield
             return
         self.server.quotas.begin(allowance.names)
@@ -91,7 +91,7 @@ class Gate:
             self.server.quotas.end(allowance.names)
 
     async def _check_room(self, request: Request, caller: Caller | None, data: Any) -> None:
-        is_growing = request.method == "POST" and request.url.path.startswith(GROWING)
+        is_growing = request.method == "POST" and path_below(request.scope).startswith(GROWING)
         if caller is not None and caller.user is not None and is_growing and _writes(data):
             directory = self.server.users.directory_of(caller)
             await run_in_threadpool(self.server.quotas.check_room, directory)
@@ -107,7 +107,7 @@ class Gate:
         send: Send,
     ) -> None:
         replays, is_write = self.server.users.replays, request.method not in ("GET", "HEAD")
-        if caller is None or caller.user is None or not is_write or request.url.path in READING:
+        if caller is None or caller.user is None or not is_write or path_below(request.scope) in READING:
             await self.app(request.scope, receive, send)
             return
         owner = self.server.users.directory_of(caller).name
@@ -117,7 +117,7 @@ class Gate:
             await self.app(request.scope, receive, send)
             return
         has_key, asked = known_by[0] == "key", name_of(body.hex(), request.url.query)
-        where = (str(key.id), owner, request.method, request.url.path)
+        where = (str(key.id), owner, request.method, path_below(request.scope))
         name = name_of(*where, *(known_by if has_key else ("body", asked)))
         async with self._alone(name):
             is_first = known_by == ("tries", "0")
@@ -142,6 +142,12 @@ class Gate:
             yield
         finally:
             self.under_way.pop(name).set()
+
+
+def path_below(scope: Scope) -> str:
+    """A request's path below the one that the application lies at."""
+    path, root = scope["path"], scope.get("root_path", "").rstrip("/")
+    return path[len(root) :] if path.startswith(f"{root}/") else path
 
 
 class _Keeping:
@@ -186,7 +192,7 @@ def _replay(kept: Replay, asked: str) -> Response:
 def _caller(request: Request, key: ApiKey, data: Any) -> Caller | None:
     """Whose a request is; None where the routes will say what is wrong with it."""
     named: Mapping[str, Any] = dict(request.query_params) if data is None else data if isinstance(data, dict) else {}
-    if request.url.path.startswith("/v1/memory"):
+    if path_below(request.scope).startswith("/v1/memory"):
         named = with_namespace(named)
     with suppress(ApiError):
         return resolve(key.principal, request.headers.items(), named)
