@@ -10,10 +10,8 @@ from types import SimpleNamespace
 import pytest
 from chromium import Chromium, find_chromium
 from conftest import Running, wait_for
-from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Mount
 
 from ltm.serve.app import Server
 from ltm.serve.engine import ChatReply, Choice
@@ -255,64 +253,36 @@ def test_a_trace_shows_the_words_that_each_memory_moved(page, running, client):
     assert page.complaints == []
 
 
-@pytest.fixture
-def documents(running):
-    """Routes of documents, as the page asks them; what lies there by name."""
-    held = {}
-
-    async def listed(_):
-        return JSONResponse({"data": [{"id": name, "name": name, "bytes": len(text)} for name, text in held.items()]})
-
-    async def read(request):
-        name, text = request.query_params["name"], await request.body()
-        assert request.headers["content-type"] == "text/plain" and request.headers["x-csrf-token"]
-
-        async def events():
-            for done in (1, 2):
-                yield {"data": json.dumps({"done": done, "total": 2})}
-            if name == "bad.txt":
-                yield {"data": json.dumps({"error": {"message": "bad.txt is no text"}})}
-                return
-            held[name] = text
-
-        return EventSourceResponse(events())
-
-    async def delete(request):
-        del held[request.path_params["name"]]
-        return JSONResponse({})
-
-    path = "/v1/memory/documents"
-    running.server.app.router.routes[:0] = [
-        Route(path, listed),
-        Route(path, read, methods=["POST"]),
-        Route(path + "/{name}", delete, methods=["DELETE"]),
-    ]
-    return held
+def documents(client):
+    return [one["name"] for one in client.get("/memory/documents", cast_to=dict)["data"]]
 
 
-def test_documents_are_uploaded_listed_and_deleted(documents, page, tmp_path):
-    (tmp_path / "a b&c.txt").write_text("<b>One.</b>")
-    (tmp_path / "bad.txt").write_text("x")
+def test_documents_are_uploaded_listed_and_deleted(page, client, tmp_path):
+    (tmp_path / "a b&c.txt").write_text("<b>The barn is red.</b>")
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
     show(page, "documents")
     page.until("document.getElementById('document-list').textContent.includes('no document')")
     page.choose_file("#upload-file", tmp_path / "a b&c.txt", tmp_path / "bad.txt")
     press(page, "Upload")
     page.until("document.getElementById('alert').textContent.includes('bad.txt is no text')")
-    assert documents == {"a b&c.txt": b"<b>One.</b>"}
+    assert documents(client) == ["a b&c.txt"]
     show(page, "chat")
+    ask(page, "Which colour has the barn?")
+    page.until("document.querySelector('.chip span')?.textContent.startsWith('<b>The barn')")
+    assert "a document" in page.value("document.querySelector('.chip').title")
     show(page, "documents")
-    page.until("document.querySelector('#document-list .hint')?.textContent === '11 bytes'")
+    page.until("document.querySelector('#document-list .hint')?.textContent.endsWith('23 characters')")
     press(page, "Delete", "#document-list")
     page.until("document.querySelector('.gone') && true")
-    assert documents
+    assert documents(client)
     show(page, "chat")
     ask(page, "Hello.")  # whoever asks does so without what was deleted
-    assert documents == {}
+    assert documents(client) == []
 
 
 def test_by_keyboard_alone(page):
     page.value("document.getElementById('tab-chat').focus()")
-    for tab in ("memories", "trace", "settings", "admin", "chat"):
+    for tab in ("memories", "documents", "trace", "settings", "admin", "chat"):
         page.press("ArrowRight")
         page.until(f"document.activeElement.id === 'tab-{tab}' || document.activeElement.id === 'question'")
         page.until(f"document.getElementById('tab-{tab}').getAttribute('aria-selected') === 'true'")
@@ -323,7 +293,7 @@ def test_by_keyboard_alone(page):
 def test_nothing_is_wider_than_the_window(page, client, width):
     add(client, "A" * 300 + " `code` https://a.invalid/" + "b" * 200)
     page.size(width)
-    for tab in ("chat", "memories", "trace", "settings", "admin"):
+    for tab in ("chat", "memories", "documents", "trace", "settings", "admin"):
         show(page, tab)
         page.until("document.documentElement.scrollWidth <= innerWidth")
 
@@ -335,7 +305,7 @@ TABS_SHOWN = "[...document.querySelectorAll('[role=tab]')].filter(tab => !tab.hi
     "scopes, tabs",
     [
         (["chat"], ["Chat", "Settings"]),
-        (["memory:read"], ["Memories", "Trace", "Settings"]),
+        (["memory:read"], ["Memories", "Documents", "Trace", "Settings"]),
         (["chat", "memory:write", "admin"], ["Chat", "Settings", "Admin"]),
     ],
 )

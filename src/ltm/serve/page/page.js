@@ -23,6 +23,7 @@ const hint = (...said) => el("span", { className: "hint" }, ...said);
 const may = (scope) => session.scopes.includes(scope);
 const has = (route) => session.routes.includes(route);
 const when = (time) => (time ? new Date(time).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) : "never");
+const by = (source) => ({ user: "you", assistant: "the assistant", document: "a document" })[source] ?? source;
 const say = (text) => { $("status").textContent = text; };
 
 function fail(error) {
@@ -434,8 +435,7 @@ function finish(turn, under, made, before) {
 function chip(use) {
   const label = el("span", {}, "…");
   const made = el("button", { type: "button", className: "chip", onclick: () => openItem(use.id) }, label);
-  const said = use.source === "assistant" ? "said by the assistant" : "said by you";
-  made.title = `${said}, ${when(use.t)}, score ${use.score}`;
+  made.title = `${by(use.source)}, ${when(use.t)}, score ${use.score}`;
   call("GET", itemPath(use.id)).then(
     (item) => { label.textContent = item.text.slice(0, 90); },
     () => { label.textContent = "not there any more"; made.disabled = true; },
@@ -450,11 +450,11 @@ let found = { after: null, run: 0 };
 /** A memory as a card, with all that can be done with it. */
 function card(item) {
   const text = el("div", { className: "text" }, item.text);
-  const said = `${when(item.time)} · ${item.source === "assistant" ? "the assistant" : item.source === "user" ? "you" : item.source}`;
+  const said = `${when(item.time)} · ${by(item.source)}`;
   const about = el("div", { className: "about" }, hint(item.score === undefined ? said : `${said} · score ${item.score.toFixed(2)}`));
   const made = el("div", { className: "item card" }, text, about);
   const act = (name, work) => about.append(button(name, (event) => attempt(() => work(event), event.target)));
-  if (may("memory:write")) act("Correct", () => correct(item, made));
+  if (may("memory:write") && item.source !== "document") act("Correct", () => correct(item, made));
   act("History", () => openHistory(item.id));
   act("Source", () => openItem(item.id));
   if (may("memory:write")) act("Delete", () => deleteLater(itemPath(item.id), item.text, made));
@@ -554,7 +554,7 @@ async function openItem(id) {
   const turns = item.turns.filter((turn) => item.turns.length > 1 || turn.id !== item.id);
   const own = card(item);
   own.querySelectorAll("button").forEach((one) => { if (one.textContent === "Source") one.remove(); });
-  const said = turns.map((turn) => el("li", { className: turn.id === item.id ? "this" : "" }, el("span", { className: "hint" }, `${turn.source}, ${when(turn.time)}`), turn.text));
+  const said = turns.map((turn) => el("li", { className: turn.id === item.id ? "this" : "" }, el("span", { className: "hint" }, `${by(turn.source)}, ${when(turn.time)}`), turn.text));
   openDialog("A memory", own, turns.length ? el("h3", {}, "Where it was said") : hint("It was added by itself, in no conversation."), el("ul", { className: "turns" }, ...said));
 }
 
@@ -710,9 +710,8 @@ async function listDocuments() {
   const { data } = await call("GET", "v1/memory/documents");
   $("upload").hidden = !may("memory:write");
   $("document-list").replaceChildren(...data.map((one) => {
-    const sizes = Object.entries(one).filter(([, value]) => typeof value === "number").map(([name, value]) => `${value.toLocaleString()} ${name.replace("num_", "")}`);
-    const time = one.time ?? one.created;
-    const about = el("div", { className: "about" }, hint([...(time ? [when(time)] : []), ...sizes].join(" · ")));
+    const unread = one.num_unread ? ` · ${one.num_unread} of ${one.num_pieces} pieces are still to be read` : "";
+    const about = el("div", { className: "about" }, hint(`${when(one.time)} · ${one.num_chars.toLocaleString()} characters${unread}`));
     const made = el("div", { className: "item card" }, el("div", { className: "text" }, one.name), about);
     if (may("memory:write")) about.append(button("Delete", () => deleteLater(`v1/memory/documents/${encodeURIComponent(one.id)}`, one.name, made)));
     return el("li", {}, made);
