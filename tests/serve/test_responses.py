@@ -71,6 +71,17 @@ def test_a_response(me):
     assert [(item.role, item.content[0].text) for item in items] == [("user", "My cat is Tom.")]
 
 
+def test_memories_that_were_used_are_cited(me):
+    ask(me)
+    made = ask(me, "Who is Tom, my cat?")
+    used = [one["id"] for one in made.model_extra["memory"]["used"]]
+    assert used and [one.file_id for one in made.output[0].content[0].annotations] == used
+    events = list(ask(me, "Who is Tom, my cat of old?", stream=True))
+    done = next(event for event in events if event.type == "response.output_item.done")
+    assert done.item == events[-1].response.output[0] and done.item.content[0].annotations[0].type == "file_citation"
+    assert me.responses.retrieve(made.id) == made
+
+
 def test_the_same_answer_as_a_chat_completion(me):
     options = {"extra_body": {"memory": {"read": False, "write": False}}}
     chat = me.chat.completions.create(

@@ -42,6 +42,7 @@ class ResponseWire:
         output = [{**item, "status": "completed"} for item in self.output]
         if is_cut:
             output[-1]["status"] = status
+        _cite(output, reply)
         return {
             **self._frame(status, output),
             "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
@@ -159,6 +160,18 @@ class ResponseWire:
     def _event(self, kind: str, **values: Any) -> dict[str, str]:
         number, self.number = self.number, self.number + 1
         return event({"type": kind, "sequence_number": number, **values}, kind)
+
+
+def _cite(output: list[Json], reply: ChatReply) -> None:
+    """Name the memories that were used as files that the text cites, where clients look for such."""
+    for item in output:
+        if item["type"] == "message":
+            (part,) = item["content"]
+            cited = [
+                {"type": "file_citation", "file_id": one["id"], "filename": f"{one['source']} {one['t']}", "index": 0}
+                for one in reply.used
+            ]
+            item["content"] = [{**part, "annotations": cited}]
 
 
 def _call_id() -> str:
