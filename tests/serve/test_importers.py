@@ -113,6 +113,9 @@ def test_what_is_none_of_these():
     for wrong in (
         [{**MEM0[0], "created_at": "soon"}],
         [{**CHATGPT[0], "mapping": {}}],
+        [{**CHATGPT[0], "mapping": [], "current_node": 2**80}],
+        [{**CHATGPT[0], "create_time": {}}],
+        [{**CHATGPT[0], "create_time": 1e400}, CHATGPT[0]],
         [{"mapping": 3}],
         [{**MEM0[0], "memory": "a\0"}],
     ):

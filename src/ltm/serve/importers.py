@@ -116,8 +116,12 @@ def _mcp(lines: list[Json]) -> list[TurnRow]:
 
 def _chatgpt(conversations: list[Json]) -> list[TurnRow]:
     """Of each conversation the branch that was shown last."""
-    ordered = sorted(conversations, key=lambda one: float(one.get("create_time") or 0))
-    return _checked(lambda: (row for one in ordered for row in _conversation(one)))
+
+    def rows() -> Iterator[TurnRow]:
+        for one in sorted(conversations, key=lambda one: float(one.get("create_time") or 0)):
+            yield from _conversation(one)
+
+    return _checked(rows)
 
 
 def _conversation(conversation: Json) -> Iterator[TurnRow]:
@@ -152,7 +156,7 @@ def _checked(make: Callable[[], Iterator[TurnRow]]) -> list[TurnRow]:
             row.check(f"entry {number}")
     except LtmError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
         raise LtmError(
             f"the file is not of the form that it seems to be ({type(error).__name__}: {str(error)[:80]})"
         ) from None
