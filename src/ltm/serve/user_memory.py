@@ -157,9 +157,11 @@ class UserMemory:
         copies = self.copies.delete_all()
         self.log.forget(self.log.all())
         self._close_session()
-        for place in self._places():
-            self._drop_place(place)
-        self.session, self._names, self._refused = self._open_session(), None, {}
+        try:
+            for place in self._places():
+                self._drop_place(place)
+        finally:  # a disk that refuses leaves a memory that can be used
+            self.session, self._names, self._refused = self._open_session(), None, {}
         return copies
 
     def take_over(self, rows: Rows, *, restore: bool = False) -> Taken:
