@@ -74,7 +74,7 @@ class Losing:
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_client_that_lost_the_answer_tries_again_and_nothing_is_done_twice(running, key, stream):
     way = Losing(running.url, 2)
     client = openai.OpenAI(base_url=way.url, api_key=key, max_retries=2)
@@ -101,6 +101,7 @@ def test_a_client_that_waits_no_longer(running, key):
     assert ask(client).choices[0].message.content  # decoding has stopped, and the next one is answered
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_left(running, key):
     client = running.client(key)
     with ask(client, max_tokens=2000, stream=True) as stream:
@@ -158,6 +159,7 @@ def test_errors_by_class(serve, longmem, keys, monkeypatch):
         assert caught.value.response.headers["x-should-retry"] in ("true", "false")
 
 
+@pytest.mark.slow
 def test_many_threads_share_a_client(running, key):
     client = running.client(key)
     with ThreadPoolExecutor(8) as pool:

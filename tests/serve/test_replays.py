@@ -44,6 +44,7 @@ def test_the_same_answer_after_a_restart(serve, longmem, key):
     assert again[2]["content-type"] == "application/json" and again[2]["x-request-id"] != first[2]["x-request-id"]
 
 
+@pytest.mark.slow
 def test_another_body_under_the_same_key(serve, longmem, key, keys):
     running = serve(longmem)
     send(running, key, Idempotency_Key="one")
@@ -89,6 +90,7 @@ def test_what_is_added_twice_is_there_once(serve, longmem, key):
     assert len(listed) == 2
 
 
+@pytest.mark.slow
 def test_errors_are_not_sent_again(serve, longmem, key):
     running = serve(longmem)
     assert send(running, key, {**CHAT, "model": "zork"}, Idempotency_Key="one")[0] == 404

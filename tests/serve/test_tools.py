@@ -60,6 +60,7 @@ def test_a_function_that_must_be_called(me):
     assert [call.function.name for call in made.message.tool_calls] == ["weather"]
 
 
+@pytest.mark.slow
 def test_one_call_alone(me):
     made = ask(me, tool_choice="required", parallel_tool_calls=False, n=2, temperature=1).choices
     assert [len(choice.message.tool_calls) for choice in made] == [1, 1]
@@ -87,6 +88,7 @@ def test_the_stream_helper_puts_calls_together(me):
     assert [event.arguments for event in done] == [call.function.arguments for call in final] != []
 
 
+@pytest.mark.slow
 def test_a_function_that_may_be_called_or_not(me):
     free = ask(me, max_tokens=20).choices[0]
     assert free.message.content and not free.message.tool_calls and free.finish_reason != "tool_calls"
@@ -168,6 +170,7 @@ def test_a_response_with_a_call_and_what_goes_on_from_its_result(me):
     ]
 
 
+@pytest.mark.slow
 def test_a_stream_of_a_response_with_calls(me):
     given = {"tools": FLAT, "tool_choice": {"type": "function", "name": "weather"}, "max_output_tokens": 200}
     with me.responses.stream(model="tiny-llama", input="Is it cold?", **given) as stream:
