@@ -123,6 +123,18 @@ def test_what_is_forgotten_is_in_no_answer_that_is_kept(serve, longmem, key):
     assert send(running, key, None, f"/v1/responses/{made['id']}", "DELETE")[0] == 200 and not kept()
 
 
+def test_a_new_key_is_in_no_answer_that_is_kept(serve, longmem, keys):
+    running, admin = serve(longmem), keys.create("admin", user="me", scopes=["admin", "chat", "memory:write"])[1]
+    made = [
+        send(running, admin, {"name": "laptop", "user": "me"}, "/v1/admin/keys", Idempotency_Key="one")
+        for _ in range(2)
+    ]
+    assert [one[0] for one in made] == [200, 200] and made[0][1] != made[1][1]
+    text = json.loads(made[0][1])["key"].encode()
+    files = [path for path in running.server.settings.directory.rglob("*") if path.is_file()]
+    assert text.startswith(b"ltm_") and not any(text in path.read_bytes() for path in files)
+
+
 def test_the_store(tmp_path, monkeypatch):
     store, replay = Replays(tmp_path, longest=timedelta(seconds=50)), Replay("b", 200, [("a", "b")], b"c")
     store.add("one", "ann", replay, 100, time.monotonic())

@@ -34,7 +34,9 @@ ANSWERS = ("/v1/chat/completions", "/v1/responses")
 """That the model works for: so many at once."""
 GROWING = (*ANSWERS, "/v1/conversations", "/v1/memory/items", "/v1/memory/documents", "/v1/memory/import")
 """Posts that add to what is remembered."""
-READING = ("/v1/embeddings", "/v1/memory/search", "/v1/responses/input_tokens")
+REPLAYED = ("/v1/chat/completions", "/v1/responses", "/v1/conversations", "/v1/memory")
+"""Writes of users' own, below these; never an administrator's, whose answers hold new keys."""
+READING = ("/v1/memory/search", "/v1/memory/trace", "/v1/responses/input_tokens")
 """Posts that change nothing."""
 MOST_KEY = 255
 WAIT_SECONDS = 60.0
@@ -106,8 +108,9 @@ class Gate:
         receive: Receive,
         send: Send,
     ) -> None:
-        replays, is_write = self.server.users.replays, request.method not in ("GET", "HEAD")
-        if caller is None or caller.user is None or not is_write or path_below(request.scope) in READING:
+        replays, path = self.server.users.replays, path_below(request.scope)
+        is_write = request.method not in ("GET", "HEAD") and path.startswith(REPLAYED) and path not in READING
+        if caller is None or caller.user is None or not is_write:
             await self.app(request.scope, receive, send)
             return
         owner = self.server.users.directory_of(caller).name
