@@ -79,6 +79,20 @@ def serve(
     most_tokens: Annotated[
         int | None, typer.Option(help="Most tokens of an answer, whatever a request asks for.")
     ] = None,
+    user_requests_per_minute: Annotated[
+        int | None, typer.Option(help="Most requests of a user in a minute; default: no limit, as for all below.")
+    ] = None,
+    user_tokens_per_minute: Annotated[
+        int | None, typer.Option(help="Most tokens of a user in a minute, of prompts and answers.")
+    ] = None,
+    user_answers_at_once: Annotated[int | None, typer.Option(help="Most answers that a user has under way.")] = None,
+    user_remembered_tokens: Annotated[int | None, typer.Option(help="Most tokens in a user's bank.")] = None,
+    user_disk: Annotated[str | None, typer.Option(help="Most bytes of a user on the disk, such as 100MB.")] = None,
+    key_requests_per_minute: Annotated[
+        int | None, typer.Option(help="Most requests of a key in a minute, whoever it speaks for.")
+    ] = None,
+    key_tokens_per_minute: Annotated[int | None, typer.Option(help="Most tokens of a key in a minute.")] = None,
+    key_answers_at_once: Annotated[int | None, typer.Option(help="Most answers that a key has under way.")] = None,
 ) -> None:
     """Answer OpenAI's clients, and remember each user: POST /v1/chat/completions at http://127.0.0.1:8000/v1.
 

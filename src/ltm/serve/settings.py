@@ -106,9 +106,11 @@ class ServeSettings(BaseSettings):
     user_disk: Annotated[int | None, BeforeValidator(num_bytes)] = Field(None, ge=1000)
     """Most bytes of a user on the disk, such as 100MB."""
     key_requests_per_minute: int | None = Field(None, ge=1)
-    """The same of a key, whoever it speaks for."""
+    """Most requests of a key in a minute, whoever it speaks for."""
     key_tokens_per_minute: int | None = Field(None, ge=1)
+    """Most tokens of a key in a minute."""
     key_answers_at_once: int | None = Field(None, ge=1)
+    """Most answers that a key has under way."""
     api_key: SecretStr | None = None
     """The first key, in place of one that is made up at the first start (environment only: LTM_API_KEY)."""
 
