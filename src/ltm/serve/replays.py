@@ -57,6 +57,7 @@ class Replays:
 
     def __init__(self, directory: Path, longest: timedelta | None = None):
         self.database = ReplayDatabase.open_or_make(directory / REPLAYS)
+        self.database.run("PRAGMA synchronous = NORMAL")  # a kill loses none, a power cut the last: it is done anew
         self.longest = KEPT_SECONDS if longest is None else min(KEPT_SECONDS, longest.total_seconds())
         self._forgotten: dict[str, float] = {}  # when something of a user was
         self._lock = Lock()
