@@ -61,6 +61,8 @@ class McpEndpoint:
         request = Request(scope, receive)
         check_origin(request, self.server.settings.is_local)
         key = key_of(request, self.server.keys)
+        if request.method != "POST":  # no session is kept, and no stream outlives its request
+            raise ApiError(405, "this path takes POST alone; it has no stream to listen to", headers={"allow": "POST"})
         if not (key.may(READ) or key.may(WRITE)):
             raise ApiError(403, f"this key has neither scope {READ} nor {WRITE}", "insufficient_scope")
         caller = resolve(key.principal, request.headers.items(), {})
