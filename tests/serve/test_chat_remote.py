@@ -94,7 +94,11 @@ def test_ctrl_c_ends_the_answer_alone(chat, running, monkeypatch):
         return Future()
 
     monkeypatch.setattr(running.server.engine, "answer", stuck)
-    code, (stopped, after), _ = chat("Who?", "Go on.")
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background start with it ignored
+    try:
+        code, (stopped, after), _ = chat("Who?", "Go on.")
+    finally:
+        signal.signal(signal.SIGINT, former)
     assert code == 0 and stopped == {"question": "Who?", "text": "It is ", "stopped": True}
     assert heard[0].is_gone and after["text"]  # the server stops, and the conversation goes on
 
