@@ -130,30 +130,26 @@ def _hook_layers(stack: ExitStack, view: BackboneView, plugin: Plugin) -> None:
     for index in plugin.entered_layers:
 
         def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any], index: int = index) -> None:
-            if not turn.is_mine:
-                return
             hidden = args[0] if args else kwargs["hidden_states"]
             plugin.enter_layer(index, hidden, args[1:], kwargs)
 
-        stack.callback(view.layers[index].register_forward_pre_hook(enter, with_kwargs=True).remove)
+        stack.callback(view.layers[index].register_forward_pre_hook(turn.only(enter), with_kwargs=True).remove)
     for index in plugin.mixed_layers:
 
         def mix(
             module: nn.Module, args: tuple, kwargs: dict[str, Any], output: tuple, index: int = index
         ) -> tuple | None:
-            if not turn.is_mine:
-                return None
             mixed = plugin.mix(index, args[0] if args else kwargs["hidden_states"], output[0])
             return None if mixed is None else (mixed, *output[1:])
 
-        stack.callback(view.attention(index).register_forward_hook(mix, with_kwargs=True).remove)
+        stack.callback(view.attention(index).register_forward_hook(turn.only(mix), with_kwargs=True).remove)
     if type(plugin).finish is not Plugin.finish:
         assert view.final_norm is not None
 
         def finish(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
-            return plugin.finish(args[0]) if turn.is_mine else None
+            return plugin.finish(args[0])
 
-        stack.callback(view.final_norm.register_forward_hook(finish).remove)
+        stack.callback(view.final_norm.register_forward_hook(turn.only(finish)).remove)
 
 
 @contextmanager

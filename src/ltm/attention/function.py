@@ -61,8 +61,6 @@ class Site:
 
     def capture(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the attention module: keep the cosines and sines of this call's tokens."""
-        if not self.turn.is_mine:
-            return
         angles = kwargs.get("position_embeddings")
         self.angles = (angles[0], angles[1]) if angles is not None else None
 
@@ -79,7 +77,7 @@ def open_site(module: nn.Module, site: Site) -> Iterator[Site]:
     """Put a site on an attention module for the length of a `with` block; one site a module at a time."""
     if module in _SITES:
         raise RuntimeError(f"layer {site.layer} already has an attention site: give all plugins to one attach()")
-    handle = module.register_forward_pre_hook(site.capture, with_kwargs=True)
+    handle = module.register_forward_pre_hook(site.turn.only(site.capture), with_kwargs=True)
     _SITES[module] = site
     try:
         yield site

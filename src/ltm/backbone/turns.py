@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from threading import Lock, RLock, get_ident
 from typing import Any
@@ -43,3 +44,8 @@ class Turn:
     @property
     def is_mine(self) -> bool:
         return get_ident() == self._thread
+
+    def only(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """A module's hook that does nothing in other threads. Those may meet it half registered: that it takes keyword
+        arguments, too, torch notes after it is there."""
+        return lambda *given: hook(*given) if self.is_mine else None
