@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -38,3 +39,9 @@ def write_result(name: str, result: dict[str, Any]) -> None:
     file = RESULTS / f"{name}.json"
     file.write_text(json.dumps({"command": facts.command(program), **result}, indent=2) + "\n")
     notice(f"wrote {file}")
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]

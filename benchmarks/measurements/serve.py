@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine, print_table, write_result
+from common import free_port, machine, print_table, write_result
 from openai import OpenAI
 
 from ltm.backbone import load_backbone
@@ -145,11 +144,6 @@ def answers(url: str) -> bool:
             return response.status == 200
     except OSError:
         return False
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def ask(client: OpenAI, messages: Sequence[dict[str, str]], user: str, tokens: int = ANSWER_TOKENS) -> Reply:

@@ -15,7 +15,6 @@ import json
 import os
 import random
 import signal
-import socket
 import statistics
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from typing import Any
 import openai
 import torch
 import uvicorn
-from common import machine, print_table, write_result
+from common import free_port, machine, print_table, write_result
 from openai import OpenAI
 
 from ltm.backbone import load_backbone
@@ -130,11 +129,6 @@ def forked(call: Callable[[], None]) -> int:
 def serve(settings: ServeSettings, model: ServedModel, port: int) -> None:
     server = Server(settings, KeyStore(settings.directory), model)
     uvicorn.Server(uvicorn.Config(server.app, host="127.0.0.1", port=port, log_level="critical", ws="none")).run()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def wait_ready(client: OpenAI, child: int) -> None:

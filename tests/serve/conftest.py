@@ -101,3 +101,15 @@ def serve(tmp_path, keys):
     yield start
     for one in running:
         one.stop()
+
+
+@pytest.fixture
+def key(keys):
+    """Bound to the user me."""
+    return keys.create("mine", user="me")[1]
+
+
+@pytest.fixture
+def me(running, key):
+    """The client of that key; running: the server that a file's tests want."""
+    return running.client(key)

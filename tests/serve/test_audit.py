@@ -21,11 +21,6 @@ def running(serve, longmem):
     return serve(longmem)
 
 
-@pytest.fixture
-def me(running, keys):
-    return running.client(keys.create("mine", user="me")[1])
-
-
 def kinds(client, query=""):
     return [(one["kind"], one["item"]) for one in call(client, "get", f"{EVENTS}{query}")["data"]]
 

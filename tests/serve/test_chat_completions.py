@@ -24,12 +24,6 @@ def running(serve, longmem):
     return serve(longmem)
 
 
-@pytest.fixture
-def me(running, keys):
-    """The client of a key that is bound to a user."""
-    return running.client(keys.create("mine", user="me")[1])
-
-
 def ask(client, messages=HI, **options):
     return client.chat.completions.create(**{"model": "tiny-llama", "messages": messages, **options})
 

@@ -15,16 +15,6 @@ def running(serve, longmem):
     return serve(longmem)
 
 
-@pytest.fixture
-def key(keys):
-    return keys.create("mine", user="me")[1]
-
-
-@pytest.fixture
-def me(running, key):
-    return running.client(key)
-
-
 def texts(client, name, **options):
     return [item.content[0].text for item in client.conversations.items.list(name, **options)]
 

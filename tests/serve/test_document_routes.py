@@ -26,16 +26,6 @@ def running(serve, text_model):
     return serve(text_model)
 
 
-@pytest.fixture
-def key(keys):
-    return keys.create("mine", user="me")[1]
-
-
-@pytest.fixture
-def me(running, key):
-    return running.client(key)
-
-
 def upload(running, key, name, data, **headers):
     """(status, what came): JSON, or the data of events."""
     sent = {"authorization": f"Bearer {key}", "content-type": "text/plain", **headers}

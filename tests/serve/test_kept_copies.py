@@ -23,11 +23,6 @@ def running(serve, longmem):
     return serve(longmem)
 
 
-@pytest.fixture
-def me(running, keys):
-    return running.client(keys.create("mine", user="me")[1])
-
-
 def respond(client, text, **options):
     return client.responses.create(model=MODEL, input=text, max_output_tokens=4, **options)
 

@@ -19,11 +19,6 @@ def running(serve, longmem):
     return serve(longmem)
 
 
-@pytest.fixture
-def me(running, keys):
-    return running.client(keys.create("mine", user="me")[1])
-
-
 def call(client, method, path, body=None, **options):
     """The JSON that a route answers with; what fails raises as it does for any user of the client."""
     send = {"get": client.get, "post": client.post, "patch": client.patch, "delete": client.delete}[method]

@@ -20,11 +20,6 @@ def running(serve, model):
     return serve(model)
 
 
-@pytest.fixture
-def me(running, keys):
-    return running.client(keys.create("mine", user="me")[1])
-
-
 def add(client, text):
     return client.post("/memory/items", cast_to=dict, body={"text": text})["id"]
 

@@ -28,11 +28,6 @@ def running(serve, longmem):
     return serve(longmem)
 
 
-@pytest.fixture
-def key(keys):
-    return keys.create("mine", user="me")[1]
-
-
 def ask(client, messages=HI, **options):
     given = {"model": "tiny-llama", "messages": messages, "max_tokens": 6, "temperature": 1, **options}
     return client.chat.completions.create(**given)

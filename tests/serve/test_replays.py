@@ -17,11 +17,6 @@ from ltm.serve.replays import Replay, Replays, name_of
 CHAT = {"messages": [{"role": "user", "content": "My cat is Tomcattish."}], "temperature": 1.5}
 
 
-@pytest.fixture
-def key(keys):
-    return keys.create("mine", user="me")[1]
-
-
 def send(running, key, body=CHAT, path="/v1/chat/completions", method="POST", **headers):
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     headers |= {"authorization": f"Bearer {key}", "content-type": "application/json"}

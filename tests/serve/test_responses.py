@@ -19,16 +19,6 @@ def running(serve, longmem):
     return serve(longmem)
 
 
-@pytest.fixture
-def key(keys):
-    return keys.create("mine", user="me")[1]
-
-
-@pytest.fixture
-def me(running, key):
-    return running.client(key)
-
-
 def ask(client, said="My cat is Tom.", **options):
     return client.responses.create(**{"model": "tiny-llama", "input": said, **options})
 

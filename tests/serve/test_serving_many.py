@@ -43,11 +43,6 @@ def running(serve, longmem):
 
 
 @pytest.fixture
-def key(keys):
-    return keys.create("mine", user="me")[1]
-
-
-@pytest.fixture
 def held(running):
     """The engine's thread is held until this is set, once it has begun."""
     begun, go_on = Event(), Event()

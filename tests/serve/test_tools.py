@@ -34,11 +34,6 @@ def running(serve, longmem):
     return serve(longmem)
 
 
-@pytest.fixture
-def me(running, keys):
-    return running.client(keys.create("mine", user="me")[1])
-
-
 def ask(client, messages=HI, **options):
     given = {"model": "tiny-llama", "messages": messages, "max_tokens": 200, "tools": TOOLS, **APART, **options}
     return client.chat.completions.create(**given)
