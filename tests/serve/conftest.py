@@ -16,6 +16,7 @@ from ltm.serve.app import Server
 from ltm.serve.keys import KeyStore
 from ltm.serve.served_model import ServedModel
 from ltm.serve.settings import ServeSettings
+from ltm.serve.users import Users
 from ltm.text.means import Means
 
 OPTIONS = {"reduction_factor": 2, "chunk_size": 4, "retrieved_tokens": 8, "segment_size": 32, "start": "paper"}
@@ -113,3 +114,11 @@ def key(keys):
 def me(running, key):
     """The client of that key; running: the server that a file's tests want."""
     return running.client(key)
+
+
+@pytest.fixture
+def users(model, keys, tmp_path):
+    """Memories without a server."""
+    made = Users(tmp_path / "data", model, keys, budget=10**9)
+    yield made
+    made.close()

@@ -14,14 +14,11 @@ from ltm.serve.mcp_files import mcp_files
 from ltm.serve.mcp_server import local_reach
 from ltm.serve.memory_files import MemoryFiles
 from ltm.serve.memory_items import MemoryItems
-from ltm.serve.users import Users
 
 
 @pytest.fixture
-def users(text_model, keys, tmp_path):
-    made = Users(tmp_path / "data", text_model, keys, budget=10**9)
-    yield made
-    made.close()
+def model(text_model):
+    return text_model
 
 
 @pytest.fixture

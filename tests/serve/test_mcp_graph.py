@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+from functools import partial
 
 import pytest
-from mcp import Client
+import test_mcp_server
 from test_mcp_server import ERAS, call
 from test_users import ANN, BOB
 
 from ltm.errors import LtmError
 from ltm.serve.knowledge_graph import KnowledgeGraph, read_lines
 from ltm.serve.mcp_graph import mcp_graph
-from ltm.serve.mcp_server import local_reach
 from ltm.serve.memory_items import MemoryItems
-from ltm.serve.users import Users
 
 TOM = {"name": "Tom", "entityType": "cat", "observations": ["likes fish", "is grey"]}
 ANNA = {"name": 'Anna "A" B', "entityType": "person", "observations": []}
@@ -23,18 +21,11 @@ LIVES = {"from": "Tom", "to": 'Anna "A" B', "relationType": "lives_with"}
 
 
 @pytest.fixture
-def users(text_model, keys, tmp_path):
-    made = Users(tmp_path / "data", text_model, keys, budget=10**9)
-    yield made
-    made.close()
+def model(text_model):
+    return text_model
 
 
-def talk(users, conversation, caller=ANN, **options):
-    async def run():
-        async with Client(mcp_graph(local_reach(users, caller)), **options) as client:
-            return await conversation(client)
-
-    return asyncio.run(run())
+talk = partial(test_mcp_server.talk, make=mcp_graph)
 
 
 def graph_of(users):

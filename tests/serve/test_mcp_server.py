@@ -12,23 +12,15 @@ from test_users import ANN, BOB
 
 from ltm.serve.mcp_server import local_reach, mcp_server
 from ltm.serve.memory_items import MemoryItems
-from ltm.serve.users import Users
 
 ERAS = ["auto", "legacy"]
 
 
-@pytest.fixture
-def users(model, keys, tmp_path):
-    made = Users(tmp_path / "data", model, keys, budget=10**9)
-    yield made
-    made.close()
-
-
-def talk(users, conversation, caller=ANN, **options):
-    """Run a conversation(client) with the server of a user."""
+def talk(users, conversation, caller=ANN, make=mcp_server, **options):
+    """Run a conversation(client) with the server that is made of a user's memory."""
 
     async def run():
-        async with Client(mcp_server(local_reach(users, caller)), **options) as client:
+        async with Client(make(local_reach(users, caller)), **options) as client:
             return await conversation(client)
 
     return asyncio.run(run())

@@ -19,13 +19,6 @@ from ltm.serve.users import Users
 
 
 @pytest.fixture
-def users(model, keys, tmp_path):
-    made = Users(tmp_path / "data", model, keys, budget=10**9)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def items(users):
     with users.using(ANN) as memory:
         yield MemoryItems(memory)
